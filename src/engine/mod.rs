@@ -1,0 +1,1 @@
+//! The engine: one loop from batches to commits.

@@ -1,0 +1,1 @@
+//! Files: NDJSON, CSV, Avro object containers.

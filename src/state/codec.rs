@@ -1,0 +1,30 @@
+//! The one way in which values are stored: a version byte, then postcard.
+//!
+//! Every value that may hold personal data passes here, so that encryption per profile finds its place.
+
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::StoreError;
+
+/// Encodes `value` behind its version byte.
+pub fn encode<T: Serialize>(version: u8, value: &T) -> Bytes {
+    let mut buffer = Vec::with_capacity(128);
+    buffer.push(version);
+    postcard::to_extend(value, buffer).map(Bytes::from).unwrap_or_else(|error| {
+        // Only a type that postcard cannot express at all fails to encode: a programming error.
+        unreachable!("a state value could not be encoded: {error}")
+    })
+}
+
+/// Decodes what [`encode`] wrote with this version; `what` names the kind of value in the error.
+pub fn decode<T: DeserializeOwned>(version: u8, what: &str, bytes: &[u8]) -> Result<T, StoreError> {
+    match bytes.split_first() {
+        Some((found, rest)) if *found == version => postcard::from_bytes(rest)
+            .map_err(|error| StoreError::Damaged(format!("a {what} cannot be decoded: {error}"))),
+        Some((found, _)) => {
+            Err(StoreError::Damaged(format!("a {what} has version {found}, this program reads {version}")))
+        }
+        None => Err(StoreError::Damaged(format!("a {what} is empty"))),
+    }
+}

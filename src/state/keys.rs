@@ -1,0 +1,138 @@
+//! The layout of every key, in one place.
+//!
+//! A key is the workspace (one byte for now), a tag, and fixed-width big-endian parts, so that bytewise
+//! order is numeric order. Hashes are of 128 bits.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::event::{ProfileId, ProfileNumber};
+
+/// There is one workspace for now; every key begins with it so that more can come.
+pub const WORKSPACE: u8 = 0;
+
+/// The kinds of entries. A tag is never reused for another meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Tag {
+    /// The engine's own record: commit number, `now`, format version.
+    Engine = b'e',
+    /// Source position: source, topic, partition → next offset.
+    Position = b's',
+    /// Identifier hash → profile number.
+    Identifier = b'i',
+    /// Profile number → component: identifiers with their first link.
+    Component = b'c',
+    /// Profile id (also a former one) → profile number.
+    Alias = b'x',
+    /// Profile number → traits and memberships.
+    Profile = b'p',
+    /// De-duplication: generation, block → message id hashes.
+    Dedupe = b'd',
+    /// Outbox: commit number, table → sealed rows.
+    Outbox = b'o',
+    /// Sink name → what it has acknowledged and what is sealed.
+    Sink = b'k',
+    /// Delivery queue: destination, delivery number → delivery.
+    Delivery = b'q',
+    /// Rejected input by number.
+    Rejected = b'r',
+    /// Definition versions.
+    Definition = b'v',
+}
+
+pub fn prefix(tag: Tag) -> Bytes {
+    Bytes::copy_from_slice(&[WORKSPACE, tag as u8])
+}
+
+fn start(tag: Tag, capacity: usize) -> BytesMut {
+    let mut key = BytesMut::with_capacity(2 + capacity);
+    key.put_u8(WORKSPACE);
+    key.put_u8(tag as u8);
+    key
+}
+
+pub fn number(tag: Tag, number: u64) -> Bytes {
+    let mut key = start(tag, 8);
+    key.put_u64(number);
+    key.freeze()
+}
+
+pub fn name(tag: Tag, name: &str) -> Bytes {
+    let mut key = start(tag, name.len());
+    key.put_slice(name.as_bytes());
+    key.freeze()
+}
+
+/// Two names, the first ended by a zero byte (names hold none).
+pub fn numbered_name(tag: Tag, name: &str, number: u64) -> Bytes {
+    let mut key = start(tag, name.len() + 9);
+    key.put_slice(name.as_bytes());
+    key.put_u8(0);
+    key.put_u64(number);
+    key.freeze()
+}
+
+/// All keys made by [`numbered_name`] for this name.
+pub fn named_prefix(tag: Tag, name: &str) -> Bytes {
+    let mut key = start(tag, name.len() + 1);
+    key.put_slice(name.as_bytes());
+    key.put_u8(0);
+    key.freeze()
+}
+
+/// A number, then a name: `Outbox` entries of one commit lie together.
+pub fn number_name(tag: Tag, number: u64, name: &str) -> Bytes {
+    let mut key = start(tag, 8 + name.len());
+    key.put_u64(number);
+    key.put_slice(name.as_bytes());
+    key.freeze()
+}
+
+/// `Dedupe`: generation, then block within it.
+pub fn two_numbers(tag: Tag, first: u64, second: u64) -> Bytes {
+    let mut key = start(tag, 16);
+    key.put_u64(first);
+    key.put_u64(second);
+    key.freeze()
+}
+
+pub fn identifier(hash: u128) -> Bytes {
+    let mut key = start(Tag::Identifier, 16);
+    key.put_u128(hash);
+    key.freeze()
+}
+
+pub fn alias(id: ProfileId) -> Bytes {
+    let mut key = start(Tag::Alias, 16);
+    key.put_slice(&id.0);
+    key.freeze()
+}
+
+pub fn component(profile: ProfileNumber) -> Bytes {
+    number(Tag::Component, profile)
+}
+
+pub fn profile(profile: ProfileNumber) -> Bytes {
+    number(Tag::Profile, profile)
+}
+
+pub fn position(source: &str, topic: &str, partition: i32) -> Bytes {
+    let mut key = start(Tag::Position, source.len() + topic.len() + 6);
+    key.put_slice(source.as_bytes());
+    key.put_u8(0);
+    key.put_slice(topic.as_bytes());
+    key.put_u8(0);
+    key.put_i32(partition);
+    key.freeze()
+}
+
+/// The parts of a [`position`] key: source, topic, partition.
+pub fn parse_position(key: &[u8]) -> Option<(String, String, i32)> {
+    let rest = key.get(2..)?;
+    let (names, partition) = rest.split_at_checked(rest.len().checked_sub(4)?)?;
+    let names = names.strip_suffix(&[0])?;
+    let cut = names.iter().position(|byte| *byte == 0)?;
+    let source = std::str::from_utf8(&names[..cut]).ok()?;
+    let topic = std::str::from_utf8(&names[cut + 1..]).ok()?;
+    Some((source.to_string(), topic.to_string(), i32::from_be_bytes(partition.try_into().ok()?)))
+}
