@@ -1,1 +1,86 @@
 //! The engine: one loop from batches to commits.
+//!
+//! ```text
+//! sources ─▶ prepare (decode, transform; its own thread) ─▶ loop: core.apply ─▶ commit ─▶ after it is durable:
+//!                                                             ▲                           sinks and destinations
+//!                                        commands ────────────┘◀── acknowledgements, attempts, control ──┘
+//! ```
+//!
+//! Invariants: a batch is one commit that holds its state, positions, message ids, rejects and all output; nothing
+//! leaves before that commit is durable; while commit k becomes durable, k+1 may be applied on top, and if k fails
+//! the process ends with everything after it; only this module knows the wall clock.
+
+pub mod clock;
+pub mod control;
+mod core;
+pub mod dedupe;
+mod outbox;
+mod prepare;
+mod record;
+mod rows;
+mod run;
+mod ship;
+mod status;
+
+pub use core::Core;
+pub use prepare::{Prepared, Preparer};
+pub use record::{EngineRecord, StoredReject, Totals};
+pub use run::{Options, Outcome, run};
+pub use status::{DestinationStatus, SinkStatus, SourceStatus, Status};
+
+use crate::activation::ActivationError;
+use crate::profile::TraitError;
+use crate::segment::SegmentError;
+use crate::sink::{Attempt, CommitRange};
+use crate::state::StoreError;
+
+/// Why the engine stops other than by being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Trait(#[from] TraitError),
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    #[error(transparent)]
+    Activation(#[from] ActivationError),
+    /// A source cannot go on and a human must decide.
+    #[error("source {source_name}: {message}")]
+    Source { source_name: String, message: String },
+    /// What cannot be started: a definition that does not fit the state, a server that is needed at once.
+    #[error("{0}")]
+    Start(String),
+    /// A fault of ours: stop loudly, never continue on unknown state.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// Everything that enters the loop.
+#[derive(Debug)]
+pub enum Input {
+    Batch(Prepared),
+    Command(Command),
+    Stop(Stop),
+}
+
+/// A change of state that does not come from a source.
+#[derive(Debug)]
+pub enum Command {
+    /// Record a range before it is first sent; answered once the record is durable.
+    Seal { range: CommitRange, done: tokio::sync::oneshot::Sender<()> },
+    /// The table sink has everything up to here.
+    Acknowledged { upto: u64 },
+    /// A delivery was tried.
+    Attempted(Attempt),
+    /// Read rejected input again; answered with how many entries were taken up.
+    Replay { answer: tokio::sync::oneshot::Sender<u64> },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// Finish what is in hand and end well.
+    Asked,
+    /// Another instance took over: write nothing more.
+    Fenced,
+}
