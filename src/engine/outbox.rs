@@ -97,6 +97,13 @@ pub async fn read(store: &dyn Store, tables: &BTreeMap<String, Table>, commit: u
     Ok(rows)
 }
 
+/// True when no table of `more` has other columns than in `rows`: a range never spans a change of definitions.
+pub fn same_shape(rows: &Rows, more: &Rows) -> bool {
+    more.iter().all(|(table, batch)| {
+        rows.iter().all(|(known, rows)| known.name != table.name || rows.schema() == batch.schema())
+    })
+}
+
 /// Joins the rows of several commits into one batch per table, in commit order.
 pub fn join(parts: &[Arc<Rows>]) -> Result<Rows, StoreError> {
     if let [only] = parts {
@@ -104,9 +111,7 @@ pub fn join(parts: &[Arc<Rows>]) -> Result<Rows, StoreError> {
     }
     let mut by_table: BTreeMap<String, (Table, Vec<RecordBatch>)> = BTreeMap::new();
     for (table, batch) in parts.iter().flat_map(|rows| rows.iter()) {
-        // A batch sealed before a definition changed has other columns: it keeps a shipment of its own shape.
-        let key = format!("{}\0{:?}", table.name, batch.schema().fields().iter().map(|f| f.name()).collect::<Vec<_>>());
-        by_table.entry(key).or_insert_with(|| (table.clone(), Vec::new())).1.push(batch.clone());
+        by_table.entry(table.name.clone()).or_insert_with(|| (table.clone(), Vec::new())).1.push(batch.clone());
     }
     let mut joined = Vec::new();
     for (_, (table, batches)) in by_table {
