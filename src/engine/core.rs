@@ -542,7 +542,7 @@ impl Core {
                     self.sink.sealed = Some(*range);
                     sink_changed = true;
                 }
-                Command::Acknowledged { upto } => {
+                Command::Acknowledged { upto, .. } => {
                     let range = CommitRange { after: self.sink.acknowledged, upto: *upto };
                     for commit in outbox::commits_in(&self.outbox, range) {
                         for name in self.outbox.remove(&commit).unwrap_or_default() {

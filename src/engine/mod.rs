@@ -10,7 +10,6 @@
 //! leaves before that commit is durable; while commit k becomes durable, k+1 may be applied on top, and if k fails
 //! the process ends with everything after it; only this module knows the wall clock.
 
-pub mod clock;
 pub mod control;
 mod core;
 pub mod dedupe;
@@ -25,8 +24,8 @@ mod status;
 pub use core::Core;
 pub use prepare::{Prepared, Preparer};
 pub use record::{EngineRecord, StoredReject, Totals};
-pub use run::{Options, Outcome, run};
-pub use status::{DestinationStatus, SinkStatus, SourceStatus, Status};
+pub use run::{Options, Outcome, Wiring, run};
+pub use status::{DestinationStatus, SharedStatus, SinkStatus, SourceStatus, Status};
 
 use crate::activation::ActivationError;
 use crate::profile::TraitError;
@@ -56,10 +55,9 @@ pub enum EngineError {
     Internal(String),
 }
 
-/// Everything that enters the loop.
+/// What enters the loop besides the batches of the sources.
 #[derive(Debug)]
 pub enum Input {
-    Batch(Prepared),
     Command(Command),
     Stop(Stop),
 }
@@ -69,12 +67,20 @@ pub enum Input {
 pub enum Command {
     /// Record a range before it is first sent; answered once the record is durable.
     Seal { range: CommitRange, done: tokio::sync::oneshot::Sender<()> },
-    /// The table sink has everything up to here.
-    Acknowledged { upto: u64 },
+    /// The table sink has everything up to here; answered once that is recorded durably.
+    Acknowledged { upto: u64, done: tokio::sync::oneshot::Sender<()> },
     /// A delivery was tried.
     Attempted(Attempt),
-    /// Read rejected input again; answered with how many entries were taken up.
-    Replay { answer: tokio::sync::oneshot::Sender<u64> },
+    /// Read all rejected input again; answered when it has been applied durably.
+    Replay { answer: tokio::sync::oneshot::Sender<Replayed> },
+}
+
+/// What a replay came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Replayed {
+    pub tried: u64,
+    /// Rejected once more.
+    pub still_rejected: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

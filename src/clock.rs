@@ -1,4 +1,4 @@
-//! The wall clock, in one place.
+//! The wall clock, in one place. The stages never use it: time enters with the input.
 
 use crate::event::TimeUs;
 
