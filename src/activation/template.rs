@@ -77,7 +77,7 @@ impl Part {
             Part::Fixed(value) => value.clone(),
             Part::Whole(expression) => {
                 let compiled = environment.compile_expression(expression).map_err(failed(expression))?;
-                let value = compiled.eval(context).map_err(failed(expression))?;
+                let value = compiled.eval(minijinja::Value::from_serialize(context)).map_err(failed(expression))?;
                 if value.is_undefined() {
                     let message = "there is no such value".to_string();
                     return Err(TemplateError { text: expression.clone(), message });
@@ -85,7 +85,7 @@ impl Part {
                 serde_json::to_value(&value)
                     .map_err(|error| TemplateError { text: expression.clone(), message: error.to_string() })?
             }
-            Part::Mixed(text) => Value::String(environment.render_str(text, context).map_err(failed(text))?),
+            Part::Mixed(text) => Value::String(environment.render_str(text, minijinja::Value::from_serialize(context)).map_err(failed(text))?),
             Part::List(items) => {
                 Value::Array(items.iter().map(|item| item.render(environment, context)).collect::<Result<_, _>>()?)
             }

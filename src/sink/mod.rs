@@ -33,7 +33,7 @@ pub enum SinkError {
 
 /// A sink for tables. One `ship` call at a time; ranges come in order and may be repeated.
 #[async_trait]
-pub trait TableSink: Send + 'static {
+pub trait TableSink: Send + Sync + 'static {
     /// Makes tables and views exist in the shape of these definitions. Idempotent.
     async fn prepare(&mut self, tables: &[Table]) -> Result<(), SinkError>;
 
