@@ -17,6 +17,7 @@
 
 pub mod event;
 pub mod expression;
+pub mod kafka;
 pub mod telemetry;
 
 pub mod state;
