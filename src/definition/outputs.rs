@@ -276,7 +276,7 @@ pub fn activation(
     spec: &ActivationSpec,
     trait_names: &[&str],
 ) -> Option<ActivationPlan> {
-    let (trigger, trigger_text) = trigger(checker, &spec.trigger)?;
+    let trigger = trigger(checker, &spec.trigger);
     let destinations = checker.destination_names();
     let mut steps = Vec::new();
     let mut sound = true;
@@ -288,6 +288,7 @@ pub fn activation(
         let body = step.body.as_ref().map(|(body, _)| body.clone());
         steps.push(SendStep { id: step.id.text.clone(), to: step.to.text.clone(), body });
     }
+    let (trigger, trigger_text) = trigger?;
     // Not the status: going live must not make new messages of old ones.
     let text_of = |step: &SendStep| format!("{} {} {:?}", step.id, step.to, step.body.as_ref().map(|b| b.to_string()));
     let all: Vec<String> = steps.iter().map(text_of).collect();

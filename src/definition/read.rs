@@ -148,7 +148,7 @@ impl<'f> Reader<'f> {
         let plain = name.starts_with(|c: char| c.is_ascii_lowercase())
             && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
         if !plain {
-            let message = format!("`{name}` cannot be the name of a {what}");
+            let message = format!("{what}: `{name}` cannot be a name");
             self.findings.error(span, message, "names are a-z, 0-9 and _, and begin with a letter".to_string());
         }
     }

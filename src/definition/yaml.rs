@@ -375,7 +375,7 @@ impl<'t> Tree<'t> {
             {
                 (
                     "a `{ … }` or `[ … ]` that does not end as it should",
-                    "inside them an expression with a comma, bracket or quote must be quoted",
+                    "close it; inside, an expression with a comma, bracket or quote must be quoted",
                 )
             }
             ErrorKind::UnclosedQuotedScalar => ("a quote that is never closed", "close it, or double it inside '…'"),
