@@ -1,5 +1,6 @@
 //! The command line: parse, wire, exit code.
 
+pub mod check;
 pub mod config;
 mod output;
 mod peek;
