@@ -1,1 +1,3 @@
 //! The engine: one loop from batches to commits.
+
+pub mod dedupe;
