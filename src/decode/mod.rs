@@ -1,10 +1,48 @@
 //! Decode: bytes to columns. Untrusted bytes are walked first, which yields an exact reason and byte offset for
 //! a bad record; what passed is decoded in bulk into Arrow.
 
+pub mod contract;
+pub mod json;
+pub mod json_text;
+pub mod time;
+
+mod csv;
+mod json_contract;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::event::ValueType;
+use arrow::array::RecordBatch;
+
+use crate::event::{RawBatch, RawRecord, Reject, ValueType};
+
+/// The rows that could be read, in the source's own columns, in log order.
+pub struct Decoded {
+    pub columns: RecordBatch,
+    /// Row to index into `RawBatch::records`.
+    pub records: Vec<u32>,
+    pub rejects: Vec<Reject>,
+}
+
+/// Why a source's payloads cannot be decoded at all.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum DecodeError {
+    /// The schema or the declared columns are at fault.
+    #[error("{0}")]
+    Schema(String),
+}
+
+/// A record that cannot become an event, with all that is known of it.
+pub fn reject(raw: &RawBatch, record: &RawRecord, code: &str, reason: String, byte_offset: Option<u32>) -> Reject {
+    Reject {
+        position: raw.position(record),
+        timestamp: record.timestamp,
+        code: code.to_string(),
+        reason,
+        byte_offset,
+        payload: raw.payload(record).to_vec(),
+    }
+}
 
 /// How the payloads of a source are to be read.
 #[derive(Debug, Clone)]
