@@ -6,6 +6,7 @@ pub mod delivery;
 pub mod kafka;
 pub mod lake;
 pub mod tables;
+pub mod views;
 pub mod webhook;
 
 use arrow::array::RecordBatch;
