@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -107,11 +106,9 @@ impl Core {
         let activations = Activations::new(pipeline.activations.clone(), &segment_names, events)?;
         let mut aggregates = Vec::new();
         for plan in &pipeline.aggregates {
-            let columns: Vec<_> =
-                plan.columns.iter().map(|column| (column.name.clone(), column.data_type.clone())).collect();
             let aggregator = Aggregator::new(plan, events)
                 .map_err(|error| EngineError::Start(format!("aggregate {}: {error}", plan.name)))?;
-            aggregates.push((tables::aggregate(&plan.name, &columns), aggregator));
+            aggregates.push((tables::aggregate(&plan.name, &plan.columns), aggregator));
         }
         let outbox = outbox::index(&*store).await?;
         Ok(Core {
@@ -152,10 +149,7 @@ impl Core {
             tables::deliveries(),
             tables::rejected_events(),
         ];
-        all.extend(pipeline.aggregates.iter().map(|plan| {
-            let columns: Vec<_> = plan.columns.iter().map(|c| (c.name.clone(), c.data_type.clone())).collect();
-            tables::aggregate(&plan.name, &columns)
-        }));
+        all.extend(pipeline.aggregates.iter().map(|plan| tables::aggregate(&plan.name, &plan.columns)));
         all
     }
 
@@ -567,6 +561,11 @@ impl Core {
                     }
                     attempts.push(attempt.clone());
                 }
+                Command::Assigned { source, positions } => {
+                    for ((topic, partition), next) in positions {
+                        staged.writes.put(keys::position(source, topic, *partition), codec::encode(1, next));
+                    }
+                }
                 Command::Replay { .. } => {}
             }
         }
@@ -759,6 +758,3 @@ async fn warm_identifiers(store: &dyn Store, identities: &mut Identities) -> Res
         identities.identifiers.shrink();
     }
 }
-
-/// How long messages ids are remembered when the definitions do not say.
-pub const DEDUPE_WITHIN: Duration = Duration::from_secs(7 * 24 * 3600);

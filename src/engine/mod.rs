@@ -23,7 +23,7 @@ mod status;
 
 pub use core::Core;
 pub use prepare::{Prepared, Preparer};
-pub use record::{EngineRecord, StoredReject, Totals};
+pub use record::{EngineRecord, StoredReject, Totals, state_id};
 pub use run::{Options, Outcome, Wiring, run};
 pub use status::{DestinationStatus, SharedStatus, SinkStatus, SourceStatus, Status};
 
@@ -69,6 +69,8 @@ pub enum Command {
     Seal { range: CommitRange, done: tokio::sync::oneshot::Sender<()> },
     /// The table sink has everything up to here; answered once that is recorded durably.
     Acknowledged { upto: u64, done: tokio::sync::oneshot::Sender<()> },
+    /// Partitions of a source that have no position yet begin here.
+    Assigned { source: std::sync::Arc<str>, positions: crate::source::Positions },
     /// A delivery was tried.
     Attempted(Attempt),
     /// Read all rejected input again; answered when it has been applied durably.

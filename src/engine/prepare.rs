@@ -1,6 +1,7 @@
 //! Decode and transform, ahead of the loop on a thread of its own: the part of a batch's way that reads no state.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -35,25 +36,29 @@ pub struct Prepared {
 /// Decoders and transforms of all sources.
 pub struct Preparer {
     decoders: BTreeMap<Arc<str>, Decoder>,
+    schemas: BTreeMap<Arc<str>, Arc<Schemas>>,
     transformer: Transformer,
-    schemas: Arc<Schemas>,
 }
 
 impl Preparer {
     /// # Errors
     /// A schema or definition that cannot be used; the definitions were checked, so this names a server or file.
-    pub fn new(pipeline: &Pipeline, schemas: Arc<Schemas>) -> Result<Preparer, EngineError> {
-        let mut decoders = BTreeMap::new();
+    pub fn new(pipeline: &Pipeline, schema_cache: Option<&Path>) -> Result<Preparer, EngineError> {
+        let (mut decoders, mut schemas) = (BTreeMap::new(), BTreeMap::new());
         let mut columns: BTreeMap<Arc<str>, SchemaRef> = BTreeMap::new();
         for plan in &pipeline.decode {
-            let decoder = Decoder::new(plan, schemas.clone())
+            let known = Schemas::open(plan, schema_cache)
                 .map_err(|error| EngineError::Start(format!("source {}: {error}", plan.source)))?;
+            let known = Arc::new(known);
+            let decoder = Decoder::new(plan, known.clone())
+                .map_err(|error| EngineError::Start(format!("source {}: {error}", plan.source)))?;
+            schemas.insert(plan.source.clone(), known);
             columns.insert(plan.source.clone(), decoder.schema());
             decoders.insert(plan.source.clone(), decoder);
         }
         let transformer =
             Transformer::new(&pipeline.transform, &columns).map_err(|error| EngineError::Start(error.to_string()))?;
-        Ok(Preparer { decoders, transformer, schemas })
+        Ok(Preparer { decoders, schemas, transformer })
     }
 
     /// The field columns that the batches will have.
@@ -63,11 +68,23 @@ impl Preparer {
 
     /// Fetches the writer schemas that the batch needs. `Unavailable` means: wait and call again.
     pub async fn fetch_schemas(&self, raw: &RawBatch) -> Result<(), RegistryError> {
-        let Some(decoder) = self.decoders.get(&raw.source) else { return Ok(()) };
+        let (Some(decoder), Some(schemas)) = (self.decoders.get(&raw.source), self.schemas.get(&raw.source)) else {
+            return Ok(());
+        };
         for key in decoder.unknown_schemas(raw) {
-            self.schemas.fetch(&key).await?;
+            schemas.fetch(key).await?;
         }
         Ok(())
+    }
+
+    /// The writer schemas of a source.
+    pub fn schemas(&self, source: &str) -> Option<Arc<Schemas>> {
+        self.schemas.get(source).cloned()
+    }
+
+    /// Forgets which schema ids did not exist: they may have been registered since.
+    pub fn forget_missing_schemas(&self) {
+        self.schemas.values().for_each(|schemas| schemas.forget_missing());
     }
 
     /// Decodes and transforms; `rejects` are those the source itself found, in the same stretch of its log.

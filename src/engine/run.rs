@@ -1,6 +1,7 @@
 //! The loop: waits for input, applies it, commits it, and lets the sinks go once a commit is durable.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -14,7 +15,7 @@ use super::ship::Shipper;
 use super::status::SharedStatus;
 use super::{Command, EngineError, Input, Replayed, Stop};
 use crate::clock;
-use crate::decode::registry::{RegistryError, Schemas};
+use crate::decode::registry::Schemas;
 use crate::definition::Pipeline;
 use crate::event::{RawBatch, TimeUs};
 use crate::sink::{Attempt, AttemptOutcome, Destination, Queued, TableSink, delivery};
@@ -51,7 +52,8 @@ pub struct Wiring {
     pub store: Arc<dyn Store>,
     pub sink: Box<dyn TableSink>,
     pub destinations: BTreeMap<String, Arc<dyn Destination>>,
-    pub schemas: Arc<Schemas>,
+    /// A folder where writer schemas are remembered.
+    pub schema_cache: Option<PathBuf>,
     pub status: SharedStatus,
     /// The way in for commands and for stopping; keep a clone of the sender.
     pub input: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
@@ -59,8 +61,8 @@ pub struct Wiring {
 
 /// Runs a pipeline until it is stopped, drained, fenced, or cannot go on.
 pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Result<Outcome, EngineError> {
-    let Wiring { store, sink, destinations, schemas, status, input: (engine, input) } = wiring;
-    let preparer = Preparer::new(pipeline, schemas.clone())?;
+    let Wiring { store, sink, destinations, schema_cache, status, input: (engine, input) } = wiring;
+    let preparer = Preparer::new(pipeline, schema_cache.as_deref())?;
     let core = Core::load(store.clone(), pipeline, &preparer.schema(), options.cache_bytes, options.send).await?;
     status.change(|status| status.pipeline = pipeline.name.clone());
     status.committed(&core.record, core.outbox.len());
@@ -83,7 +85,7 @@ pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Resul
     let (prepared_out, prepared) = mpsc::channel(2);
     if options.read {
         for plan in &pipeline.sources {
-            let handle = start_source(&*store, plan, &options, &schemas).await?;
+            let handle = start_source(&*store, plan, &options, preparer.schemas(plan.name())).await?;
             status.change(|status| {
                 status.sources.insert(handle.name.to_string(), Default::default());
             });
@@ -107,6 +109,7 @@ pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Resul
         status: status.clone(),
         caught_up,
         replay: None,
+        assigned: Vec::new(),
         options,
     };
     let outcome = engine_loop.run(shipping).await;
@@ -122,7 +125,7 @@ async fn start_source(
     store: &dyn Store,
     plan: &SourcePlan,
     options: &Options,
-    schemas: &Arc<Schemas>,
+    schemas: Option<Arc<Schemas>>,
 ) -> Result<SourceHandle, EngineError> {
     let mut positions = Positions::new();
     for (key, value) in store.scan(&keys::named_prefix(Tag::Position, plan.name()), None, 1_000_000).await? {
@@ -130,7 +133,7 @@ async fn start_source(
             positions.insert((topic, partition), codec::decode(1, "position", &value)?);
         }
     }
-    source::spawn(plan, positions, options.limits.clone(), schemas.clone())
+    source::spawn(plan, positions, options.limits)
         .map_err(|error| EngineError::Start(format!("source {}: {error}", plan.name())))
 }
 
@@ -143,6 +146,7 @@ enum ToPrepare {
 /// What comes back from it, in the same order.
 enum FromPrepare {
     Batch(Prepared),
+    Assigned(Arc<str>, Positions),
     CaughtUp(Arc<str>),
     Lag(Arc<str>, i64),
     Problem(Arc<str>, Option<String>),
@@ -172,6 +176,7 @@ fn spawn_preparer(
                     SourceEvent::Rejects(rejects) => {
                         prepare(&mut preparer, &runtime, &out, RawBatch::new(name), rejects, None)
                     }
+                    SourceEvent::Assigned(positions) => FromPrepare::Assigned(name, positions),
                     SourceEvent::CaughtUp => FromPrepare::CaughtUp(name),
                     SourceEvent::Lag(lag) => FromPrepare::Lag(name, lag),
                     SourceEvent::Unavailable(problem) => FromPrepare::Problem(name, Some(problem)),
@@ -180,6 +185,7 @@ fn spawn_preparer(
                     }
                 },
                 ToPrepare::Replay(raw, numbers) => {
+                    preparer.forget_missing_schemas();
                     prepare(&mut preparer, &runtime, &out, raw, Vec::new(), Some(numbers))
                 }
             };
@@ -200,8 +206,9 @@ fn prepare(
 ) -> FromPrepare {
     // A registry that is away is a pause, never a reject.
     let mut told = false;
-    while let Err(RegistryError::Unavailable(message)) = runtime.block_on(preparer.fetch_schemas(&raw)) {
-        if !told && out.blocking_send(FromPrepare::Problem(raw.source.clone(), Some(message))).is_err() {
+    while let Err(error) = runtime.block_on(preparer.fetch_schemas(&raw)) {
+        let problem = FromPrepare::Problem(raw.source.clone(), Some(error.to_string()));
+        if !told && out.blocking_send(problem).is_err() {
             return FromPrepare::CaughtUp(raw.source);
         }
         told = true;
@@ -310,6 +317,8 @@ struct Loop {
     status: SharedStatus,
     caught_up: BTreeMap<String, bool>,
     replay: Option<Replay>,
+    /// Where new partitions begin, to be recorded with the next commit.
+    assigned: Vec<Command>,
     options: Options,
 }
 
@@ -348,6 +357,7 @@ impl Loop {
                     None => return Err(EngineError::Internal("the decoding thread ended".to_string())),
                 },
             }
+            commands.append(&mut self.assigned);
             // Everything else that is waiting goes into the same commit.
             while commands.len() < 10_000 {
                 match self.input.try_recv() {
@@ -422,7 +432,7 @@ impl Loop {
                     let _ = done.send(());
                 }
                 Command::Attempted(attempt) => self.attempted(&attempt),
-                Command::Replay { .. } => {}
+                Command::Assigned { .. } | Command::Replay { .. } => {}
             }
         }
         if let Some(done) = replayed {
@@ -465,6 +475,7 @@ impl Loop {
                 }
                 return Ok(Some(prepared));
             }
+            FromPrepare::Assigned(source, positions) => self.assigned.push(Command::Assigned { source, positions }),
             FromPrepare::CaughtUp(name) => {
                 self.caught_up.insert(name.to_string(), true);
                 source_status(&self.status, &name, &|source| {
