@@ -20,7 +20,7 @@ use crate::sink::lake::LakeSink;
 use crate::sink::webhook::Webhook;
 use crate::sink::{Destination, TableSink};
 use crate::source::ReadLimits;
-use crate::state::heartbeat::{Heartbeat, HeartbeatError};
+use crate::state::heartbeat::{self, Heartbeat};
 use crate::state::location::Location;
 use crate::state::slate::SlateStore;
 use crate::state::{Store, StoreError};
@@ -47,7 +47,7 @@ pub async fn run(global: &Global, config: &NodeConfig, options: RunOptions) -> R
     let session = Session::open(config, options.takeover).await?;
     let status = SharedStatus::default();
     let (engine, input) = mpsc::channel(1024);
-    session.serve(config, &status, &engine, metrics).await?;
+    let session = session.serve(config, &status, &engine, metrics).await?;
     stop_on_signal(engine.clone());
     let drawing = progress::draw(status.clone());
     let outcome = session.run(&pipeline, config, &options, true, status.clone(), engine, input).await;
@@ -95,25 +95,28 @@ pub struct Session {
     location: Location,
     store: Arc<SlateStore>,
     heartbeat: Heartbeat,
+    /// Where control is served, once it is.
+    control: Option<std::net::SocketAddr>,
 }
 
 impl Session {
     /// Waits for another instance to be silent, or takes over at once.
     pub async fn open(config: &NodeConfig, takeover: bool) -> Result<Session, Failure> {
         let location = Location::parse(&config.data).map_err(|error| Failure { exit: Exit::Usage, message: error.to_string() })?;
-        let heartbeat = Heartbeat::acquire(&location, takeover, |holder| say(holder)).await.map_err(heartbeat_failure)?;
+        let heartbeat =
+            heartbeat::acquire(&location, takeover, |holder| say(holder)).await.map_err(Failure::environment)?;
         let store = SlateStore::open(&location).await.map_err(|error| store_failure(error, true))?;
-        Ok(Session { location, store: Arc::new(store), heartbeat })
+        Ok(Session { location, store: Arc::new(store), heartbeat, control: None })
     }
 
     /// Serves metrics, health and control, and leaves word of where.
     async fn serve(
-        &self,
+        self,
         config: &NodeConfig,
         status: &SharedStatus,
         engine: &mpsc::Sender<Input>,
         metrics: PrometheusHandle,
-    ) -> Result<(), Failure> {
+    ) -> Result<Session, Failure> {
         let listener = match TcpListener::bind(config.listen).await {
             Ok(listener) => listener,
             Err(_) => {
@@ -124,14 +127,14 @@ impl Session {
             }
         };
         let address = listener.local_addr().map_err(Failure::environment)?;
-        let token = self.heartbeat.instance().to_string();
+        let token = control::new_token().map_err(Failure::environment)?;
         if let Some(folder) = self.location.folder() {
             let file = ControlFile { address, token: token.clone() };
             file.write(folder).map_err(|error| Failure::environment(format!("{}: {error}", folder.display())))?;
         }
         tracing::info!(%address, "metrics, health and control");
         tokio::spawn(control::serve(listener, token, status.clone(), engine.clone(), metrics));
-        Ok(())
+        Ok(Session { control: Some(address), ..self })
     }
 
     /// Runs the engine until it ends, then lets go of the state.
@@ -146,14 +149,15 @@ impl Session {
         engine: mpsc::Sender<Input>,
         input: mpsc::Receiver<Input>,
     ) -> Result<Outcome, Failure> {
-        let mut lost = self.heartbeat.start();
-        let fence = engine.clone();
+        let heartbeat = self.heartbeat.run(self.control.map(|address| address.to_string()));
+        let (mut lost, fence) = (heartbeat.lost(), engine.clone());
         tokio::spawn(async move {
-            if lost.lost().await {
+            if lost.wait_for(|lost| *lost).await.is_ok() {
                 let _ = fence.send(Input::Stop(Stop::Fenced)).await;
             }
         });
-        let sink = table_sink(pipeline, &self.location)?;
+        let state_id = engine::state_id(&*self.store).await.map_err(|error| store_failure(error, true))?;
+        let sink = table_sink(pipeline, &self.location, &state_id)?;
         status.change(|status| {
             status.sink.name = match &pipeline.warehouse {
                 Warehouse::Lake => "lake".to_string(),
@@ -188,22 +192,18 @@ impl Session {
                 Ok(Outcome::Fenced)
             }
             Ok(outcome) => {
-                self.heartbeat.release().await;
+                heartbeat.release().await;
                 if let Some(folder) = self.location.folder() {
                     let _ = std::fs::remove_file(ControlFile::path(folder));
                 }
                 Ok(outcome)
             }
             Err(error) => {
-                self.heartbeat.release().await;
+                heartbeat.release().await;
                 Err(engine_failure(error))
             }
         }
     }
-}
-
-fn heartbeat_failure(error: HeartbeatError) -> Failure {
-    Failure::environment(error)
 }
 
 fn store_failure(error: StoreError, starting: bool) -> Failure {
@@ -240,11 +240,11 @@ fn stop_on_signal(engine: mpsc::Sender<Input>) {
 }
 
 /// ClickHouse or the lake, as the pipeline says.
-pub fn table_sink(pipeline: &Pipeline, location: &Location) -> Result<Box<dyn TableSink>, Failure> {
+pub fn table_sink(pipeline: &Pipeline, location: &Location, state_id: &str) -> Result<Box<dyn TableSink>, Failure> {
     Ok(match &pipeline.warehouse {
         Warehouse::Lake => Box::new(LakeSink::new(location).map_err(Failure::environment)?),
         Warehouse::ClickHouse { url, database, user, password } => {
-            Box::new(ClickHouseSink::new(url, database, user.as_deref(), password.as_deref(), &pipeline.name))
+            Box::new(ClickHouseSink::new(url, database, user.as_deref(), password.as_deref(), &pipeline.name, state_id))
         }
     })
 }

@@ -18,7 +18,11 @@ use crate::source::{FileFormat, FilePlan, KafkaPlan, SourcePlan};
 use crate::transform::{Action, Contract, MapPlan, MapTarget, MapValue, Step, TablePlan};
 
 /// The contracts that ship: the events of Segment's e-commerce specification.
-const SHIPPED_CONTRACTS: &[(&str, &str)] = &[];
+const SHIPPED_CONTRACTS: [(&str, &str); 3] = [
+    ("schemas/events/order_completed.avsc", include_str!("../../schemas/events/order_completed.avsc")),
+    ("schemas/events/product_added.avsc", include_str!("../../schemas/events/product_added.avsc")),
+    ("schemas/events/product_viewed.avsc", include_str!("../../schemas/events/product_viewed.avsc")),
+];
 
 /// Envelope columns that `map` and `set` may write.
 const WRITABLE: [usize; 9] = [
@@ -144,7 +148,7 @@ pub fn texts(literals: &BTreeMap<String, Literal>) -> BTreeMap<String, String> {
 }
 
 fn reads_envelope(format: &FormatSpec) -> bool {
-    matches!(format, FormatSpec::JsonEnvelope | FormatSpec::Avro { .. })
+    matches!(format, FormatSpec::JsonEnvelope | FormatSpec::Avro { .. } | FormatSpec::Csv { columns: None, .. })
 }
 
 fn format(reader: &Reader, spec: &SourceSpec, is_file: bool) -> Option<(Format, FileFormat)> {
@@ -161,7 +165,9 @@ fn format(reader: &Reader, spec: &SourceSpec, is_file: bool) -> Option<(Format, 
             }
             let columns = match columns {
                 Some(columns) => columns.clone(),
-                None => header(reader, spec, *delimiter)?,
+                None if spec.map.is_some() => header(reader, spec, *delimiter)?,
+                // None declared: its columns are those of the envelope.
+                None => Vec::new(),
             };
             Some((Format::Csv { columns }, FileFormat::Csv { delimiter: *delimiter }))
         }

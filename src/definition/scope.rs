@@ -7,7 +7,7 @@ use arrow::datatypes::DataType;
 
 use crate::decode::{DecodePlan, Format};
 use crate::event::{self, Field, Root, ValueType, column};
-use crate::expression::{Resolved, Scope};
+use crate::expression::{ColumnScope, Resolved, Scope};
 use crate::transform::Contract;
 
 /// Traits and segments: what a segment's predicate reads.
@@ -126,25 +126,15 @@ impl Scope for EventScope {
     }
 }
 
-pub struct MapScope(Vec<(String, ValueType)>);
-
-pub fn map_scope(decode: &DecodePlan) -> Result<MapScope, String> {
-    let mut columns = match &decode.format {
-        Format::Csv { columns } => columns.clone(),
-        _ => Vec::new(),
-    };
-    columns.push(("_offset".to_string(), ValueType::Long));
-    Ok(MapScope(columns))
-}
-
-impl Scope for MapScope {
-    fn resolve(&self, path: &[&str]) -> Option<Resolved> {
-        let [name] = path else { return None };
-        let (column, value_type) = self.0.iter().find(|(other, _)| other == name)?;
-        Some(Resolved { column: column.clone(), data_type: value_type.arrow(), nested: Vec::new() })
+pub fn map_scope(decode: &DecodePlan) -> Result<ColumnScope, String> {
+    let schema = crate::decode::source_schema(decode).map_err(|error| error.to_string())?;
+    let mut scope = ColumnScope::new();
+    for field in schema.fields() {
+        scope.add_column(field.name(), field.data_type().clone());
     }
-
-    fn names(&self) -> Vec<String> {
-        self.0.iter().map(|(name, _)| name.clone()).collect()
+    if let Format::Csv { columns } = &decode.format {
+        columns.iter().for_each(|(name, value_type)| scope.add_column(name, value_type.arrow()));
     }
+    scope.add_column("_offset", DataType::Int64);
+    Ok(scope)
 }

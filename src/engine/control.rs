@@ -46,6 +46,14 @@ impl ControlFile {
     }
 }
 
+/// A token that cannot be guessed.
+pub fn new_token() -> std::io::Result<String> {
+    let mut bytes = [0u8; 24];
+    let random = rustls::crypto::ring::default_provider().secure_random;
+    random.fill(&mut bytes).map_err(|_| std::io::Error::other("the system gives no random numbers"))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 struct Control {
     token: String,
     status: SharedStatus,

@@ -7,7 +7,7 @@
 //! 2. When it has enough ids or spans an eighth of `within` it is **closing**: over the next batches its shards are
 //!    written as sorted pages and its filter is filled, a bounded number of bytes per batch; then a record says that it
 //!    is sealed. Its hashes stay in memory until those commits are certainly durable.
-//! 3. A **sealed** generation keeps a filter in memory alone, some 3.5 bytes per id. Pages are cut by the first bits of
+//! 3. A **sealed** generation keeps a filter in memory alone, some 4.4 bytes per id. Pages are cut by the first bits of
 //!    the hash, so there are no fences to keep: the hash names its page. An id that the filter cannot rule out costs
 //!    one page read from the store.
 //! 4. Once the newest arrival of a generation is older than `within` it is forgotten at once, and its keys are deleted
@@ -35,7 +35,7 @@ const VERSION: u8 = 1;
 const HASH_BYTES: usize = 16;
 
 /// A key never seen costs a page read this often, for each sealed generation.
-const FILTER_RATE: f64 = 2e-5;
+const FILTER_RATE: f64 = 1e-6;
 /// More is not written by any version.
 const PAGE_BITS_MAX: u32 = 24;
 const PAGES_FETCHED_AT_ONCE: usize = 32;

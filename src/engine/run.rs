@@ -15,7 +15,7 @@ use super::ship::Shipper;
 use super::status::SharedStatus;
 use super::{Command, EngineError, Input, Replayed, Stop};
 use crate::clock;
-use crate::decode::registry::{RegistryError, Schemas};
+use crate::decode::registry::Schemas;
 use crate::definition::Pipeline;
 use crate::event::{RawBatch, TimeUs};
 use crate::sink::{Attempt, AttemptOutcome, Destination, Queued, TableSink, delivery};
@@ -133,7 +133,7 @@ async fn start_source(
             positions.insert((topic, partition), codec::decode(1, "position", &value)?);
         }
     }
-    source::spawn(plan, positions, options.limits, schemas)
+    source::spawn(plan, positions, options.limits)
         .map_err(|error| EngineError::Start(format!("source {}: {error}", plan.name())))
 }
 
@@ -206,8 +206,9 @@ fn prepare(
 ) -> FromPrepare {
     // A registry that is away is a pause, never a reject.
     let mut told = false;
-    while let Err(RegistryError::Unavailable(message)) = runtime.block_on(preparer.fetch_schemas(&raw)) {
-        if !told && out.blocking_send(FromPrepare::Problem(raw.source.clone(), Some(message))).is_err() {
+    while let Err(error) = runtime.block_on(preparer.fetch_schemas(&raw)) {
+        let problem = FromPrepare::Problem(raw.source.clone(), Some(error.to_string()));
+        if !told && out.blocking_send(problem).is_err() {
             return FromPrepare::CaughtUp(raw.source);
         }
         told = true;

@@ -490,6 +490,33 @@ mod tests {
         store.close().await.unwrap();
     }
 
+    /// With boundary files, as is the default, nothing would ever be deleted from a local folder.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn log_files_that_are_no_longer_needed_are_deleted_also_from_a_local_folder() {
+        let (folder, location) = folder();
+        let mut settings = settings(location.has_conditional_overwrite());
+        let collector = settings.garbage_collector_options.as_mut().unwrap();
+        let wal = collector.wal_options.as_mut().unwrap();
+        (wal.interval, wal.min_age) = (Some(Duration::from_millis(50)), Duration::ZERO);
+        let (objects, prefix) = location.create().unwrap();
+        let db = Db::builder(prefix.join(DB_FOLDER), objects).with_settings(settings).build().await.unwrap();
+        for number in 0..20u8 {
+            db.put([number], b"v").await.unwrap();
+            db.flush().await.unwrap();
+        }
+        let files = || std::fs::read_dir(folder.path().join("state/db/wal")).unwrap().count();
+        assert!(files() >= 20);
+        let to_sorted_files = slatedb::config::FlushOptions { flush_type: slatedb::config::FlushType::MemTable };
+        db.flush_with_options(to_sorted_files).await.unwrap();
+        let started = Instant::now();
+        while files() > 5 {
+            assert!(started.elapsed() < Duration::from_secs(20), "{} log files are left", files());
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(db.get([7]).await.unwrap().unwrap(), "v");
+        db.close().await.unwrap();
+    }
+
     /// Prints, with `--nocapture`, how long durable commits take on a local folder.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_large_commit_is_one_and_is_read_back() {
