@@ -79,11 +79,6 @@ impl AggregatePlan {
             }
             items.push(item);
         }
-        if items.iter().all(|item| item.measure.is_none()) {
-            let help = Some("add one, such as count(*) AS events".into());
-            return Err(located(sql, select.span(), "there is no measure to add up", help));
-        }
-
         let filter = match &select.selection {
             Some(condition) => {
                 let expression = Expression::from_ast(sql, condition, &scope)?;
@@ -115,6 +110,10 @@ impl AggregatePlan {
             inputs.push(input);
         }
         grouped_by_its_keys(sql, select, &items)?;
+        if items.iter().all(|item| item.measure.is_none()) {
+            let help = Some("add one, such as count(*) AS events".into());
+            return Err(located(sql, select.span(), "there is no measure to add up", help));
+        }
         Ok(AggregatePlan { name: name.to_string(), sql: sql.to_string(), columns, inputs, filter })
     }
 }
