@@ -9,6 +9,7 @@ use arrow::datatypes::DataType;
 use super::check::Checker;
 use super::findings::{Span, nearest_or_list};
 use super::read::Reader;
+use super::scope::{EventScope, MapScope};
 use super::sections::check_reference;
 use super::spec::*;
 use crate::decode::{DecodePlan, Format, Framing, SchemaOrigin};
@@ -273,10 +274,10 @@ fn header(reader: &Reader, spec: &SourceSpec, delimiter: u8) -> Option<Vec<(Stri
 // Maps
 
 fn map(checker: &Checker, decode: &DecodePlan, spec: &SourceSpec, entries: &[MapEntry]) -> Option<MapPlan> {
-    let scope = match super::scope::map_scope(decode) {
-        Ok(scope) => scope,
+    let scope = match crate::decode::source_schema(decode) {
+        Ok(schema) => MapScope::new(&schema),
         Err(problem) => {
-            checker.reader.findings.error(spec.format_span, problem, None);
+            checker.reader.findings.error(spec.format_span, problem.to_string(), None);
             return None;
         }
     };
@@ -424,12 +425,21 @@ pub fn table(checker: &Checker, name: &str, spec: &TableSpec) -> Option<TablePla
 
 /// One step; what it reads is added to the checker's step fields, what it adds to its scope.
 pub fn step(checker: &mut Checker, spec: &StepSpec) -> Option<Step> {
-    let reader = checker.reader.clone();
+    let step = checked_step(checker, spec);
+    // Even where the step is at fault: what reads the enrichment is not.
+    if let ActionSpec::Enrich { table, alias, .. } = &spec.action {
+        checker.add_alias(alias, &table.text);
+    }
+    step
+}
+
+fn checked_step(checker: &Checker, spec: &StepSpec) -> Option<Step> {
+    let reader = &checker.reader;
     let events = checker.events(spec.event.as_deref());
     let sources = spec.source.as_ref().map(|sources| {
         let names = checker.source_names();
         sources.iter().for_each(|source| {
-            check_reference(&reader, source, "source", &names);
+            check_reference(reader, source, "source", &names);
         });
         sources.iter().map(|source| source.text.clone()).collect::<Vec<_>>()
     });
@@ -456,14 +466,11 @@ pub fn step(checker: &mut Checker, spec: &StepSpec) -> Option<Step> {
         ActionSpec::Enrich { table, key, alias } => {
             reader.check_name(&alias.text, alias.span, "enrichment");
             let names = checker.table_names();
-            let known = check_reference(&reader, table, "table", &names);
+            let known = check_reference(reader, table, "table", &names);
             let key = checker.compile(key, &scope);
             let taken = event::NAMES.contains(&alias.text.as_str());
             if taken {
                 reader.findings.error(alias.span, format!("`{}` is a column of every event", alias.text), None);
-            }
-            if known && !taken {
-                checker.add_alias(alias, &table.text);
             }
             let action = key.map(|key| Action::Enrich { table: table.text.clone(), key, alias: alias.text.clone() });
             action.filter(|_| known && !taken)
@@ -473,7 +480,7 @@ pub fn step(checker: &mut Checker, spec: &StepSpec) -> Option<Step> {
     Some(Step { events, sources, action: action? })
 }
 
-fn set(checker: &Checker, entries: &[MapEntry], scope: &super::scope::EventScope) -> Option<Action> {
+fn set(checker: &Checker, entries: &[MapEntry], scope: &EventScope) -> Option<Action> {
     let mut targets = Vec::new();
     let mut sound = true;
     for entry in entries {

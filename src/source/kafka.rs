@@ -607,5 +607,4 @@ fn instant_until(deadline: Instant) -> Duration {
 }
 
 #[cfg(test)]
-#[path = "kafka_tests.rs"]
 mod tests;

@@ -6,6 +6,8 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::super::{SourceHandle, SourcePlan, spawn};
 use super::*;
+use crate::decode::registry::Schemas;
+use crate::decode::{DecodePlan, Format};
 
 type Mock = MockCluster<'static, DefaultProducerContext>;
 
@@ -50,6 +52,12 @@ fn until_end() -> ReadLimits {
     ReadLimits { until_end: true, ..ReadLimits::default() }
 }
 
+fn start_source(plan: &SourcePlan, positions: Positions, limits: ReadLimits) -> Result<SourceHandle, SourceError> {
+    let decode = DecodePlan { source: "web".into(), format: Format::JsonEnvelope };
+    let schemas = Arc::new(Schemas::open(&decode, None).unwrap());
+    spawn(plan, positions, limits, schemas)
+}
+
 struct Run {
     handle: SourceHandle,
     runtime: tokio::runtime::Runtime,
@@ -58,7 +66,7 @@ struct Run {
 impl Run {
     fn new(plan: &SourcePlan, positions: Positions, limits: ReadLimits) -> Run {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        Run { handle: spawn(plan, positions, limits).unwrap(), runtime }
+        Run { handle: start_source(plan, positions, limits).unwrap(), runtime }
     }
 
     fn next(&mut self) -> SourceEvent {
@@ -286,6 +294,6 @@ fn a_reserved_setting_is_refused_at_once() {
         start: Start::Earliest,
         settings: BTreeMap::from([("auto.offset.reset".to_string(), "latest".to_string())]),
     });
-    let error = spawn(&plan, Positions::new(), ReadLimits::default()).unwrap_err().to_string();
+    let error = start_source(&plan, Positions::new(), ReadLimits::default()).unwrap_err().to_string();
     assert!(error.contains("source web: `auto.offset.reset` cannot be set"), "{error}");
 }
