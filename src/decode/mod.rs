@@ -6,7 +6,7 @@ pub mod json;
 pub mod json_text;
 pub mod time;
 
-mod csv;
+pub mod csv;
 mod json_contract;
 
 use std::path::PathBuf;
