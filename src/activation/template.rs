@@ -1,6 +1,8 @@
 //! Bodies: JSON whose strings may hold `{{ … }}`. A string that is one whole template keeps its value's type.
 
+use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 /// A body with its templates compiled.
@@ -77,15 +79,15 @@ impl Part {
             Part::Fixed(value) => value.clone(),
             Part::Whole(expression) => {
                 let compiled = environment.compile_expression(expression).map_err(failed(expression))?;
-                let value = compiled.eval(minijinja::Value::from_serialize(context)).map_err(failed(expression))?;
+                let value = compiled.eval(Serde(context)).map_err(failed(expression))?;
                 if value.is_undefined() {
                     let message = "there is no such value".to_string();
                     return Err(TemplateError { text: expression.clone(), message });
                 }
-                serde_json::to_value(&value)
+                Value::deserialize(value)
                     .map_err(|error| TemplateError { text: expression.clone(), message: error.to_string() })?
             }
-            Part::Mixed(text) => Value::String(environment.render_str(text, minijinja::Value::from_serialize(context)).map_err(failed(text))?),
+            Part::Mixed(text) => Value::String(environment.render_str(text, Serde(context)).map_err(failed(text))?),
             Part::List(items) => {
                 Value::Array(items.iter().map(|item| item.render(environment, context)).collect::<Result<_, _>>()?)
             }

@@ -3,18 +3,19 @@
 use std::io::Write;
 use std::path::Path;
 
+use super::Exit;
 use crate::definition::{self, Mode, Pipeline, Severity};
 
-/// Well, or warnings only.
-const EXIT_WELL: u8 = 0;
-/// Findings in the user's definitions.
-const EXIT_FINDINGS: u8 = 1;
+/// Checks a pipeline file or folder: findings on stderr, a summary on stdout.
+pub fn check(path: &Path) -> Exit {
+    check_to(path, &mut std::io::stdout(), &mut std::io::stderr()).unwrap_or(Exit::Environment)
+}
 
-/// Checks a pipeline file or folder: findings to `err`, a summary to `out`. Gives the exit code.
+/// [`check`] with the places to write to.
 ///
 /// # Errors
 /// Only those of writing.
-pub fn check(path: &Path, out: &mut dyn Write, err: &mut dyn Write) -> std::io::Result<u8> {
+pub fn check_to(path: &Path, out: &mut dyn Write, err: &mut dyn Write) -> std::io::Result<Exit> {
     let (pipeline, findings) = match definition::load(path, Mode::Check) {
         Ok((pipeline, warnings)) => (Some(pipeline), warnings),
         Err(findings) => (None, findings),
@@ -30,11 +31,11 @@ pub fn check(path: &Path, out: &mut dyn Write, err: &mut dyn Write) -> std::io::
                 warnings => format!(", {}", counted(warnings, "warning")),
             };
             writeln!(out, "ok: {}{warnings}", summary(&pipeline))?;
-            Ok(EXIT_WELL)
+            Ok(Exit::Well)
         }
         None => {
             writeln!(err, "{}", counted(of(Severity::Error), "error"))?;
-            Ok(EXIT_FINDINGS)
+            Ok(Exit::Findings)
         }
     }
 }

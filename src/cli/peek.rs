@@ -17,15 +17,15 @@ const SHOWN_BYTES_MAX: usize = 2_000;
 
 pub async fn peek(global: &Global, name: &str, count: usize) -> Result<Exit, Failure> {
     let pipeline = run::load(global, Mode::Run)?;
-    let Some(plan) = pipeline.sources.iter().find(|plan| plan.name() == name) else {
-        let names: Vec<&str> = pipeline.sources.iter().map(|plan| plan.name()).collect();
+    let Some(plan) = pipeline.sources.iter().find(|plan| **plan.name() == *name) else {
+        let names: Vec<&str> = pipeline.sources.iter().map(|plan| &**plan.name()).collect();
         let nearest = crate::expression::nearest(name, &names).map(|near| format!("; did you mean {near}?"));
         let message = format!("there is no source {name}{}; sources: {}", nearest.unwrap_or_default(), names.join(", "));
         return Err(Failure::findings(message));
     };
     let mut preparer = Preparer::new(&pipeline, None).map_err(Failure::environment)?;
     let limits = ReadLimits { max_records: count.max(1), until_end: true, ..ReadLimits::default() };
-    let schemas = preparer.schemas(name);
+    let schemas = preparer.schemas(name).map_err(Failure::fatal)?;
     let mut handle = source::spawn(plan, Positions::new(), limits, schemas).map_err(Failure::environment)?;
     let mut rows = Vec::new();
     while rows.len() < count {

@@ -11,6 +11,7 @@ use crate::engine::{Command, Input, Outcome, Replayed, SharedStatus, StoredRejec
 use crate::state::keys::{self, Tag};
 use crate::state::location::Location;
 use crate::state::slate::SlateReader;
+use crate::state::Store;
 use crate::state::codec;
 use crate::telemetry;
 

@@ -11,6 +11,7 @@ use crate::state::codec;
 use crate::state::keys::{self, Tag};
 use crate::state::location::Location;
 use crate::state::slate::SlateReader;
+use crate::state::Store;
 
 /// The way to a running process.
 pub struct Running {

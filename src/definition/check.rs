@@ -1,41 +1,53 @@
 //! What the checks share: names that are defined, contracts, the scopes of expressions, and the fields that are read.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use arrow::datatypes::DataType;
 
 use super::findings::{Span, nearest_or_list};
 use super::read::Reader;
-use super::scope::EventScope;
+use super::scope::{Aliases, Contracts, EventScope};
 use super::spec::*;
 use crate::event::{Field, ValueType};
 use crate::expression::{Expression, Scope};
 use crate::transform::Contract;
 
-/// An enrichment's name and its columns.
-pub type Alias = (String, Vec<(String, ValueType)>);
-
 pub struct Checker<'d> {
     pub reader: Reader<'d>,
     definition: &'d Definition,
-    pub contracts: Vec<Contract>,
+    contracts: Vec<Contract>,
+    compiled: Contracts,
     /// Event names are checked: the pipeline has contracts of its own.
     own_contracts: bool,
     /// Of the `enrich` steps so far; of all of them once the transforms are done.
-    aliases: Vec<(Alias, String)>,
+    aliases: Aliases,
+    /// The table that an enrichment's name stands for.
+    alias_tables: BTreeMap<String, String>,
     fields: RefCell<Vec<Field>>,
     step_fields: RefCell<Vec<Field>>,
 }
 
 impl<'d> Checker<'d> {
     pub fn new(reader: Reader<'d>, definition: &'d Definition) -> Checker<'d> {
-        let (contracts, own_contracts) = super::inputs::contracts(&reader);
+        let (mut contracts, own_contracts) = super::inputs::contracts(&reader);
+        // One by one, so that every contract that cannot be used is reported.
+        contracts.retain(|contract| match Contracts::compile(std::slice::from_ref(contract)) {
+            Ok(_) => true,
+            Err((_, problem)) => {
+                reader.findings.error_of(contract.file.clone(), problem, None);
+                false
+            }
+        });
+        let compiled = Contracts::compile(&contracts).unwrap_or_default();
         Checker {
             reader,
             definition,
             contracts,
+            compiled,
             own_contracts,
-            aliases: Vec::new(),
+            aliases: Aliases::new(),
+            alias_tables: BTreeMap::new(),
             fields: RefCell::default(),
             step_fields: RefCell::default(),
         }
@@ -71,15 +83,14 @@ impl<'d> Checker<'d> {
     // Scopes and fields
 
     /// The columns of events of these names, or of all.
-    pub fn event_scope(&self, events: Option<&[String]>) -> EventScope {
-        let aliases: Vec<Alias> = self.aliases.iter().map(|(alias, _)| alias.clone()).collect();
-        EventScope::new(&self.contracts, events, &aliases)
+    pub fn event_scope<'s>(&'s self, events: Option<&'s [String]>) -> EventScope<'s> {
+        EventScope::new(&self.compiled, events, &self.aliases)
     }
 
     /// A later step and all that follows the transforms can read the table's columns under this name.
     pub fn add_alias(&mut self, alias: &Literal, table: &str) {
-        match self.aliases.iter().find(|((name, _), _)| *name == alias.text) {
-            Some((_, other)) if other != table => {
+        match self.alias_tables.get(&alias.text) {
+            Some(other) if other != table => {
                 let message = format!("`{}` already stands for the table `{other}`", alias.text);
                 self.reader.findings.error(alias.span, message, None);
             }
@@ -87,7 +98,8 @@ impl<'d> Checker<'d> {
             None => {
                 let spec = self.definition.tables.iter().find(|other| other.name == table);
                 let columns = spec.and_then(|spec| spec.body.as_ref()).map(|body| body.columns.clone());
-                self.aliases.push(((alias.text.clone(), columns.unwrap_or_default()), table.to_string()));
+                self.aliases.insert(alias.text.clone(), columns.unwrap_or_default());
+                self.alias_tables.insert(alias.text.clone(), table.to_string());
             }
         }
     }

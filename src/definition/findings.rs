@@ -181,7 +181,8 @@ pub fn nearest<'n>(wrong: &str, names: impl IntoIterator<Item = &'n str>) -> Opt
 /// As [`nearest`], and else the list of all names.
 pub fn nearest_or_list<'n>(wrong: &str, names: impl IntoIterator<Item = &'n str>) -> Option<String> {
     let names: Vec<&str> = names.into_iter().collect();
-    let list = || (!names.is_empty()).then(|| format!("there is {}", and_list(&names)));
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    let list = || (!names.is_empty()).then(|| format!("there {verb} {}", and_list(&names)));
     nearest(wrong, names.iter().copied()).or_else(list)
 }
 

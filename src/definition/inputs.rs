@@ -9,6 +9,7 @@ use arrow::datatypes::DataType;
 use super::check::Checker;
 use super::findings::{Span, nearest_or_list};
 use super::read::Reader;
+use super::scope::{EventScope, MapScope};
 use super::sections::check_reference;
 use super::spec::*;
 use crate::decode::{DecodePlan, Format, Framing, SchemaOrigin};
@@ -18,7 +19,11 @@ use crate::source::{FileFormat, FilePlan, KafkaPlan, SourcePlan};
 use crate::transform::{Action, Contract, MapPlan, MapTarget, MapValue, Step, TablePlan};
 
 /// The contracts that ship: the events of Segment's e-commerce specification.
-const SHIPPED_CONTRACTS: &[(&str, &str)] = &[];
+const SHIPPED_CONTRACTS: [(&str, &str); 3] = [
+    ("schemas/events/order_completed.avsc", include_str!("../../schemas/events/order_completed.avsc")),
+    ("schemas/events/product_added.avsc", include_str!("../../schemas/events/product_added.avsc")),
+    ("schemas/events/product_viewed.avsc", include_str!("../../schemas/events/product_viewed.avsc")),
+];
 
 /// Envelope columns that `map` and `set` may write.
 const WRITABLE: [usize; 9] = [
@@ -144,7 +149,7 @@ pub fn texts(literals: &BTreeMap<String, Literal>) -> BTreeMap<String, String> {
 }
 
 fn reads_envelope(format: &FormatSpec) -> bool {
-    matches!(format, FormatSpec::JsonEnvelope | FormatSpec::Avro { .. })
+    matches!(format, FormatSpec::JsonEnvelope | FormatSpec::Avro { .. } | FormatSpec::Csv { columns: None, .. })
 }
 
 fn format(reader: &Reader, spec: &SourceSpec, is_file: bool) -> Option<(Format, FileFormat)> {
@@ -161,7 +166,9 @@ fn format(reader: &Reader, spec: &SourceSpec, is_file: bool) -> Option<(Format, 
             }
             let columns = match columns {
                 Some(columns) => columns.clone(),
-                None => header(reader, spec, *delimiter)?,
+                None if spec.map.is_some() => header(reader, spec, *delimiter)?,
+                // None declared: its columns are those of the envelope.
+                None => Vec::new(),
             };
             Some((Format::Csv { columns }, FileFormat::Csv { delimiter: *delimiter }))
         }
@@ -267,10 +274,10 @@ fn header(reader: &Reader, spec: &SourceSpec, delimiter: u8) -> Option<Vec<(Stri
 // Maps
 
 fn map(checker: &Checker, decode: &DecodePlan, spec: &SourceSpec, entries: &[MapEntry]) -> Option<MapPlan> {
-    let scope = match super::scope::map_scope(decode) {
-        Ok(scope) => scope,
+    let scope = match crate::decode::source_schema(decode) {
+        Ok(schema) => MapScope::new(&schema),
         Err(problem) => {
-            checker.reader.findings.error(spec.format_span, problem, None);
+            checker.reader.findings.error(spec.format_span, problem.to_string(), None);
             return None;
         }
     };
@@ -418,12 +425,21 @@ pub fn table(checker: &Checker, name: &str, spec: &TableSpec) -> Option<TablePla
 
 /// One step; what it reads is added to the checker's step fields, what it adds to its scope.
 pub fn step(checker: &mut Checker, spec: &StepSpec) -> Option<Step> {
-    let reader = checker.reader.clone();
+    let step = checked_step(checker, spec);
+    // Even where the step is at fault: what reads the enrichment is not.
+    if let ActionSpec::Enrich { table, alias, .. } = &spec.action {
+        checker.add_alias(alias, &table.text);
+    }
+    step
+}
+
+fn checked_step(checker: &Checker, spec: &StepSpec) -> Option<Step> {
+    let reader = &checker.reader;
     let events = checker.events(spec.event.as_deref());
     let sources = spec.source.as_ref().map(|sources| {
         let names = checker.source_names();
         sources.iter().for_each(|source| {
-            check_reference(&reader, source, "source", &names);
+            check_reference(reader, source, "source", &names);
         });
         sources.iter().map(|source| source.text.clone()).collect::<Vec<_>>()
     });
@@ -450,14 +466,11 @@ pub fn step(checker: &mut Checker, spec: &StepSpec) -> Option<Step> {
         ActionSpec::Enrich { table, key, alias } => {
             reader.check_name(&alias.text, alias.span, "enrichment");
             let names = checker.table_names();
-            let known = check_reference(&reader, table, "table", &names);
+            let known = check_reference(reader, table, "table", &names);
             let key = checker.compile(key, &scope);
             let taken = event::NAMES.contains(&alias.text.as_str());
             if taken {
                 reader.findings.error(alias.span, format!("`{}` is a column of every event", alias.text), None);
-            }
-            if known && !taken {
-                checker.add_alias(alias, &table.text);
             }
             let action = key.map(|key| Action::Enrich { table: table.text.clone(), key, alias: alias.text.clone() });
             action.filter(|_| known && !taken)
@@ -467,7 +480,7 @@ pub fn step(checker: &mut Checker, spec: &StepSpec) -> Option<Step> {
     Some(Step { events, sources, action: action? })
 }
 
-fn set(checker: &Checker, entries: &[MapEntry], scope: &super::scope::EventScope) -> Option<Action> {
+fn set(checker: &Checker, entries: &[MapEntry], scope: &EventScope) -> Option<Action> {
     let mut targets = Vec::new();
     let mut sound = true;
     for entry in entries {

@@ -13,7 +13,7 @@ use super::inputs::texts;
 use super::scope::SegmentScope;
 use super::sections::check_reference;
 use super::spec::*;
-use super::yaml::{Node, Value};
+use super::yaml::{Node, Scalar, Value};
 use crate::activation::{ActivationPlan, DestinationKind, DestinationPlan, SendStep, Trigger};
 use crate::event::{Field, Root, ValueType, column};
 use crate::expression::{Expression, parse_path};
@@ -283,7 +283,7 @@ pub fn activation(
     for step in &spec.steps {
         sound &= check_reference(&checker.reader, &step.to, "destination", &destinations);
         if let Some((_, node)) = &step.body {
-            sound &= body(checker, node, trait_names);
+            sound &= body(checker, node, &spec.trigger, trait_names);
         }
         let body = step.body.as_ref().map(|(body, _)| body.clone());
         steps.push(SendStep { id: step.id.text.clone(), to: step.to.text.clone(), body });
@@ -317,16 +317,19 @@ fn trigger(checker: &Checker, spec: &TriggerSpec) -> Option<(Trigger, String)> {
 }
 
 /// Templates must parse, and the traits they name must exist. False where something was reported.
-fn body(checker: &Checker, node: &Node, trait_names: &[&str]) -> bool {
+fn body(checker: &Checker, node: &Node, trigger: &TriggerSpec, trait_names: &[&str]) -> bool {
     let findings = checker.reader.findings;
     let scalar = match &node.value {
-        Value::List(items) => return items.iter().fold(true, |sound, item| body(checker, item, trait_names) && sound),
+        Value::List(items) => {
+            return items.iter().fold(true, |sound, item| body(checker, item, trigger, trait_names) && sound);
+        }
         Value::Map(entries) => {
-            return entries.iter().fold(true, |sound, entry| body(checker, &entry.value, trait_names) && sound);
+            return entries
+                .iter()
+                .fold(true, |sound, entry| body(checker, &entry.value, trigger, trait_names) && sound);
         }
         Value::Scalar(scalar) => scalar,
     };
-    let source = &findings.files()[node.span.file].text;
     if scalar.text.contains("${env:") || scalar.text.contains("${file:") {
         let help = "put it into a header of the destination".to_string();
         findings.error(node.span, "`${…}` is not filled in inside a body: bodies are kept and shown", help);
@@ -344,22 +347,49 @@ fn body(checker: &Checker, node: &Node, trait_names: &[&str]) -> bool {
             return false;
         }
     };
-    let mut sound = true;
     let mut names: Vec<String> = template.undeclared_variables(true).into_iter().collect();
     names.sort();
-    for name in names {
-        let Some(wanted) = name.strip_prefix("profile.traits.") else { continue };
-        let wanted = wanted.split('.').next().unwrap_or_default();
-        if !trait_names.contains(&wanted) {
-            let start = scalar.text.find(&name).unwrap_or(0);
-            let start = start + "profile.traits.".len();
-            let span = scalar.locate(&(start..start + wanted.len()), node.span, source);
-            let help = nearest_or_list(wanted, trait_names.iter().copied());
-            findings.error(span, format!("there is no trait `{wanted}`"), help);
-            sound = false;
-        }
+    names
+        .iter()
+        .fold(true, |sound, name| template_name(checker, scalar, node.span, name, trigger, trait_names) && sound)
+}
+
+/// A name in a template, with its dots: `profile.traits.email`. A wrong one would fail only when something is sent.
+fn template_name(
+    checker: &Checker,
+    scalar: &Scalar,
+    whole: Span,
+    name: &str,
+    trigger: &TriggerSpec,
+    trait_names: &[&str],
+) -> bool {
+    const PROFILE: [&str; 4] = ["id", "traits", "identifiers", "segments"];
+    const EVENT: [&str; 9] =
+        ["message_id", "type", "event", "user_id", "anonymous_id", "properties", "traits", "context", "timestamp"];
+    let cause = match trigger {
+        TriggerSpec::Event { .. } => "event",
+        _ => "segment",
+    };
+    let roots = ["profile", "activation", "trigger", cause];
+    let path: Vec<&str> = name.split('.').collect();
+    // How many steps of the path are checked, the last of them against these names.
+    let (step, what, names): (usize, &str, &[&str]) = match path[..] {
+        ["profile", "traits", _, ..] => (2, "trait", trait_names),
+        ["profile", _, ..] => (1, "part of a profile", &PROFILE),
+        ["event", _, ..] if cause == "event" => (1, "part of an event", &EVENT),
+        _ => (0, "name", &roots),
+    };
+    let wrong = path[step];
+    if names.contains(&wrong) {
+        return true;
     }
-    sound
+    let findings = checker.reader.findings;
+    let before: usize = path[..step].iter().map(|step| step.len() + 1).sum();
+    let start = scalar.text.find(name).unwrap_or(0) + before;
+    let source = &findings.files()[whole.file].text;
+    let span = scalar.locate(&(start..start + wrong.len()), whole, source);
+    findings.error(span, format!("there is no {what} `{wrong}` here"), nearest_or_list(wrong, names.iter().copied()));
+    false
 }
 
 pub fn warehouse(spec: Option<&WarehouseSpec>) -> Warehouse {

@@ -1,13 +1,12 @@
 //! The names that expressions may use, beside those of the stages: stand-ins until the stages bring theirs.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::datatypes::DataType;
 
-use crate::decode::{DecodePlan, Format};
 use crate::event::{self, Field, Root, ValueType, column};
-use crate::expression::{Resolved, Scope};
+use crate::expression::{ColumnScope, Resolved, Scope};
 use crate::transform::Contract;
 
 /// Traits and segments: what a segment's predicate reads.
@@ -46,24 +45,34 @@ impl Scope for SegmentScope {
 
 // Stand-ins from here.
 
-pub struct EventScope {
-    contracts: Vec<serde_json::Value>,
-    aliases: Vec<(String, Vec<(String, ValueType)>)>,
-    fields: RefCell<Vec<Field>>,
+pub type Aliases = BTreeMap<String, Vec<(String, ValueType)>>;
+
+#[derive(Default)]
+pub struct Contracts(BTreeMap<String, serde_json::Value>);
+
+impl Contracts {
+    pub fn compile(contracts: &[Contract]) -> Result<Contracts, (Contract, String)> {
+        let mut all = BTreeMap::new();
+        for contract in contracts {
+            let schema = serde_json::from_str(&contract.schema).map_err(|why| (contract.clone(), why.to_string()))?;
+            all.insert(contract.event.clone(), schema);
+        }
+        Ok(Contracts(all))
+    }
 }
 
-impl EventScope {
-    pub fn new(
-        contracts: &[Contract],
-        events: Option<&[String]>,
-        aliases: &[(String, Vec<(String, ValueType)>)],
-    ) -> EventScope {
-        let wanted = contracts.iter().filter(|c| events.is_some_and(|events| events.contains(&c.event)));
-        EventScope {
-            contracts: wanted.filter_map(|contract| serde_json::from_str(&contract.schema).ok()).collect(),
-            aliases: aliases.to_vec(),
-            fields: RefCell::new(Vec::new()),
-        }
+pub struct EventScope<'a> {
+    contracts: Vec<&'a serde_json::Value>,
+    aliases: &'a Aliases,
+    fields: RefCell<Vec<Field>>,
+    open: bool,
+}
+
+impl<'a> EventScope<'a> {
+    pub fn new(contracts: &'a Contracts, events: Option<&'a [String]>, aliases: &'a Aliases) -> Self {
+        let open = events.is_none_or(|events| events.iter().any(|event| !contracts.0.contains_key(event)));
+        let wanted = contracts.0.iter().filter(|(name, _)| events.is_none_or(|events| events.contains(name)));
+        EventScope { contracts: wanted.map(|(_, schema)| schema).collect(), aliases, fields: RefCell::default(), open }
     }
 
     pub fn fields(&self) -> Vec<Field> {
@@ -85,7 +94,7 @@ impl EventScope {
     }
 }
 
-impl Scope for EventScope {
+impl Scope for EventScope<'_> {
     fn resolve(&self, path: &[&str]) -> Option<Resolved> {
         let plain = |column: String, data_type: DataType| Some(Resolved { column, data_type, nested: Vec::new() });
         let (first, rest) = path.split_first()?;
@@ -99,14 +108,14 @@ impl Scope for EventScope {
         let field = match super::inputs::json_root(first) {
             Some(root) => {
                 let contract = (root == Root::Properties).then(|| self.contract_type(rest[0])).flatten();
-                if root == Root::Properties && !self.contracts.is_empty() && contract.is_none() {
+                if root == Root::Properties && !self.open && contract.is_none() {
                     return None;
                 }
                 let value_type = contract.unwrap_or(ValueType::String);
                 Field { root, path: steps(), value_type, presence: false }
             }
             None => {
-                let (_, columns) = self.aliases.iter().find(|(alias, _)| alias == first)?;
+                let columns = self.aliases.get(*first)?;
                 let (_, value_type) = columns.iter().find(|(name, _)| rest == [name.as_str()])?;
                 let path = path.iter().map(|step| step.to_string()).collect();
                 Field { root: Root::Enriched, path, value_type: *value_type, presence: false }
@@ -126,25 +135,25 @@ impl Scope for EventScope {
     }
 }
 
-pub struct MapScope(Vec<(String, ValueType)>);
+pub struct MapScope(ColumnScope);
 
-pub fn map_scope(decode: &DecodePlan) -> Result<MapScope, String> {
-    let mut columns = match &decode.format {
-        Format::Csv { columns } => columns.clone(),
-        _ => Vec::new(),
-    };
-    columns.push(("_offset".to_string(), ValueType::Long));
-    Ok(MapScope(columns))
+impl MapScope {
+    pub fn new(schema: &arrow::datatypes::Schema) -> Self {
+        let mut scope = ColumnScope::new();
+        for field in schema.fields() {
+            scope.add_column(field.name(), field.data_type().clone());
+        }
+        scope.add_column("_offset", DataType::Int64);
+        MapScope(scope)
+    }
 }
 
 impl Scope for MapScope {
     fn resolve(&self, path: &[&str]) -> Option<Resolved> {
-        let [name] = path else { return None };
-        let (column, value_type) = self.0.iter().find(|(other, _)| other == name)?;
-        Some(Resolved { column: column.clone(), data_type: value_type.arrow(), nested: Vec::new() })
+        self.0.resolve(path)
     }
 
     fn names(&self) -> Vec<String> {
-        self.0.iter().map(|(name, _)| name.clone()).collect()
+        self.0.names()
     }
 }

@@ -48,6 +48,7 @@ pub fn read(documents: &[Node], reader: &Reader) -> Definition {
     let mut definition = Definition::default();
     // Sections that are one value, and where they were first written.
     let mut written: BTreeMap<String, Span> = BTreeMap::new();
+    documents.iter().for_each(|document| hide_secrets(document, reader));
     for document in documents.iter().filter(|document| !document.is_null()) {
         if reader.fields(document, "a pipeline file", document.span, SECTIONS).is_none() {
             continue;
@@ -584,17 +585,12 @@ fn activation(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<Ac
     let trigger = fields.required("trigger").and_then(|node| trigger(reader, node, fields.key_span("trigger")));
     let do_node = fields.required("do");
     let mut steps: Vec<SendSpec> = Vec::new();
-    let mut sound = fields.sound;
     let items = do_node.map(|node| reader.list(node, "`do`")).unwrap_or_default();
     for node in items {
-        let Some(step) = send(reader, node) else {
-            sound = false;
-            continue;
-        };
+        let Some(step) = send(reader, node) else { continue };
         if steps.iter().any(|other| other.id.text == step.id.text) {
             let help = "a step's id is part of the idempotency key of what it sends".to_string();
             reader.findings.error(step.id.span, format!("{what} has two steps `{}`", step.id.text), help);
-            sound = false;
         }
         steps.push(step);
     }
@@ -602,7 +598,7 @@ fn activation(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<Ac
         reader.findings.error(node.span, format!("{what} does nothing: `do` is empty"), None);
         return None;
     }
-    Some(ActivationSpec { trigger: trigger?, status: status.unwrap_or(Some(Status::DryRun))?, steps }).filter(|_| sound)
+    Some(ActivationSpec { trigger: trigger?, status: status.flatten().unwrap_or(Status::DryRun), steps })
 }
 
 fn trigger(reader: &Reader, node: &Node, span: Span) -> Option<TriggerSpec> {
@@ -670,9 +666,7 @@ fn warehouse(node: &Node, span: Span, reader: &Reader) -> Option<WarehouseSpec> 
     let lake = address.known && address.text.is_empty();
     // Without a URL it is the lake, and the other variables need not be set.
     let reader = &Reader { mode: if lake { super::Mode::Check } else { reader.mode }, ..reader.clone() };
-    if !lake {
-        url(reader, url_node)?;
-    }
+    let checked = if lake { Some(address) } else { url(reader, url_node) };
     let database = fields.required("database").and_then(|node| reader.literal(node, "`database`"));
     let user = fields.get("user").map(|node| reader.literal(node, "`user`"));
     let password = fields.get("password").map(|node| reader.secret(node, "`password`"));
@@ -680,11 +674,38 @@ fn warehouse(node: &Node, span: Span, reader: &Reader) -> Option<WarehouseSpec> 
         return Some(WarehouseSpec::Lake);
     }
     Some(WarehouseSpec::ClickHouse {
-        url: address,
+        url: checked?,
         database: database?,
         user: user.map_or(Some(None), |user| user.map(Some))?,
         password: password.map_or(Some(None), |password| password.map(Some))?,
     })
+}
+
+/// Blots out what looks like a secret that was written down, wherever it stands and whatever else is wrong: the
+/// line may be shown for another fault.
+fn hide_secrets(node: &Node, reader: &Reader) {
+    match &node.value {
+        Value::List(items) => items.iter().for_each(|item| hide_secrets(item, reader)),
+        Value::Map(entries) => {
+            for Entry { key, value } in entries {
+                let name = key.text.to_lowercase();
+                let secret = ["password", "secret", "authorization", "token"].iter().any(|word| name.contains(word));
+                let written = value.as_scalar().is_some_and(|scalar| !scalar.text.contains("${"));
+                if secret && written {
+                    reader.findings.hide(value.span);
+                }
+                hide_secrets(value, reader);
+            }
+        }
+        // http://user:password@host
+        Value::Scalar(scalar) => {
+            let authority = scalar.text.split_once("://").map(|(_, rest)| rest.split('/').next().unwrap_or(rest));
+            let user = authority.and_then(|authority| authority.rsplit_once('@')).map(|(user, _)| user);
+            if user.is_some_and(|user| user.contains(':') && !user.contains("${")) {
+                reader.findings.hide(node.span);
+            }
+        }
+    }
 }
 
 /// A name that must be one of those defined: reported with the nearest where it is not.

@@ -275,6 +275,11 @@ impl<'t> Tree<'t> {
                 self.rejoin(entries.last_mut().map(|e| &mut e.value), key_node.span.end);
                 continue;
             }
+            if key.is_plain() && key.text == "<<" {
+                let help = "write the entries out".to_string();
+                self.findings.error(key_node.span, "merge keys (`<<`) are not supported", help);
+                continue;
+            }
             self.check_key(key, key_node.span);
             let key = Key { text: key.text.clone(), span: key_node.span };
             match entries.iter().find(|entry| entry.key.text == key.text) {
@@ -315,14 +320,11 @@ impl<'t> Tree<'t> {
         let trap = key.is_plain()
             && matches!(
                 key.text.to_ascii_lowercase().as_str(),
-                "on" | "off" | "yes" | "no" | "y" | "n" | "true" | "false" | "null" | "~"
+                "on" | "off" | "yes" | "no" | "true" | "false" | "null" | "~"
             );
         if trap {
             let message = format!("`{}` as a key is a boolean or null to many YAML readers", key.text);
             self.findings.error(span, message, format!("quote it: \"{}\"", key.text));
-        }
-        if key.is_plain() && key.text == "<<" {
-            self.findings.error(span, "merge keys (`<<`) are not supported", "write the entries out".to_string());
         }
     }
 

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -759,6 +758,3 @@ async fn warm_identifiers(store: &dyn Store, identities: &mut Identities) -> Res
         identities.identifiers.shrink();
     }
 }
-
-/// How long messages ids are remembered when the definitions do not say.
-pub const DEDUPE_WITHIN: Duration = Duration::from_secs(7 * 24 * 3600);

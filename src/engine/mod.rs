@@ -21,9 +21,9 @@ mod run;
 mod ship;
 mod status;
 
-pub use core::Core;
+pub use core::{Core, Staged};
 pub use prepare::{Prepared, Preparer};
-pub use record::{EngineRecord, StoredReject, Totals};
+pub use record::{EngineRecord, StoredReject, Totals, state_id};
 pub use run::{Options, Outcome, Wiring, run};
 pub use status::{DestinationStatus, SharedStatus, SinkStatus, SourceStatus, Status};
 

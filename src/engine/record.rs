@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::event::{ProfileNumber, Reject, TimeUs};
 use crate::profile::Slots;
 use crate::sink::CommitRange;
+use crate::state::keys::{self, Tag};
+use crate::state::{Store, StoreError, WriteBatch, codec};
 
 /// Under `Tag::Engine`, changed by every commit.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -83,4 +85,21 @@ pub struct StoredReject {
 
 impl StoredReject {
     pub const VERSION: u8 = 1;
+}
+
+/// The id that this state was given when it was made. Commits are counted anew in every state, so what ships them
+/// must be able to tell one state's from another's.
+pub async fn state_id(store: &dyn Store) -> Result<String, StoreError> {
+    let key = keys::name(Tag::Engine, "id");
+    if let Some(id) = store.get(&key).await? {
+        return codec::decode(1, "state id", &id);
+    }
+    let mut bytes = [0u8; 12];
+    let random = rustls::crypto::ring::default_provider().secure_random;
+    random.fill(&mut bytes).map_err(|_| StoreError::Unavailable("the system gives no random numbers".to_string()))?;
+    let id: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut writes = WriteBatch::default();
+    writes.put(key, codec::encode(1, &id));
+    store.commit(writes).await?;
+    Ok(id)
 }

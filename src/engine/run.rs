@@ -15,7 +15,7 @@ use super::ship::Shipper;
 use super::status::SharedStatus;
 use super::{Command, EngineError, Input, Replayed, Stop};
 use crate::clock;
-use crate::decode::registry::{RegistryError, Schemas};
+use crate::decode::registry::Schemas;
 use crate::definition::Pipeline;
 use crate::event::{RawBatch, TimeUs};
 use crate::sink::{Attempt, AttemptOutcome, Destination, Queued, TableSink, delivery};
@@ -85,7 +85,7 @@ pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Resul
     let (prepared_out, prepared) = mpsc::channel(2);
     if options.read {
         for plan in &pipeline.sources {
-            let handle = start_source(&*store, plan, &options, preparer.schemas(plan.name())).await?;
+            let handle = start_source(&*store, plan, &options, preparer.schemas(plan.name())?).await?;
             status.change(|status| {
                 status.sources.insert(handle.name.to_string(), Default::default());
             });
@@ -125,7 +125,7 @@ async fn start_source(
     store: &dyn Store,
     plan: &SourcePlan,
     options: &Options,
-    schemas: Option<Arc<Schemas>>,
+    schemas: Arc<Schemas>,
 ) -> Result<SourceHandle, EngineError> {
     let mut positions = Positions::new();
     for (key, value) in store.scan(&keys::named_prefix(Tag::Position, plan.name()), None, 1_000_000).await? {
@@ -206,8 +206,9 @@ fn prepare(
 ) -> FromPrepare {
     // A registry that is away is a pause, never a reject.
     let mut told = false;
-    while let Err(RegistryError::Unavailable(message)) = runtime.block_on(preparer.fetch_schemas(&raw)) {
-        if !told && out.blocking_send(FromPrepare::Problem(raw.source.clone(), Some(message))).is_err() {
+    while let Err(error) = runtime.block_on(preparer.fetch_schemas(&raw)) {
+        let problem = FromPrepare::Problem(raw.source.clone(), Some(error.to_string()));
+        if !told && out.blocking_send(problem).is_err() {
             return FromPrepare::CaughtUp(raw.source);
         }
         told = true;
