@@ -78,8 +78,9 @@ impl Preparer {
     }
 
     /// The writer schemas of a source.
-    pub fn schemas(&self, source: &str) -> Option<Arc<Schemas>> {
-        self.schemas.get(source).cloned()
+    pub fn schemas(&self, source: &str) -> Result<Arc<Schemas>, EngineError> {
+        let known = self.schemas.get(source).cloned();
+        known.ok_or_else(|| EngineError::Internal(format!("source {source} is not in the pipeline")))
     }
 
     /// Forgets which schema ids did not exist: they may have been registered since.

@@ -85,7 +85,7 @@ pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Resul
     let (prepared_out, prepared) = mpsc::channel(2);
     if options.read {
         for plan in &pipeline.sources {
-            let handle = start_source(&*store, plan, &options, preparer.schemas(plan.name())).await?;
+            let handle = start_source(&*store, plan, &options, preparer.schemas(plan.name())?).await?;
             status.change(|status| {
                 status.sources.insert(handle.name.to_string(), Default::default());
             });
@@ -125,7 +125,7 @@ async fn start_source(
     store: &dyn Store,
     plan: &SourcePlan,
     options: &Options,
-    schemas: Option<Arc<Schemas>>,
+    schemas: Arc<Schemas>,
 ) -> Result<SourceHandle, EngineError> {
     let mut positions = Positions::new();
     for (key, value) in store.scan(&keys::named_prefix(Tag::Position, plan.name()), None, 1_000_000).await? {
@@ -133,7 +133,7 @@ async fn start_source(
             positions.insert((topic, partition), codec::decode(1, "position", &value)?);
         }
     }
-    source::spawn(plan, positions, options.limits)
+    source::spawn(plan, positions, options.limits, schemas)
         .map_err(|error| EngineError::Start(format!("source {}: {error}", plan.name())))
 }
 

@@ -1,20 +1,18 @@
 //! From the syntax tree to a typed plan: every node that is not named here is refused, names are resolved, types are
 //! made equal by the few conversions that are allowed. Types are exact at every node, so nothing is coerced later.
 
-use std::ops::Range;
-
 use arrow::datatypes::{DataType, IntervalUnit, TimeUnit};
 use datafusion::common::{Column, ScalarValue};
-use datafusion::functions::core::get_field;
-use datafusion::logical_expr::expr::{Between, Case, InList, Like, ScalarFunction, TryCast};
+use datafusion::logical_expr::expr::{Between, Case, InList, Like, TryCast};
 use datafusion::logical_expr::{Expr, Operator, binary_expr};
 use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator, CastKind, CeilFloorKind, DuplicateTreatment, FunctionArg, FunctionArgExpr, FunctionArguments,
     Spanned, TrimWhereField, UnaryOperator, Value,
 };
+use datafusion::sql::sqlparser::tokenizer::Span;
 
 use super::functions;
-use super::parse::{bytes, place};
+use super::parse::bytes;
 use super::{ExpressionError, Resolved, Scope, nearest};
 
 /// Deeper trees are refused, so that no recursion over them can exhaust the stack.
@@ -101,20 +99,17 @@ pub(super) fn describe(data_type: &DataType) -> String {
     Kind::of(data_type).to_string()
 }
 
-/// The type at the end of `nested`; None where a step is no field of a struct and no key of a map.
-pub(super) fn leaf_type(resolved: &Resolved) -> Option<DataType> {
-    let mut data_type = &resolved.data_type;
-    for step in &resolved.nested {
-        data_type = match data_type {
-            DataType::Struct(fields) => fields.find(step)?.1.data_type(),
-            DataType::Map(entries, _) => match entries.data_type() {
-                DataType::Struct(pair) if pair.len() == 2 => pair[1].data_type(),
-                _ => return None,
-            },
-            _ => return None,
-        };
-    }
-    Some(data_type.clone())
+/// What an input is called in the plan.
+pub(super) fn input_name(index: usize) -> String {
+    index.to_string()
+}
+
+/// An [`ExpressionError`] whose place is still in lines and columns: only an error is worth counting bytes.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub message: String,
+    pub help: Option<String>,
+    pub span: Span,
 }
 
 /// A checked node.
@@ -122,7 +117,7 @@ pub(super) fn leaf_type(resolved: &Resolved) -> Option<DataType> {
 pub(super) struct Typed {
     pub expr: Expr,
     pub kind: Kind,
-    pub span: Option<Range<usize>>,
+    pub span: Span,
 }
 
 impl Typed {
@@ -140,8 +135,8 @@ impl Typed {
         }
     }
 
-    pub fn error(&self, message: impl Into<String>, help: impl Into<String>) -> ExpressionError {
-        ExpressionError { message: message.into(), help: Some(help.into()), span: self.span.clone() }
+    pub fn error(&self, message: impl Into<String>, help: impl Into<String>) -> Fault {
+        Fault { message: message.into(), help: Some(help.into()), span: self.span }
     }
 
     /// The value as another kind, null where it cannot be; literals at once.
@@ -172,7 +167,15 @@ pub(super) struct Checked {
 
 /// Checks a whole expression.
 pub(super) fn check(text: &str, parsed: &ast::Expr, scope: &dyn Scope) -> Result<Checked, ExpressionError> {
-    let mut checker = Checker { text, scope, inputs: Vec::new(), depth: 0 };
+    check_node(parsed, scope).map_err(|fault| ExpressionError {
+        message: fault.message,
+        help: fault.help,
+        span: bytes(text, fault.span),
+    })
+}
+
+fn check_node(parsed: &ast::Expr, scope: &dyn Scope) -> Result<Checked> {
+    let mut checker = Checker { scope, inputs: Vec::new(), depth: 0 };
     let typed = checker.lower(parsed)?;
     let typed = match typed.kind {
         Kind::Null => typed.cast(Kind::Text),
@@ -187,17 +190,16 @@ pub(super) fn check(text: &str, parsed: &ast::Expr, scope: &dyn Scope) -> Result
 }
 
 struct Checker<'a> {
-    text: &'a str,
     scope: &'a dyn Scope,
     inputs: Vec<Resolved>,
     depth: usize,
 }
 
-type Result<T, E = ExpressionError> = std::result::Result<T, E>;
+type Result<T, E = Fault> = std::result::Result<T, E>;
 
 impl Checker<'_> {
     fn refuse<T>(&self, node: &ast::Expr, message: impl Into<String>, help: Option<&str>) -> Result<T> {
-        Err(ExpressionError { message: message.into(), help: help.map(str::to_string), span: place(self.text, node) })
+        Err(Fault { message: message.into(), help: help.map(str::to_string), span: node.span() })
     }
 
     fn lower(&mut self, node: &ast::Expr) -> Result<Typed> {
@@ -215,8 +217,8 @@ impl Checker<'_> {
     }
 
     fn lower_node(&mut self, node: &ast::Expr) -> Result<Typed> {
-        let span = place(self.text, node);
-        let typed = |expr: Expr, kind: Kind| Typed { expr, kind, span: span.clone() };
+        let span = node.span();
+        let typed = |expr: Expr, kind: Kind| Typed { expr, kind, span };
         match node {
             ast::Expr::Identifier(name) => self.name(&[name.value.as_str()], span),
             ast::Expr::CompoundIdentifier(path) => {
@@ -357,34 +359,35 @@ impl Checker<'_> {
         }
     }
 
-    fn name(&mut self, path: &[&str], span: Option<Range<usize>>) -> Result<Typed> {
+    fn name(&mut self, path: &[&str], span: Span) -> Result<Typed> {
         let written = match path {
             ["in_segment", segment] => format!("in_segment('{segment}')"),
             _ => path.join("."),
         };
-        let found = self.scope.resolve(path).and_then(|resolved| leaf_type(&resolved).map(|leaf| (resolved, leaf)));
-        let Some((resolved, leaf)) = found else {
+        let Some(resolved) = self.scope.resolve(path) else {
             let is_segment = path[0] == "in_segment";
-            let mut names = self.scope.names();
-            names.retain(|name| name.starts_with("in_segment(") == is_segment);
-            let unknown = if is_segment {
+            let message = if is_segment {
                 format!("unknown segment `{}`", path[1..].join("."))
             } else {
                 format!("unknown name `{written}`")
             };
-            return Err(ExpressionError { message: unknown, help: suggestion(&written, &names), span });
+            let help = self.scope.why_not(path).or_else(|| {
+                let mut names = self.scope.names();
+                names.retain(|name| name.starts_with("in_segment(") == is_segment);
+                suggestion(&written, &names)
+            });
+            return Err(Fault { message, help, span });
         };
 
-        let mut expr = Expr::Column(Column::new_unqualified(&resolved.column));
-        for step in &resolved.nested {
-            let step = Expr::Literal(ScalarValue::from(step.as_str()), None);
-            expr = Expr::ScalarFunction(ScalarFunction::new_udf(get_field(), vec![expr, step]));
-        }
-        if !self.inputs.contains(&resolved) {
+        let kind = Kind::of(&resolved.data_type);
+        let is_exact = resolved.data_type == kind.arrow();
+        let known = self.inputs.iter().position(|input| input == &resolved);
+        let index = known.unwrap_or_else(|| {
             self.inputs.push(resolved);
-        }
-        let kind = Kind::of(&leaf);
-        if leaf != kind.arrow() {
+            self.inputs.len() - 1
+        });
+        let mut expr = Expr::Column(Column::new_unqualified(input_name(index)));
+        if !is_exact {
             expr = Expr::TryCast(TryCast::new(Box::new(expr), kind.arrow()));
         }
         Ok(Typed { expr, kind, span })
@@ -410,7 +413,7 @@ impl Checker<'_> {
                 return self.refuse(node, format!("a literal like {other} is not known"), help);
             }
         };
-        Ok(Typed { expr: Expr::Literal(value, None), kind, span: place(self.text, node) })
+        Ok(Typed { expr: Expr::Literal(value, None), kind, span: node.span() })
     }
 
     fn interval(&mut self, node: &ast::Expr, interval: &ast::Interval) -> Result<Typed> {
@@ -427,7 +430,7 @@ impl Checker<'_> {
         };
         match ScalarValue::from(written.as_str()).cast_to(&Kind::Interval.arrow()) {
             Ok(value) if !value.is_null() && interval.last_field.is_none() => {
-                Ok(Typed { expr: Expr::Literal(value, None), kind: Kind::Interval, span: place(self.text, node) })
+                Ok(Typed { expr: Expr::Literal(value, None), kind: Kind::Interval, span: node.span() })
             }
             _ => self.refuse(node, format!("`{written}` is not an interval"), HELP),
         }
@@ -460,7 +463,7 @@ impl Checker<'_> {
         }
     }
 
-    fn negative(&mut self, node: &ast::Expr, span: Option<Range<usize>>) -> Result<Typed> {
+    fn negative(&mut self, node: &ast::Expr, span: Span) -> Result<Typed> {
         // The least long has no positive counterpart, so it must be read together with its sign.
         if let ast::Expr::Value(value) = node
             && let Value::Number(digits, _) = &value.value
@@ -482,7 +485,7 @@ impl Checker<'_> {
     }
 
     fn binary(&mut self, node: &ast::Expr, left: &ast::Expr, op: &BinaryOperator, right: &ast::Expr) -> Result<Typed> {
-        let span = place(self.text, node);
+        let span = node.span();
         let operator = match op {
             BinaryOperator::And | BinaryOperator::Or => {
                 let operator = if *op == BinaryOperator::And { Operator::And } else { Operator::Or };
@@ -532,16 +535,10 @@ impl Checker<'_> {
         let (Some(left), Some(right)) = (left, right) else {
             return self.refuse(node, "a comparison needs two sides", None);
         };
-        Ok(Typed { expr: binary_expr(left.expr, op, right.expr), kind: Kind::Boolean, span: place(self.text, node) })
+        Ok(Typed { expr: binary_expr(left.expr, op, right.expr), kind: Kind::Boolean, span: node.span() })
     }
 
-    fn arithmetic(
-        &mut self,
-        left: &ast::Expr,
-        op: &BinaryOperator,
-        right: &ast::Expr,
-        span: Option<Range<usize>>,
-    ) -> Result<Typed> {
+    fn arithmetic(&mut self, left: &ast::Expr, op: &BinaryOperator, right: &ast::Expr, span: Span) -> Result<Typed> {
         let (a, b) = (self.lower(left)?, self.lower(right)?);
         match (&a.kind, op, &b.kind) {
             (Kind::Timestamp, BinaryOperator::Plus | BinaryOperator::Minus, Kind::Interval) => {
@@ -552,14 +549,14 @@ impl Checker<'_> {
                 return self.call("timestamp +", vec![b, a], span);
             }
             (Kind::Timestamp, BinaryOperator::Minus, Kind::Timestamp) => {
-                return Err(ExpressionError {
+                return Err(Fault {
                     message: "the difference of two timestamps has no type here".into(),
                     help: Some("date_part('epoch', a) - date_part('epoch', b) gives seconds".into()),
                     span,
                 });
             }
             (Kind::Text, BinaryOperator::Plus, Kind::Text) => {
-                return Err(ExpressionError {
+                return Err(Fault {
                     message: "`+` is for numbers".into(),
                     help: Some("join texts with ||".into()),
                     span,
@@ -574,7 +571,7 @@ impl Checker<'_> {
         let operator = if *op == BinaryOperator::Plus { Operator::Plus } else { Operator::Minus };
         let (mut both, kind) = unify(both)?;
         let (Some(b), Some(a)) = (both.pop(), both.pop()) else {
-            return Err(ExpressionError { message: "an operator needs two sides".into(), help: None, span });
+            return Err(Fault { message: "an operator needs two sides".into(), help: None, span });
         };
         Ok(Typed { expr: binary_expr(a.expr, operator, b.expr), kind, span })
     }
@@ -585,7 +582,7 @@ impl Checker<'_> {
         expr: &ast::Expr,
         pattern: &ast::Expr,
         case_insensitive: bool,
-        span: Option<Range<usize>>,
+        span: Span,
     ) -> Result<Typed> {
         let expr = functions::text(self.lower(expr)?)?;
         let pattern = functions::text(self.lower(pattern)?)?;
@@ -598,7 +595,7 @@ impl Checker<'_> {
         operand: Option<&ast::Expr>,
         conditions: &[ast::CaseWhen],
         otherwise: Option<&ast::Expr>,
-        span: Option<Range<usize>>,
+        span: Span,
     ) -> Result<Typed> {
         let mut tests = Vec::with_capacity(conditions.len());
         let operand = match operand {
@@ -636,7 +633,7 @@ impl Checker<'_> {
 
     fn cast(&mut self, node: &ast::Expr, kind: &CastKind, expr: &ast::Expr, to: &ast::DataType) -> Result<Typed> {
         let _ = kind; // CAST, TRY_CAST and :: mean the same: null where it cannot be
-        let span = place(self.text, node);
+        let span = node.span();
         let value = self.lower(expr)?;
         use ast::DataType as Sql;
         let (target, only_date) = match to {
@@ -686,18 +683,19 @@ impl Checker<'_> {
             _ => value.cast(target),
         };
         if only_date {
-            let day = Typed { expr: Expr::Literal(ScalarValue::from("day"), None), kind: Kind::Text, span: None };
-            cast = self.call("date_trunc", vec![day, cast], span.clone())?;
+            let day =
+                Typed { expr: Expr::Literal(ScalarValue::from("day"), None), kind: Kind::Text, span: Span::empty() };
+            cast = self.call("date_trunc", vec![day, cast], span)?;
         }
         Ok(Typed { span, ..cast })
     }
 
     fn function(&mut self, node: &ast::Expr, function: &ast::Function) -> Result<Typed> {
         let name = function.name.to_string().to_lowercase();
-        let span = place(self.text, node);
-        let name_span = bytes(self.text, function.name.span());
+        let span = node.span();
+        let name_span = function.name.span();
         if let Some((message, help)) = functions::refused(&name) {
-            return Err(ExpressionError { message, help: Some(help.into()), span: name_span });
+            return Err(Fault { message, help: Some(help.into()), span: name_span });
         }
         if function.over.is_some() {
             return self.refuse(node, "window functions are not possible in an expression", None);
@@ -743,12 +741,12 @@ impl Checker<'_> {
             let help = nearest(&name, functions::names()).map(|nearest| format!("did you mean `{nearest}`?"));
             let help =
                 help.or_else(|| Some(format!("functions are {}", functions::names().collect::<Vec<_>>().join(", "))));
-            return Err(ExpressionError { message: format!("unknown function `{name}`"), help, span: name_span });
+            return Err(Fault { message: format!("unknown function `{name}`"), help, span: name_span });
         }
-        self.call(&name, arguments, span.or(name_span))
+        self.call(&name, arguments, span)
     }
 
-    fn call(&self, name: &str, arguments: Vec<Typed>, span: Option<Range<usize>>) -> Result<Typed> {
+    fn call(&self, name: &str, arguments: Vec<Typed>, span: Span) -> Result<Typed> {
         functions::call(name, arguments, span)
     }
 }
@@ -770,7 +768,7 @@ pub(super) fn timestamp_literal(literal: &Typed) -> Result<Typed> {
     let text = literal.literal_text().unwrap_or_default();
     match ScalarValue::from(text).cast_to(&timestamp_type()) {
         Ok(value) if !value.is_null() => {
-            Ok(Typed { expr: Expr::Literal(value, None), kind: Kind::Timestamp, span: literal.span.clone() })
+            Ok(Typed { expr: Expr::Literal(value, None), kind: Kind::Timestamp, span: literal.span })
         }
         _ => Err(literal
             .error(format!("'{text}' is not a timestamp"), "write it like '2026-01-31' or '2026-01-31T10:00:00Z'")),

@@ -3,7 +3,6 @@
 //! Every function is *total*: a row on which the library's one fails is null, the others keep their values, and the
 //! value has exactly the type that was declared.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -22,11 +21,11 @@ use datafusion::logical_expr::{
     Volatility, binary_expr,
 };
 use datafusion::physical_expr_common::datum::apply;
+use datafusion::sql::sqlparser::tokenizer::Span;
 
-use super::ExpressionError;
-use super::check::{Kind, Typed, unify};
+use super::check::{Fault, Kind, Typed, unify};
 
-type Result<T, E = ExpressionError> = std::result::Result<T, E>;
+type Result<T, E = Fault> = std::result::Result<T, E>;
 
 /// `lpad` and `rpad` up to here, so that no expression makes gigabytes of a short text.
 const MAX_PADDING: i64 = 10_000;
@@ -168,9 +167,9 @@ pub(super) fn refused(name: &str) -> Option<(String, &'static str)> {
 }
 
 /// A call of a function (or of an operator that is one), its arguments checked already.
-pub(super) fn call(name: &str, mut arguments: Vec<Typed>, span: Option<Range<usize>>) -> Result<Typed> {
+pub(super) fn call(name: &str, mut arguments: Vec<Typed>, span: Span) -> Result<Typed> {
     if let Some(plain) = PLAIN.iter().find(|plain| plain.name == name) {
-        expect_count(name, arguments.len(), plain.required, plain.parameters.len(), &span)?;
+        expect_count(name, arguments.len(), plain.required, plain.parameters.len(), span)?;
         if matches!(name, "lpad" | "rpad") && !arguments[1].literal_long().is_some_and(|length| length <= MAX_PADDING) {
             return Err(arguments[1].error(
                 format!("{name} takes a literal length of at most {MAX_PADDING}"),
@@ -184,24 +183,24 @@ pub(super) fn call(name: &str, mut arguments: Vec<Typed>, span: Option<Range<usi
     }
 
     let count = arguments.len();
-    let expect = |least: usize, most: usize| expect_count(name, count, least, most, &span);
+    let expect = |least: usize, most: usize| expect_count(name, count, least, most, span);
     match name {
         "/" => {
-            let [a, b] = two(name, arguments, &span)?.map(|side| fit(name, side, &Kind::Double));
+            let [a, b] = two(name, arguments, span)?.map(|side| fit(name, side, &Kind::Double));
             let divided = binary_expr(a?.expr, Operator::Divide, b?.expr);
             Ok(finite(Typed { expr: divided, kind: Kind::Double, span }))
         }
         "*" => {
-            let [a, b] = two(name, arguments, &span)?;
+            let [a, b] = two(name, arguments, span)?;
             let (sides, kind) = unify(numbers(vec![a, b])?)?;
-            let [a, b] = two(name, sides, &span)?;
+            let [a, b] = two(name, sides, span)?;
             let product = Typed { expr: binary_expr(a.expr, Operator::Multiply, b.expr), kind, span };
             Ok(if product.kind == Kind::Double { finite(product) } else { product })
         }
         "%" => {
-            let [a, b] = two(name, arguments, &span)?;
+            let [a, b] = two(name, arguments, span)?;
             let (sides, kind) = unify(numbers(vec![a, b])?)?;
-            let [a, b] = two(name, sides, &span)?;
+            let [a, b] = two(name, sides, span)?;
             if kind == Kind::Double {
                 let rest = binary_expr(a.expr, Operator::Modulo, b.expr);
                 return Ok(finite(Typed { expr: rest, kind, span }));
@@ -210,11 +209,11 @@ pub(super) fn call(name: &str, mut arguments: Vec<Typed>, span: Option<Range<usi
         }
         "div" => {
             expect(2, 2)?;
-            let [a, b] = two(name, arguments, &span)?.map(|side| fit(name, side, &Kind::Long));
+            let [a, b] = two(name, arguments, span)?.map(|side| fit(name, side, &Kind::Long));
             Ok(whole_numbers("div", a?, b?, |a, b| (b != 0).then(|| a.wrapping_div(b)), span))
         }
         "||" => {
-            let [a, b] = two(name, arguments, &span)?.map(writable);
+            let [a, b] = two(name, arguments, span)?.map(writable);
             Ok(Typed { expr: binary_expr(a?.expr, Operator::StringConcat, b?.expr), kind: Kind::Text, span })
         }
         "concat" => {
@@ -320,12 +319,12 @@ pub(super) fn call(name: &str, mut arguments: Vec<Typed>, span: Option<Range<usi
         }
 
         "date_trunc" => {
-            let [unit, time] = two(name, arguments, &span)?;
+            let [unit, time] = two(name, arguments, span)?;
             let unit = one_of(name, unit, &TRUNCATIONS)?;
             library(name, datetime::date_trunc(), vec![unit, fit(name, time, &Kind::Timestamp)?], Kind::Timestamp, span)
         }
         "date_part" => {
-            let [part, time] = two(name, arguments, &span)?;
+            let [part, time] = two(name, arguments, span)?;
             let part = one_of(name, part, &DATE_PARTS)?;
             let kind = if part.literal_text() == Some("epoch") { Kind::Double } else { Kind::Long };
             library(name, datetime::date_part(), vec![part, fit(name, time, &Kind::Timestamp)?], kind, span)
@@ -342,13 +341,14 @@ pub(super) fn call(name: &str, mut arguments: Vec<Typed>, span: Option<Range<usi
             let time = match (&value.kind, formats.is_empty()) {
                 (Kind::Text | Kind::Null, true) => value.cast(Kind::Timestamp),
                 (Kind::Timestamp, true) => value,
-                (Kind::Long | Kind::Double, true) => epoch(value, 1_000_000, span.clone()),
-                _ => formatted(name, value, formats, span.clone())?,
+                (Kind::Long | Kind::Double, true) => epoch(value, 1_000_000, span),
+                _ => formatted(name, value, formats, span)?,
             };
             if name == "to_timestamp" {
                 return Ok(Typed { span, ..time });
             }
-            let day = Typed { expr: Expr::Literal(ScalarValue::from("day"), None), kind: Kind::Text, span: None };
+            let day =
+                Typed { expr: Expr::Literal(ScalarValue::from("day"), None), kind: Kind::Text, span: Span::empty() };
             library("date_trunc", datetime::date_trunc(), vec![day, time], Kind::Timestamp, span)
         }
         "from_unixtime" | "to_timestamp_seconds" | "to_timestamp_millis" | "to_timestamp_micros" => {
@@ -361,13 +361,13 @@ pub(super) fn call(name: &str, mut arguments: Vec<Typed>, span: Option<Range<usi
             };
             Ok(epoch(values.remove(0), unit_us, span))
         }
-        _ => Err(ExpressionError { message: format!("unknown function `{name}`"), help: None, span }),
+        _ => Err(Fault { message: format!("unknown function `{name}`"), help: None, span }),
     }
 }
 
 // Arguments
 
-fn expect_count(name: &str, count: usize, least: usize, most: usize, span: &Option<Range<usize>>) -> Result<()> {
+fn expect_count(name: &str, count: usize, least: usize, most: usize, span: Span) -> Result<()> {
     if (least..=most).contains(&count) {
         return Ok(());
     }
@@ -378,20 +378,20 @@ fn expect_count(name: &str, count: usize, least: usize, most: usize, span: &Opti
     } else {
         format!("{least} to {most}")
     };
-    Err(ExpressionError {
+    Err(Fault {
         message: format!("{name} takes {wanted} argument{}, here are {count}", if wanted == "1" { "" } else { "s" }),
         help: None,
-        span: span.clone(),
+        span,
     })
 }
 
-fn two(name: &str, arguments: Vec<Typed>, span: &Option<Range<usize>>) -> Result<[Typed; 2]> {
+fn two(name: &str, arguments: Vec<Typed>, span: Span) -> Result<[Typed; 2]> {
     let count = arguments.len();
     <[Typed; 2]>::try_from(arguments).map_err(|_| {
-        expect_count(name, count, 2, 2, span).err().unwrap_or_else(|| ExpressionError {
+        expect_count(name, count, 2, 2, span).err().unwrap_or_else(|| Fault {
             message: format!("{name} takes 2 arguments"),
             help: None,
-            span: span.clone(),
+            span,
         })
     })
 }
@@ -535,17 +535,11 @@ pub(super) fn finite(value: Typed) -> Typed {
             numbers.as_primitive::<Float64Type>().unary_opt(|number| number.is_finite().then_some(number + 0.0));
         Ok(ColumnarValue::Array(Arc::new(finite) as ArrayRef))
     };
-    let span = value.span.clone();
+    let span = value.span;
     total("finite".into(), vec![value], Kind::Double, Arc::new(body), span)
 }
 
-fn whole_numbers(
-    name: &str,
-    a: Typed,
-    b: Typed,
-    compute: fn(i64, i64) -> Option<i64>,
-    span: Option<Range<usize>>,
-) -> Typed {
+fn whole_numbers(name: &str, a: Typed, b: Typed, compute: fn(i64, i64) -> Option<i64>, span: Span) -> Typed {
     let body = move |values: &[ColumnarValue], rows: usize| {
         let (a, b) = (values[0].to_array(rows)?, values[1].to_array(rows)?);
         let pairs = a.as_primitive::<Int64Type>().iter().zip(b.as_primitive::<Int64Type>());
@@ -556,7 +550,7 @@ fn whole_numbers(
 }
 
 /// Time since 1970 in units of so many microseconds; null outside the years 1 to 9999.
-fn epoch(value: Typed, unit_us: i64, span: Option<Range<usize>>) -> Typed {
+fn epoch(value: Typed, unit_us: i64, span: Span) -> Typed {
     let within = |us: i64| (EARLIEST_US..=LATEST_US).contains(&us).then_some(us);
     let body = move |values: &[ColumnarValue], rows: usize| {
         let numbers = values[0].to_array(rows)?;
@@ -574,7 +568,7 @@ fn epoch(value: Typed, unit_us: i64, span: Option<Range<usize>>) -> Typed {
 }
 
 /// A text read by the first of the formats that fits; UTC where the format has no offset, midnight where it has no time.
-fn formatted(name: &str, value: Typed, formats: Vec<Typed>, span: Option<Range<usize>>) -> Result<Typed> {
+fn formatted(name: &str, value: Typed, formats: Vec<Typed>, span: Span) -> Result<Typed> {
     let value = fit(name, value, &Kind::Text)?;
     let mut key = String::from("to_timestamp");
     let mut parsers: Vec<Vec<Item<'static>>> = Vec::with_capacity(formats.len());
@@ -625,7 +619,7 @@ struct Total {
     body: Body,
 }
 
-fn total(name: String, arguments: Vec<Typed>, returns: Kind, body: Body, span: Option<Range<usize>>) -> Typed {
+fn total(name: String, arguments: Vec<Typed>, returns: Kind, body: Body, span: Span) -> Typed {
     let signature = Signature::variadic_any(Volatility::Immutable);
     let function = ScalarUDF::from(Total { name, returns: returns.arrow(), signature, body });
     let arguments = arguments.into_iter().map(|argument| argument.expr).collect();
@@ -633,13 +627,7 @@ fn total(name: String, arguments: Vec<Typed>, returns: Kind, body: Body, span: O
     Typed { expr, kind: returns, span }
 }
 
-fn library(
-    name: &str,
-    function: Arc<ScalarUDF>,
-    arguments: Vec<Typed>,
-    returns: Kind,
-    span: Option<Range<usize>>,
-) -> Result<Typed> {
+fn library(name: &str, function: Arc<ScalarUDF>, arguments: Vec<Typed>, returns: Kind, span: Span) -> Result<Typed> {
     let fields: Vec<FieldRef> =
         arguments.iter().map(|argument| Arc::new(Field::new("argument", argument.kind.arrow(), true))).collect();
     let literals: Vec<Option<&ScalarValue>> = arguments
@@ -650,10 +638,10 @@ fn library(
         })
         .collect();
     let answer = function.return_field_from_args(ReturnFieldArgs { arg_fields: &fields, scalar_arguments: &literals });
-    let return_field = answer.map_err(|error| ExpressionError {
+    let return_field = answer.map_err(|error| Fault {
         message: format!("{name} cannot take these arguments: {}", error.strip_backtrace()),
         help: None,
-        span: span.clone(),
+        span,
     })?;
     let config_options = Arc::new(ConfigOptions::default());
     let body = move |values: &[ColumnarValue], rows: usize| {

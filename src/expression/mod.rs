@@ -33,9 +33,14 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::prep_null_mask_filter;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::DFSchema;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, DataFusionError, ScalarValue};
+use datafusion::functions::core::get_field;
+use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::execution_props::ExecutionProps;
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::physical_expr::expressions::Column as ColumnExpr;
 use datafusion::physical_expr::utils::reassign_expr_columns;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion::sql::sqlparser::ast;
@@ -49,7 +54,7 @@ pub use scope::{ColumnScope, nearest};
 pub struct Resolved {
     /// The column of the batch.
     pub column: String,
-    /// The column's type: of the whole struct or map where `nested` is not empty.
+    /// The value's type: the column's, or of what `nested` leads to.
     pub data_type: DataType,
     /// Struct fields (or the key of a map) to follow inside the column, outermost first; empty for the column itself.
     pub nested: Vec<String>,
@@ -62,6 +67,11 @@ pub trait Scope {
     fn resolve(&self, path: &[&str]) -> Option<Resolved>;
     /// Every name as a user would write it: for suggestions. Segments as `in_segment('x')`.
     fn names(&self) -> Vec<String>;
+    /// Why a name that people will try is not here, instead of a suggestion.
+    fn why_not(&self, path: &[&str]) -> Option<String> {
+        let _ = path;
+        None
+    }
 }
 
 /// Why an expression is refused, with the place inside it.
@@ -85,7 +95,7 @@ pub struct Expression {
     /// The type of its value: `Boolean`, `Int64`, `Float64`, `Utf8`, UTC microseconds; or, where the whole expression
     /// is one name, that column's list, struct or map.
     pub data_type: DataType,
-    /// Over a schema of the input columns alone.
+    /// Its column `i` is the i-th input.
     physical: Arc<dyn PhysicalExpr>,
 }
 
@@ -110,19 +120,10 @@ impl Expression {
     pub(crate) fn from_ast(text: &str, parsed: &ast::Expr, scope: &dyn Scope) -> Result<Expression, ExpressionError> {
         let checked = check::check(text, parsed, scope)?;
 
-        let mut columns: Vec<Field> = Vec::new();
-        for input in &checked.inputs {
-            if columns.iter().all(|column| column.name() != &input.column) {
-                columns.push(Field::new(&input.column, input.data_type.clone(), true));
-            }
-        }
-        let planned = DFSchema::try_from(Schema::new(columns)).and_then(|schema| {
-            let properties = ExecutionProps::new();
-            let physical =
-                create_physical_expr(&checked.expr, &schema, &properties, &PhysicalPlanningContext::default())?;
-            let data_type = physical.data_type(schema.as_arrow())?;
-            Ok((physical, data_type))
-        });
+        let columns: Vec<Field> = (checked.inputs.iter().enumerate())
+            .map(|(index, input)| Field::new(check::input_name(index), input.data_type.clone(), true))
+            .collect();
+        let planned = plan(&checked.expr, Schema::new(columns));
         let whole = parse::place(text, parsed);
         let (physical, data_type) = planned.map_err(|error| ExpressionError {
             message: format!("this expression cannot be planned: {}", error.strip_backtrace()),
@@ -156,42 +157,59 @@ impl Expression {
     /// # Errors
     /// A column is missing or has another type than the one it was checked with.
     pub fn bind(&self, schema: &SchemaRef) -> Result<BoundExpression, ExpressionError> {
+        let refused = |message: String, help: Option<String>| ExpressionError { message, help, span: None };
         let mut columns = Vec::with_capacity(self.inputs.len());
+        let mut readers = Vec::with_capacity(self.inputs.len());
         for input in &self.inputs {
-            let found = schema.column_with_name(&input.column);
-            let Some((index, field)) = found else {
+            let Some((index, field)) = schema.column_with_name(&input.column) else {
                 let names = schema.fields().iter().map(|field| field.name().as_str());
-                return Err(ExpressionError {
-                    message: format!(
-                        "`{}` reads the column `{}`, which the data does not have",
-                        self.sql, input.column
-                    ),
-                    help: nearest(&input.column, names).map(|name| format!("did you mean `{name}`?")),
-                    span: None,
-                });
+                return Err(refused(
+                    format!("`{}` reads the column `{}`, which the data does not have", self.sql, input.column),
+                    nearest(&input.column, names).map(|name| format!("did you mean `{name}`?")),
+                ));
             };
-            if !field.data_type().equals_datatype(&input.data_type) {
-                return Err(ExpressionError {
-                    message: format!(
-                        "`{}` reads the column `{}` as {}, but the data holds {}",
-                        self.sql,
-                        input.column,
-                        input.data_type,
-                        field.data_type()
-                    ),
-                    help: None,
-                    span: None,
-                });
+            let (reader, data_type) = self.reader(input, field).map_err(|message| refused(message, None))?;
+            if !data_type.equals_datatype(&input.data_type) {
+                let (sql, column, expected) = (&self.sql, &input.column, &input.data_type);
+                let message = format!("`{sql}` reads `{column}` as {expected}, but the data holds {data_type}");
+                return Err(refused(message, None));
             }
-            columns.push((index, input.data_type.clone()));
+            columns.push((index, field.data_type().clone()));
+            readers.push(reader);
         }
-        let physical = reassign_expr_columns(self.physical.clone(), schema).map_err(|error| ExpressionError {
-            message: format!("`{}` cannot be bound: {}", self.sql, error.strip_backtrace()),
-            help: None,
-            span: None,
-        })?;
+        let bound = self.physical.clone().transform_down(|node| {
+            let reader = node.downcast_ref::<ColumnExpr>().and_then(|column| readers.get(column.index()));
+            Ok(match reader {
+                Some(reader) => Transformed::new(reader.clone(), true, TreeNodeRecursion::Jump),
+                None => Transformed::no(node),
+            })
+        });
+        let fail = |error: DataFusionError| format!("`{}` cannot be bound: {}", self.sql, error.strip_backtrace());
+        let physical = bound.and_then(|bound| reassign_expr_columns(bound.data, schema));
+        let physical = physical.map_err(|error| refused(fail(error), None))?;
         Ok(BoundExpression { physical, columns, data_type: self.data_type.clone() })
     }
+
+    /// Reads one input out of its column.
+    fn reader(&self, input: &Resolved, field: &Field) -> Result<(Arc<dyn PhysicalExpr>, DataType), String> {
+        let mut expr = Expr::Column(Column::new_unqualified(&input.column));
+        for step in &input.nested {
+            let step = Expr::Literal(ScalarValue::from(step.as_str()), None);
+            expr = Expr::ScalarFunction(ScalarFunction::new_udf(get_field(), vec![expr, step]));
+        }
+        plan(&expr, Schema::new(vec![field.clone()])).map_err(|error| {
+            let path = input.nested.join(".");
+            format!("`{}` reads `{path}` of `{}`: {}", self.sql, input.column, error.strip_backtrace())
+        })
+    }
+}
+
+/// The expression must have exact types already: nothing is coerced here.
+fn plan(expr: &Expr, schema: Schema) -> Result<(Arc<dyn PhysicalExpr>, DataType), DataFusionError> {
+    let schema = DFSchema::try_from(schema)?;
+    let physical = create_physical_expr(expr, &schema, &ExecutionProps::new(), &PhysicalPlanningContext::default())?;
+    let data_type = physical.data_type(schema.as_arrow())?;
+    Ok((physical, data_type))
 }
 
 /// An expression that is ready to run over batches of one schema.

@@ -1,5 +1,7 @@
 //! A scope that is a list, and the search for the name that was meant.
 
+use arrow::datatypes::DataType;
+
 use super::{Resolved, Scope};
 
 /// Names given one by one: for trait scopes, maps over a source's columns, and tests.
@@ -19,7 +21,7 @@ impl ColumnScope {
     }
 
     /// Adds a column under its own name, split at its dots.
-    pub fn add_column(&mut self, name: &str, data_type: arrow::datatypes::DataType) {
+    pub fn add_column(&mut self, name: &str, data_type: DataType) {
         let path: Vec<&str> = name.split('.').collect();
         self.add(&path, Resolved { column: name.to_string(), data_type, nested: Vec::new() });
     }
@@ -32,8 +34,11 @@ impl Scope for ColumnScope {
         let (known, resolved) =
             self.names.iter().filter(|(known, _)| fits(known)).max_by_key(|(known, _)| known.len())?;
         let mut resolved = resolved.clone();
-        resolved.nested.extend(path[known.len()..].iter().map(|part| part.to_string()));
-        super::check::leaf_type(&resolved).is_some().then_some(resolved)
+        for step in &path[known.len()..] {
+            resolved.data_type = field_type(&resolved.data_type, step)?;
+            resolved.nested.push(step.to_string());
+        }
+        Some(resolved)
     }
 
     fn names(&self) -> Vec<String> {
@@ -42,6 +47,18 @@ impl Scope for ColumnScope {
             _ => path.join("."),
         };
         self.names.iter().map(|(path, _)| written(path)).collect()
+    }
+}
+
+/// The type of a struct's field, or of the values of a map.
+fn field_type(data_type: &DataType, step: &str) -> Option<DataType> {
+    match data_type {
+        DataType::Struct(fields) => fields.find(step).map(|(_, field)| field.data_type().clone()),
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(pair) if pair.len() == 2 => Some(pair[1].data_type().clone()),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::sync::mpsc::Sender;
 
 use self::rows::{Cut, Resume, Rows};
 use super::{FileFormat, FilePlan, Positions, ReadLimits, Shared, SourceError, SourceEvent, start_thread, wall_us};
+use crate::decode::registry::Schemas;
 use crate::event::{Position, RawBatch, Reject, TimeUs};
 
 const PASS_EVERY: Duration = Duration::from_secs(1);
@@ -35,11 +36,16 @@ pub(super) fn start(
     plan: &FilePlan,
     positions: Positions,
     limits: ReadLimits,
+    schemas: Option<Arc<Schemas>>,
     events: Sender<SourceEvent>,
     shared: Arc<Shared>,
 ) -> Result<(), SourceError> {
     check(plan, limits.until_end)?;
-    let mut reader = Reader::new(plan.clone(), positions, limits, wall_us);
+    if plan.format == FileFormat::Avro && schemas.is_none() {
+        let reason = "avro files are decoded by `format: avro` only".to_string();
+        return Err(SourceError::Path { source_name: plan.name.clone(), path: plan.path.clone(), reason });
+    }
+    let mut reader = Reader::new(plan.clone(), positions, limits, schemas, wall_us);
     let source = plan.name.clone();
     start_thread(&source, move || {
         let mut emit = |event| !shared.stopped() && events.blocking_send(event).is_ok();
@@ -199,6 +205,8 @@ struct Reader {
     plan: FilePlan,
     positions: Positions,
     limits: ReadLimits,
+    /// Where the schemas of containers are registered.
+    schemas: Option<Arc<Schemas>>,
     clock: fn() -> TimeUs,
     files: BTreeMap<PathBuf, FileState>,
     said_caught_up: bool,
@@ -207,11 +215,18 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(plan: FilePlan, positions: Positions, limits: ReadLimits, clock: fn() -> TimeUs) -> Self {
+    fn new(
+        plan: FilePlan,
+        positions: Positions,
+        limits: ReadLimits,
+        schemas: Option<Arc<Schemas>>,
+        clock: fn() -> TimeUs,
+    ) -> Self {
         Reader {
             plan,
             positions,
             limits,
+            schemas,
             clock,
             files: BTreeMap::new(),
             said_caught_up: false,
@@ -285,42 +300,40 @@ impl Reader {
         }
         let unfinished_too = self.limits.until_end
             || state.unfinished.is_some_and(|(then, since)| then == length && now_us - since >= UNFINISHED_FOR_US);
-        let mut rows = Rows::open(file, &self.plan.format, state.resume.clone(), unfinished_too)
-            .map_err(|error| Stop::File(error.to_string()))?;
+        let mut rows =
+            Rows::open(file, &self.plan.format, self.schemas.as_deref(), state.resume.clone(), unfinished_too)
+                .map_err(|error| Stop::File(error.to_string()))?;
         let mut timestamp = now_us;
         let mut unfinished = false;
+        let mut looked_at = rows.resume().rows;
         loop {
-            let row = rows.resume().rows + 1;
-            if row % ROWS_PER_LOOK == 0 {
+            let row = rows.resume().rows;
+            if row - looked_at >= ROWS_PER_LOOK {
+                looked_at = row;
                 timestamp = (self.clock)();
                 if timestamp - self.last_lag_us >= 1_000_000 {
                     self.last_lag_us = timestamp;
-                    out.flush()?;
-                    let rest: u64 =
-                        after.iter().filter_map(|file| std::fs::metadata(file).ok()).map(|data| data.len()).sum();
-                    let bytes_left = length.saturating_sub(rows.resume().byte) + rest;
+                    let rest = after.iter().filter_map(|file| std::fs::metadata(file).ok()).map(|data| data.len());
+                    let bytes_left = length.saturating_sub(rows.resume().byte) + rest.sum::<u64>();
                     let bytes_per_row = (rows.resume().byte / row.unsigned_abs()).max(1);
-                    send(out.emit, SourceEvent::Lag(i64::try_from(bytes_left / bytes_per_row).unwrap_or(i64::MAX)))?;
+                    let rows_left = i64::try_from(bytes_left / bytes_per_row).unwrap_or(i64::MAX);
+                    send(out.emit, SourceEvent::Lag(rows_left))?;
                 }
             }
-            // A row that the state has already is passed over, finished or not.
-            match rows.next(row < state.wanted).map_err(|error| Stop::File(error.to_string()))? {
+            match rows.next(state.wanted).map_err(|error| Stop::File(error.to_string()))? {
                 Cut::End => break,
                 Cut::Unfinished => {
                     unfinished = true;
                     break;
                 }
                 Cut::Blank => {}
-                Cut::Record(payload) => {
-                    if row >= state.wanted {
-                        out.record(&state.topic, row, timestamp, payload)?;
-                    }
+                Cut::Record { row, payload } if row >= state.wanted => {
+                    out.record(&state.topic, row, timestamp, payload)?;
                 }
-                Cut::Reject { code, reason, payload } => {
-                    if row >= state.wanted {
-                        out.reject(&state.topic, row, timestamp, code, reason, payload)?;
-                    }
+                Cut::Reject { row, code, reason, payload } if row >= state.wanted => {
+                    out.reject(&state.topic, row, timestamp, code, reason, payload)?;
                 }
+                Cut::Record { .. } | Cut::Reject { .. } => {}
             }
         }
         state.resume = rows.resume().clone();
@@ -434,5 +447,4 @@ impl<'a> Out<'a> {
 }
 
 #[cfg(test)]
-#[path = "file_tests.rs"]
 mod tests;

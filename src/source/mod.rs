@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use crate::decode::registry::Schemas;
 use crate::event::{RawBatch, TimeUs};
 use crate::kafka::SettingsError;
 
@@ -113,12 +114,7 @@ pub struct ReadLimits {
 
 impl Default for ReadLimits {
     fn default() -> Self {
-        ReadLimits {
-            max_records: 20_000,
-            max_bytes: 16 << 20,
-            linger: Duration::from_millis(5),
-            until_end: false,
-        }
+        ReadLimits { max_records: 20_000, max_bytes: 16 << 20, linger: Duration::from_millis(5), until_end: false }
     }
 }
 
@@ -195,12 +191,18 @@ impl Drop for SourceControl {
 /// Batches that may wait between a source and the engine: enough to be busy on both sides, little enough to hold back.
 const EVENTS_WAITING_MAX: usize = 4;
 
-/// Starts a source at the given positions.
+/// Starts a source at the given positions. `schemas` are those that the source's records will be decoded with: a
+/// file source registers the schemas of its Avro containers there; other sources need none.
 ///
 /// # Errors
 /// What is wrong with the plan itself: settings, a file that is missing. A broker that is away is not an error here
 /// but a [`SourceEvent::Unavailable`].
-pub fn spawn(plan: &SourcePlan, positions: Positions, limits: ReadLimits) -> Result<SourceHandle, SourceError> {
+pub fn spawn(
+    plan: &SourcePlan,
+    positions: Positions,
+    limits: ReadLimits,
+    schemas: Option<Arc<Schemas>>,
+) -> Result<SourceHandle, SourceError> {
     let shared = Arc::new(Shared::default());
     let (sender, events) = mpsc::channel(EVENTS_WAITING_MAX);
     let control = SourceControl { shared: shared.clone() };
@@ -210,7 +212,7 @@ pub fn spawn(plan: &SourcePlan, positions: Positions, limits: ReadLimits) -> Res
             &plan.name
         }
         SourcePlan::File(plan) => {
-            file::start(plan, positions, limits, sender, shared)?;
+            file::start(plan, positions, limits, schemas, sender, shared)?;
             &plan.name
         }
     };

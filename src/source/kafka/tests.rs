@@ -50,6 +50,10 @@ fn until_end() -> ReadLimits {
     ReadLimits { until_end: true, ..ReadLimits::default() }
 }
 
+fn start_source(plan: &SourcePlan, positions: Positions, limits: ReadLimits) -> Result<SourceHandle, SourceError> {
+    spawn(plan, positions, limits, None)
+}
+
 struct Run {
     handle: SourceHandle,
     runtime: tokio::runtime::Runtime,
@@ -58,7 +62,7 @@ struct Run {
 impl Run {
     fn new(plan: &SourcePlan, positions: Positions, limits: ReadLimits) -> Run {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        Run { handle: spawn(plan, positions, limits).unwrap(), runtime }
+        Run { handle: start_source(plan, positions, limits).unwrap(), runtime }
     }
 
     fn next(&mut self) -> SourceEvent {
@@ -286,6 +290,6 @@ fn a_reserved_setting_is_refused_at_once() {
         start: Start::Earliest,
         settings: BTreeMap::from([("auto.offset.reset".to_string(), "latest".to_string())]),
     });
-    let error = spawn(&plan, Positions::new(), ReadLimits::default()).unwrap_err().to_string();
+    let error = start_source(&plan, Positions::new(), ReadLimits::default()).unwrap_err().to_string();
     assert!(error.contains("source web: `auto.offset.reset` cannot be set"), "{error}");
 }
