@@ -8,11 +8,16 @@
 //! [`Decoder::unknown_schemas`] before it decodes); no bytes can make it panic.
 
 mod bulk;
+pub mod contract;
+mod csv;
 pub mod framing;
 pub mod json;
+mod json_contract;
+pub mod json_text;
 pub mod ocf;
 pub mod registry;
 pub mod schema;
+pub mod time;
 pub mod walk;
 
 use std::collections::HashMap;
@@ -29,7 +34,7 @@ use self::json::JsonDecoder;
 use self::registry::{Lookup, Schemas};
 use self::schema::Schema;
 use self::walk::{Fault, code};
-use crate::event::{RawBatch, Reject, ValueType};
+use crate::event::{RawBatch, RawRecord, Reject, ValueType};
 
 /// How the payloads of a source are to be read.
 #[derive(Debug, Clone)]
@@ -266,7 +271,7 @@ impl AvroDecoder {
             RecordBatch::new_empty(self.reader.arrow.clone())
         });
         faults.sort_by_key(|(index, _)| *index);
-        let rejects = faults.into_iter().map(|(index, fault)| reject(raw, index, fault)).collect();
+        let rejects = faults.into_iter().map(|(index, fault)| reject_fault(raw, index, fault)).collect();
         Decoded { columns, records, rejects }
     }
 
@@ -314,14 +319,19 @@ impl AvroDecoder {
 /// The offset of a fault that has no place in the payload.
 const NOWHERE: usize = usize::MAX;
 
-fn reject(raw: &RawBatch, index: u32, fault: Fault) -> Reject {
-    let record = &raw.records[index as usize];
+fn reject_fault(raw: &RawBatch, index: u32, fault: Fault) -> Reject {
+    let byte_offset = (fault.offset != NOWHERE).then_some(fault.offset as u32);
+    reject(raw, &raw.records[index as usize], fault.code, fault.reason, byte_offset)
+}
+
+/// A record that cannot become an event, with all that is known of it.
+pub fn reject(raw: &RawBatch, record: &RawRecord, code: &str, reason: String, byte_offset: Option<u32>) -> Reject {
     Reject {
         position: raw.position(record),
         timestamp: record.timestamp,
-        code: fault.code.to_owned(),
-        reason: fault.reason,
-        byte_offset: (fault.offset != NOWHERE).then_some(fault.offset as u32),
+        code: code.to_string(),
+        reason,
+        byte_offset,
         payload: raw.payload(record).to_vec(),
     }
 }

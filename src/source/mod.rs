@@ -33,6 +33,15 @@ pub enum SourcePlan {
     File(FilePlan),
 }
 
+impl SourcePlan {
+    pub fn name(&self) -> &Arc<str> {
+        match self {
+            SourcePlan::Kafka(plan) => &plan.name,
+            SourcePlan::File(plan) => &plan.name,
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct KafkaPlan {
     pub name: Arc<str>,
