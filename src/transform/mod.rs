@@ -272,6 +272,12 @@ impl Transformer {
         Ok(Transformer { sources, contracts, contract_mode: plan.contract_mode, fields, schema, steps, tables, output })
     }
 
+    /// The envelope and the fields that later stages read: what [`Transformer::apply`] gives.
+    pub fn schema(&self) -> SchemaRef {
+        let fields: Vec<_> = self.output.iter().map(|index| self.schema.field(*index).clone()).collect();
+        Arc::new(arrow::datatypes::Schema::new(fields))
+    }
+
     /// Reads a table's file again.
     ///
     /// # Errors
