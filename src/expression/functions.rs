@@ -156,7 +156,7 @@ pub(super) fn refused(name: &str) -> Option<(String, &'static str)> {
 pub(super) fn call(name: &str, mut arguments: Vec<Typed>, span: Span) -> Result<Typed> {
     if let Some(plain) = PLAIN.iter().find(|plain| plain.name == name) {
         expect_count(name, arguments.len(), plain.required, plain.parameters.len(), span)?;
-        if matches!(name, "lpad" | "rpad") && !arguments[1].literal_long().is_some_and(|length| length <= MAX_PADDING) {
+        if matches!(name, "lpad" | "rpad") && arguments[1].literal_long().is_none_or(|length| length > MAX_PADDING) {
             return Err(arguments[1].error(
                 format!("{name} takes a literal length of at most {MAX_PADDING}"),
                 "write lpad(text, 10, '0')",
