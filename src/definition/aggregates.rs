@@ -1,0 +1,44 @@
+//! Aggregates: checked by `aggregate` itself; here their names and the places of what it finds.
+
+use super::check::Checker;
+use super::findings::Span;
+use super::spec::Sql;
+use crate::aggregate::AggregatePlan;
+
+/// Tables and views that are there anyway.
+const TAKEN: [&str; 13] = [
+    "events",
+    "profiles",
+    "current_profiles",
+    "identifiers",
+    "current_identifiers",
+    "profile_merges",
+    "segment_changes",
+    "segment_members",
+    "sessions",
+    "current_sessions",
+    "deliveries",
+    "rejected_events",
+    "tributary_state",
+];
+
+/// None where something was reported.
+pub fn aggregate(checker: &Checker, name: &str, span: Span, sql: &Sql) -> Option<AggregatePlan> {
+    if TAKEN.contains(&name) {
+        let message = format!("there is a table `{name}` already: an aggregate needs another name");
+        checker.reader.findings.error(span, message, None);
+        return None;
+    }
+    let scope = checker.event_scope(None);
+    let text = sql.scalar.text.as_str();
+    match AggregatePlan::check(name, text, &scope) {
+        Ok(plan) => {
+            checker.fields_of(&scope);
+            Some(plan)
+        }
+        Err(error) => {
+            checker.report(sql, error.span, error.message, error.help);
+            None
+        }
+    }
+}
