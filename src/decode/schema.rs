@@ -162,6 +162,9 @@ impl Schema {
                     "`{path}` is a union of several types; only [null, T] can be a column"
                 )));
             }
+            Node::Record { fields, .. } if fields.is_empty() => {
+                return Err(DecodeError::Schema(format!("`{path}` is a record without fields, which is no column")));
+            }
             Node::Record { fields, .. } => {
                 let fields = fields
                     .iter()
