@@ -6,13 +6,16 @@
 //! a schema registered late is found, while a flood of bad ids does not become a flood of requests.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::framing::SchemaKey;
+use super::schema::Schema;
 use super::{DecodePlan, Format, Framing, SchemaOrigin};
 
 #[derive(Debug, thiserror::Error)]
@@ -162,7 +165,14 @@ impl Schemas {
 
     fn read_folder(&self, path: &Path, framing: Framing) -> Result<(), RegistryError> {
         let failed = |reason: String| RegistryError::Folder { path: path.to_owned(), reason };
-        let mut paths: Vec<PathBuf> = std::fs::read_dir(path)
+        let entries = match std::fs::read_dir(path) {
+            // Containers bring their schemas along; the folder beside them may be there or not.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && framing == Framing::SingleObject => {
+                return Ok(());
+            }
+            entries => entries,
+        };
+        let mut paths: Vec<PathBuf> = entries
             .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
             .map_err(|error| failed(error.to_string()))?;
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "avsc"));
@@ -200,7 +210,10 @@ impl Schemas {
             let path = entry.map_err(|error| failed(error.to_string()))?.path();
             let Some(key) = path.file_name().and_then(|name| name.to_str()).and_then(key_of) else { continue };
             let json = std::fs::read_to_string(&path).map_err(|error| failed(error.to_string()))?;
-            known.entry(key).or_insert(Lookup::Known(json.into()));
+            // A damaged file is as good as none: the schema is asked for again.
+            if Schema::parse(&json).is_ok() {
+                known.entry(key).or_insert(Lookup::Known(json.into()));
+            }
         }
         Ok(())
     }
@@ -208,9 +221,14 @@ impl Schemas {
     /// Writes a schema to the cache: whole or not at all.
     fn keep(&self, key: SchemaKey, json: &str) -> Result<(), RegistryError> {
         let (Some(cache), Some(name)) = (&self.cache, name_of(key)) else { return Ok(()) };
-        let unfinished = cache.join(format!("{name}.new"));
+        // Sources of one registry share the folder, so each writer has a file of its own until it is whole.
+        static WRITES: AtomicU64 = AtomicU64::new(0);
+        let write = WRITES.fetch_add(1, Ordering::Relaxed);
+        let unfinished = cache.join(format!("{name}.{}-{write}.new", std::process::id()));
         let write = || {
-            std::fs::write(&unfinished, json)?;
+            let mut file = std::fs::File::create(&unfinished)?;
+            file.write_all(json.as_bytes())?;
+            file.sync_all()?;
             std::fs::rename(&unfinished, cache.join(&name))
         };
         write().map_err(|error| RegistryError::Cache { path: cache.clone(), reason: error.to_string() })
@@ -400,7 +418,7 @@ fn causes(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use axum::Router;
     use axum::extract::Path as UrlPath;
@@ -553,6 +571,10 @@ mod tests {
         assert_eq!(again.lookup(SchemaKey::Fingerprint(local)), Lookup::Known(SCHEMA.into()));
         assert_eq!(again.lookup(SchemaKey::Id(99)), Lookup::Unknown);
         assert_eq!(asked.load(Ordering::SeqCst), 2);
+        // A damaged file is asked for again.
+        let folder = again.cache.clone().unwrap();
+        std::fs::write(folder.join("id-1.avsc"), "").unwrap();
+        assert_eq!(of_registry(&url, Some(cache.path())).lookup(SchemaKey::Id(1)), Lookup::Unknown);
         // Another registry has ids of its own.
         let other = of_registry("http://localhost:1", Some(cache.path()));
         assert_eq!(other.lookup(SchemaKey::Id(1)), Lookup::Unknown);
@@ -582,7 +604,10 @@ mod tests {
         let key = SchemaKey::Fingerprint(fingerprint(SCHEMA).unwrap());
         assert_eq!(by_fingerprint.lookup(key), Lookup::Known(SCHEMA.into()));
         let nowhere = SchemaOrigin::Folder(folder.path().join("nowhere"));
-        assert!(Schemas::open(&plan(Framing::Confluent, nowhere), None).is_err());
+        assert!(Schemas::open(&plan(Framing::Confluent, nowhere.clone()), None).is_err());
+        let containers = Schemas::open(&plan(Framing::SingleObject, nowhere), None).unwrap();
+        containers.fetch(SchemaKey::Fingerprint(1)).await.unwrap();
+        assert_eq!(containers.lookup(SchemaKey::Fingerprint(1)), Lookup::Missing);
     }
 
     #[test]
