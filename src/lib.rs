@@ -15,8 +15,10 @@
 //!
 //! Imports point one way, down this list's dependencies; `tests/it/tidy.rs` holds the table.
 
+pub mod clock;
 pub mod event;
 pub mod expression;
+pub mod kafka;
 pub mod telemetry;
 
 pub mod state;

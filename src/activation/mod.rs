@@ -1,8 +1,22 @@
 //! Activations: a trigger, and what it sends where.
+//!
+//! [`Activations::triggered`] finds what the transitions and events of a batch set off;
+//! [`Activations::render`] seals one [`Delivery`] for each, its body to the letter, so that every repeat is the same.
+//! Ids are hashes of what caused them, never of chance or clocks (SEMANTICS §7).
+
+mod template;
+
+pub use template::{Template, TemplateError};
 
 use std::collections::BTreeMap;
 
-use crate::expression::Expression;
+use arrow::array::{Array, BooleanArray};
+use arrow::datatypes::SchemaRef;
+use serde_json::{Map, Value, json};
+
+use crate::event::{EventBatch, ProfileId, TimeUs, column};
+use crate::expression::{BoundExpression, EvaluateError, Expression, ExpressionError};
+use crate::segment::{Cause, Transition};
 
 #[derive(Debug, Clone)]
 pub struct ActivationPlan {
@@ -32,7 +46,7 @@ pub struct SendStep {
     pub id: String,
     pub to: String,
     /// A JSON value whose strings may be templates (`{{ … }}`); the full payload where None.
-    pub body: Option<serde_json::Value>,
+    pub body: Option<Value>,
 }
 
 /// A checked destination.
@@ -52,11 +66,7 @@ pub enum DestinationKind {
         /// Lets addresses inside (loopback, private) be called.
         allow_private: bool,
     },
-    Kafka {
-        brokers: String,
-        topic: String,
-        settings: BTreeMap<String, String>,
-    },
+    Kafka { brokers: String, topic: String, settings: BTreeMap<String, String> },
 }
 
 impl std::fmt::Debug for DestinationKind {
@@ -76,11 +86,230 @@ pub struct Delivery {
     pub activation: String,
     pub step: String,
     pub destination: String,
-    pub profile_id: crate::event::ProfileId,
+    pub profile_id: ProfileId,
     /// The body to the letter.
     pub body: String,
     /// When it was set off (the cause's time), UTC microseconds.
-    pub created_at: i64,
+    pub created_at: TimeUs,
     /// For `dry_run`: recorded, never sent.
     pub dry_run: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ActivationError {
+    #[error("activation {name} cannot be bound to the events: {source}")]
+    Bind { name: String, source: ExpressionError },
+    #[error("activation {name}: {source}")]
+    Template { name: String, source: TemplateError },
+    #[error("the condition of activation {name} cannot be evaluated: {source}")]
+    Evaluate { name: String, source: EvaluateError },
+}
+
+/// All activations that are not paused, bound to the event columns.
+pub struct Activations {
+    bound: Vec<Bound>,
+}
+
+struct Bound {
+    plan: ActivationPlan,
+    /// For segment triggers: the segment's index.
+    segment: Option<u16>,
+    filter: Option<BoundExpression>,
+    templates: Vec<Option<Template>>,
+}
+
+/// Something that an activation reacts to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Triggered {
+    activation: usize,
+    /// Index into the batch's profiles.
+    pub profile: u32,
+    pub profile_id: ProfileId,
+    /// What tells this entry from every other of the activation and profile.
+    cause: String,
+    /// The row of the event, for event triggers.
+    row: Option<usize>,
+    segment: Option<u16>,
+    at: TimeUs,
+}
+
+impl Activations {
+    /// `segments` are the names in the order of their indices.
+    pub fn new(plans: Vec<ActivationPlan>, segments: &[String], events: &SchemaRef) -> Result<Activations, ActivationError> {
+        let mut bound = Vec::new();
+        for plan in plans.into_iter().filter(|plan| plan.status != Status::Paused) {
+            let (segment, filter) = match &plan.trigger {
+                Trigger::Enters(name) | Trigger::Exits(name) => {
+                    (segments.iter().position(|known| known == name).map(|index| index as u16), None)
+                }
+                Trigger::Event { filter, .. } => (None, filter.as_ref().map(|filter| filter.bind(events))),
+            };
+            let filter = filter.transpose().map_err(|source| ActivationError::Bind { name: plan.name.clone(), source })?;
+            let compile = |step: &SendStep| step.body.as_ref().map(Template::compile).transpose();
+            let templates = plan.steps.iter().map(compile).collect::<Result<Vec<_>, _>>();
+            let templates =
+                templates.map_err(|source| ActivationError::Template { name: plan.name.clone(), source })?;
+            bound.push(Bound { plan, segment, filter, templates });
+        }
+        Ok(Activations { bound })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bound.is_empty()
+    }
+
+    /// What the batch sets off. Event triggers come in log order, then the segment triggers.
+    pub fn triggered(
+        &self,
+        events: &EventBatch,
+        profile_of_row: &[Option<u32>],
+        ids: &[ProfileId],
+        transitions: &[Transition],
+        as_of: &dyn Fn(u32) -> TimeUs,
+    ) -> Result<Vec<Triggered>, ActivationError> {
+        let mut triggered = Vec::new();
+        let names = events.strings(column::EVENT);
+        for (activation, bound) in self.bound.iter().enumerate() {
+            let Trigger::Event { events: wanted, .. } = &bound.plan.trigger else { continue };
+            let named = |row: usize| names.is_valid(row) && wanted.iter().any(|name| name == names.value(row));
+            if !(0..events.len()).any(named) {
+                continue;
+            }
+            let filter: Option<BooleanArray> = bound
+                .filter
+                .as_ref()
+                .map(|filter| filter.evaluate_predicate(&events.batch))
+                .transpose()
+                .map_err(|source| ActivationError::Evaluate { name: bound.plan.name.clone(), source })?;
+            for (row, profile) in profile_of_row.iter().enumerate() {
+                let Some(profile) = *profile else { continue };
+                if named(row) && filter.as_ref().is_none_or(|filter| filter.value(row)) {
+                    triggered.push(Triggered {
+                        activation,
+                        profile,
+                        profile_id: ids[profile as usize],
+                        cause: cause_of_row(events, row),
+                        row: Some(row),
+                        segment: None,
+                        at: events.times(column::TIMESTAMP).value(row),
+                    });
+                }
+            }
+        }
+        triggered.sort_by_key(|trigger| trigger.row);
+        for transition in transitions.iter().filter(|transition| transition.cause == Cause::Event) {
+            for (activation, bound) in self.bound.iter().enumerate() {
+                let matches = match bound.plan.trigger {
+                    Trigger::Enters(_) => transition.entered,
+                    Trigger::Exits(_) => !transition.entered,
+                    Trigger::Event { .. } => false,
+                };
+                if matches && bound.segment == Some(transition.segment) {
+                    triggered.push(Triggered {
+                        activation,
+                        profile: transition.profile,
+                        profile_id: transition.id,
+                        // The how-manieth entry, not the event: it is the same however batches were cut.
+                        cause: format!("entry {}", transition.entry),
+                        row: None,
+                        segment: Some(transition.segment),
+                        at: as_of(transition.profile),
+                    });
+                }
+            }
+        }
+        Ok(triggered)
+    }
+
+    /// Seals the deliveries of one trigger. `profile` is `{id, traits, identifiers, segments}`.
+    pub fn render(&self, trigger: &Triggered, events: &EventBatch, segments: &[String], profile: &Value) -> Vec<Rendered> {
+        let bound = &self.bound[trigger.activation];
+        let plan = &bound.plan;
+        let mut context = Map::new();
+        context.insert("profile".to_string(), profile.clone());
+        context.insert("activation".to_string(), json!(plan.name));
+        if let Some(segment) = trigger.segment.and_then(|index| segments.get(index as usize)) {
+            context.insert("segment".to_string(), json!(segment));
+        }
+        if let Some(row) = trigger.row {
+            context.insert("event".to_string(), event_json(events, row));
+        }
+        let trigger_kind = match plan.trigger {
+            Trigger::Enters(_) => "enters",
+            Trigger::Exits(_) => "exits",
+            Trigger::Event { .. } => "event",
+        };
+        context.insert("trigger".to_string(), json!(trigger_kind));
+        let context = Value::Object(context);
+
+        let entry = format!("{}\0{}\0{}\0{}", plan.name, plan.version, trigger.cause, trigger.profile_id);
+        let entry = xxhash_rust::xxh3::xxh3_128(entry.as_bytes());
+        let steps = plan.steps.iter().zip(&bound.templates);
+        steps
+            .map(|(step, template)| {
+                let effect = xxhash_rust::xxh3::xxh3_128(format!("{entry:032x}\0{}", step.id).as_bytes());
+                let body = match template {
+                    Some(template) => template.render(&context),
+                    None => Ok(context.clone()),
+                };
+                let (body, error) = match body {
+                    Ok(body) => (body, None),
+                    Err(error) => (Value::Null, Some(error.to_string())),
+                };
+                let delivery = Delivery {
+                    id: format!("msg_{effect:032x}"),
+                    activation: plan.name.clone(),
+                    step: step.id.clone(),
+                    destination: step.to.clone(),
+                    profile_id: trigger.profile_id,
+                    body: body.to_string(),
+                    created_at: trigger.at,
+                    dry_run: plan.status == Status::DryRun,
+                };
+                Rendered { delivery, error }
+            })
+            .collect()
+    }
+}
+
+/// A sealed delivery; with `error` set its body could not be made, and it is recorded as failed instead of sent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rendered {
+    pub delivery: Delivery,
+    pub error: Option<String>,
+}
+
+fn cause_of_row(events: &EventBatch, row: usize) -> String {
+    let text = |index| events.text(index, row).unwrap_or("");
+    // The source and message id, not the offset: a redelivered event is the same cause.
+    format!("event {} {}", text(column::SOURCE), text(column::MESSAGE_ID))
+}
+
+/// An event as the templates see it.
+fn event_json(events: &EventBatch, row: usize) -> Value {
+    let mut event = Map::new();
+    for (name, index) in [
+        ("message_id", column::MESSAGE_ID),
+        ("type", column::TYPE),
+        ("event", column::EVENT),
+        ("user_id", column::USER_ID),
+        ("anonymous_id", column::ANONYMOUS_ID),
+    ] {
+        event.insert(name.to_string(), json!(events.text(index, row)));
+    }
+    for (name, index) in
+        [("properties", column::PROPERTIES), ("traits", column::TRAITS), ("context", column::CONTEXT)]
+    {
+        let parsed = events.text(index, row).and_then(|text| serde_json::from_str(text).ok());
+        event.insert(name.to_string(), parsed.unwrap_or_else(|| json!({})));
+    }
+    let at = events.times(column::TIMESTAMP).value(row);
+    event.insert("timestamp".to_string(), json!(time_text(at)));
+    Value::Object(event)
+}
+
+/// RFC 3339, UTC, with milliseconds.
+pub fn time_text(at: TimeUs) -> String {
+    chrono::DateTime::from_timestamp_micros(at)
+        .map_or_else(|| at.to_string(), |time| time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
 }

@@ -1,1 +1,165 @@
-//! The command line.
+//! The command line: parse, wire, exit code.
+
+pub mod check;
+pub mod config;
+mod output;
+mod peek;
+mod progress;
+mod query;
+mod rejected;
+pub mod run;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use config::NodeConfig;
+pub use output::{Output, say};
+
+/// Exit codes, as DESIGN §11 of the interface has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    Well = 0,
+    /// Findings in the user's definitions, tests or data.
+    Findings = 1,
+    /// The command line is not understood.
+    Usage = 2,
+    /// The environment (a server, a file, a disk) is at fault; worth a retry.
+    Environment = 3,
+    /// Another instance took over.
+    TakenOver = 4,
+    /// Our fault, or the state cannot be trusted.
+    Fatal = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// What went wrong, for people, and the code to end with.
+#[derive(Debug)]
+pub struct Failure {
+    pub exit: Exit,
+    pub message: String,
+}
+
+impl Failure {
+    pub fn environment(message: impl std::fmt::Display) -> Failure {
+        Failure { exit: Exit::Environment, message: message.to_string() }
+    }
+
+    pub fn findings(message: impl std::fmt::Display) -> Failure {
+        Failure { exit: Exit::Findings, message: message.to_string() }
+    }
+
+    pub fn fatal(message: impl std::fmt::Display) -> Failure {
+        Failure { exit: Exit::Fatal, message: message.to_string() }
+    }
+}
+
+#[derive(Debug, Parser)]
+#[command(name = "tributary", version, about = "Many streams, one profile: a customer data platform in one binary")]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// The pipeline: a folder with *.yaml, or one file
+    #[arg(short = 'C', long = "pipeline", global = true, default_value = ".", value_name = "PATH")]
+    pub pipeline: PathBuf,
+    /// Where state and lake live [default: tributary-data, or `data` in tributary.toml]
+    #[arg(long, global = true, value_name = "PATH_OR_URL")]
+    pub data: Option<String>,
+    /// How results are printed [default: a table on a terminal, csv in a pipe]
+    #[arg(long, global = true, value_enum)]
+    pub output: Option<Output>,
+}
+
+/// `check`: findings on stderr, a summary on stdout.
+fn check_definitions(global: &Global) -> Result<Exit, Failure> {
+    let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+    let code = check::check(&global.pipeline, &mut out, &mut err).map_err(Failure::environment)?;
+    Ok(if code == 0 { Exit::Well } else { Exit::Findings })
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A small shop, start to finish, with no server
+    Demo(crate::cli::run::DemoOptions),
+    /// Parse and check the definitions: every error at once
+    Check,
+    /// A few records of a source, raw beside mapped
+    Peek {
+        /// The source's name
+        source: String,
+        /// How many records
+        #[arg(short = 'n', default_value_t = 5)]
+        count: usize,
+    },
+    /// Run the pipeline
+    Run(run::RunOptions),
+    /// SQL over the lake or ClickHouse
+    Query {
+        /// The statement
+        sql: String,
+    },
+    /// Rejected input: look at it, read it again
+    Rejected {
+        #[command(subcommand)]
+        command: rejected::RejectedCommand,
+    },
+    /// Positions, lag, profiles, segments, queues
+    Status,
+    /// Write a CSV or NDJSON file to a topic as Avro, for trying things out
+    Produce(run::ProduceOptions),
+}
+
+/// Parses the arguments, does what they say, and gives the exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Well.into() };
+        }
+    };
+    // TLS needs one provider for the process; a second call would only say that there is one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(&format!("error: the runtime cannot be started: {error}"));
+            return Exit::Environment.into();
+        }
+    };
+    match runtime.block_on(dispatch(cli)) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            say(&format!("error: {}", failure.message));
+            failure.exit.into()
+        }
+    }
+}
+
+async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
+    let config = NodeConfig::load(&cli.global).map_err(|error| Failure { exit: Exit::Usage, message: error })?;
+    match cli.command {
+        Command::Demo(options) => crate::cli::run::demo(&config, options).await,
+        Command::Check => check_definitions(&cli.global),
+        Command::Peek { source, count } => peek::peek(&cli.global, &source, count).await,
+        Command::Run(options) => run::run(&cli.global, &config, options).await,
+        Command::Query { sql } => query::query(&cli.global, &config, &sql).await,
+        Command::Rejected { command } => rejected::rejected(&cli.global, &config, command).await,
+        Command::Status => status::status(&cli.global, &config).await,
+        Command::Produce(options) => run::produce(options).await,
+    }
+}

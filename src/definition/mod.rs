@@ -1,7 +1,36 @@
 //! Definitions: YAML → checked pipeline, with positions for every error. The only module that knows YAML.
+//!
+//! 1. every `*.yaml` of the folder becomes a tree of nodes that know their place (`yaml`);
+//! 2. the trees become specs, section by section and entry by entry (`sections`, with the parts of `read`);
+//! 3. the specs are checked against each other and the contracts, expressions are compiled, and plans come out
+//!    (`inputs`, `outputs`, `aggregates`).
+//!
+//! No step stops at its first fault, and what refers to something faulty is not reported as well, so that one run
+//! of `check` shows everything there is to mend. Secrets never reach a finding.
 
+mod aggregates;
+mod check;
+mod findings;
+mod inputs;
+mod outputs;
+mod read;
+mod scope;
+mod sections;
+mod spec;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use self::check::Checker;
+use self::findings::Findings;
+use self::read::Reader;
+use self::spec::{Definition, Named};
+use self::yaml::Node;
 
 use crate::activation::{ActivationPlan, DestinationPlan};
 use crate::aggregate::AggregatePlan;
@@ -30,6 +59,8 @@ pub struct Pipeline {
     pub activations: Vec<ActivationPlan>,
     pub aggregates: Vec<AggregatePlan>,
     pub warehouse: Warehouse,
+    /// The `tests:` sections as they are written.
+    pub tests: Vec<serde_json::Value>,
 }
 
 /// `dedupe:`: how long a message id is remembered.
@@ -59,7 +90,7 @@ impl std::fmt::Debug for Warehouse {
 pub struct Diagnostic {
     pub severity: Severity,
     pub file: PathBuf,
-    /// From 1.
+    /// From 1; 0 where the finding is about the file or folder as a whole, and then nothing below is set.
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
@@ -86,11 +117,178 @@ pub enum Mode {
     Run,
 }
 
+/// How long a message id is remembered where `dedupe` does not say.
+const DEDUPE_WITHIN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// Loads and checks a pipeline file or folder.
 ///
 /// # Errors
 /// All findings at once, errors and warnings; the pipeline comes with the warnings when there is no error.
 pub fn load(path: &Path, mode: Mode) -> Result<(Pipeline, Vec<Diagnostic>), Vec<Diagnostic>> {
-    let _ = (path, mode);
-    todo!()
+    load_with(path, mode, &|name| std::env::var(name).ok())
+}
+
+/// [`load`] with the environment as a parameter.
+fn load_with(
+    path: &Path,
+    mode: Mode,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Pipeline, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let mut findings = Findings::default();
+    let base = read_files(path, &mut findings);
+    let reader = Reader { findings: &findings, mode, base, env };
+    let pipeline = build(path, &reader);
+    let any_error = findings.any_error();
+    match pipeline {
+        Some(pipeline) if !any_error => Ok((pipeline, findings.into_diagnostics())),
+        _ => Err(findings.into_diagnostics()),
+    }
+}
+
+/// Takes in the definition files, in the order of their names; gives the folder that paths start from.
+fn read_files(path: &Path, findings: &mut Findings) -> PathBuf {
+    let files = if path.is_dir() {
+        let mut files = inputs::files_with_ending(path, "yaml");
+        files.extend(inputs::files_with_ending(path, "yml"));
+        files.sort();
+        files
+    } else {
+        vec![path.to_path_buf()]
+    };
+    if files.is_empty() {
+        let help = "a pipeline is a folder with *.yaml files, or one such file".to_string();
+        findings.error_of(path.to_path_buf(), "there are no *.yaml files here", help);
+    }
+    for file in files {
+        match std::fs::read_to_string(&file) {
+            Ok(text) => {
+                findings.add_file(file, text);
+            }
+            Err(error) => findings.error_of(file, format!("this file cannot be read: {error}"), None),
+        }
+    }
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_path_buf() }
+}
+
+/// None where there are errors that would only make others.
+fn build(path: &Path, reader: &Reader) -> Option<Pipeline> {
+    let findings = reader.findings;
+    let parsed: Vec<Option<Vec<Node>>> = (0..findings.files().len()).map(|file| yaml::parse(file, findings)).collect();
+    let unreadable = parsed.iter().any(Option::is_none) || findings.any_error() && parsed.is_empty();
+    let documents: Vec<Node> = parsed.into_iter().flatten().flatten().collect();
+    let definition = sections::read(&documents, reader);
+    // What a file that cannot be read defines is unknown, so nothing that refers to it can be judged.
+    if unreadable {
+        return None;
+    }
+    if documents.iter().all(Node::is_null) {
+        let help = "it needs at least `sources`".to_string();
+        findings.error_of(path.to_path_buf(), "this pipeline is empty", help);
+        return None;
+    }
+    let name = pipeline_name(path, &definition, reader);
+    check_timezone(&definition, reader);
+
+    let mut checker = Checker::new(reader.clone(), &definition);
+    let sources = sources(path, &definition, &checker);
+    let tables = bodies(&definition.tables).filter_map(|(name, _, spec)| inputs::table(&checker, name, spec)).collect();
+    let steps = definition.transforms.iter().filter_map(|spec| inputs::step(&mut checker, spec)).collect();
+
+    let identity = outputs::identity(&checker, definition.identity.as_ref(), &name);
+    let traits: Vec<TraitPlan> = bodies(&definition.traits)
+        .filter_map(|(name, span, spec)| outputs::a_trait(&checker, name, span, spec))
+        .collect();
+    let segments = outputs::segments(&checker, &definition, &traits);
+    let destinations =
+        bodies(&definition.destinations).map(|(name, _, spec)| outputs::destination(name, spec)).collect();
+    let mut trait_names: Vec<&str> = definition.traits.iter().map(|other| other.name.as_str()).collect();
+    trait_names.extend(crate::profile::BUILT_IN.iter().map(|(name, _)| *name));
+    let activations = bodies(&definition.activations)
+        .filter_map(|(name, _, spec)| outputs::activation(&checker, name, spec, &trait_names))
+        .collect();
+    let aggregates = bodies(&definition.aggregates)
+        .filter_map(|(name, span, sql)| aggregates::aggregate(&checker, name, span, sql))
+        .collect();
+
+    let mut source_plans = Vec::new();
+    let mut decode = Vec::new();
+    let mut maps = BTreeMap::new();
+    for source in sources {
+        if let Some(map) = source.map {
+            maps.insert(source.decode.source.clone(), map);
+        }
+        source_plans.push(source.plan);
+        decode.push(source.decode);
+    }
+    let (contracts, step_fields, fields) = checker.into_fields();
+    let contract_mode = definition.contracts.unwrap_or_default();
+    Some(Pipeline {
+        name,
+        base: reader.base.clone(),
+        sources: source_plans,
+        decode,
+        transform: TransformPlan { maps, steps, tables, contracts, contract_mode, step_fields, fields },
+        dedupe: DedupePlan { within: definition.dedupe.as_ref().map_or(Some(DEDUPE_WITHIN), |dedupe| dedupe.within) },
+        identity,
+        traits,
+        segments,
+        destinations,
+        activations,
+        aggregates,
+        warehouse: outputs::warehouse(definition.warehouse.as_ref()),
+        tests: definition.tests.clone(),
+    })
+}
+
+/// Entries that could be read.
+fn bodies<T>(entries: &[Named<T>]) -> impl Iterator<Item = (&str, findings::Span, &T)> {
+    entries.iter().filter_map(|entry| entry.body.as_ref().map(|body| (entry.name.as_str(), entry.span, body)))
+}
+
+/// Checks all sources; gives those that are on.
+fn sources(path: &Path, definition: &Definition, checker: &Checker) -> Vec<inputs::CheckedSource> {
+    let findings = checker.reader.findings;
+    if definition.sources.is_empty() {
+        let help = "sources: { web: { file: { path: data/*.ndjson }, format: { json: segment } } }".to_string();
+        findings.error_of(path.to_path_buf(), "this pipeline has no source", help);
+    }
+    let mut on = Vec::new();
+    for (name, span, spec) in bodies(&definition.sources) {
+        let checked = inputs::source(checker, name, span, spec);
+        on.extend(checked.filter(|_| spec.on));
+    }
+    let all_read = definition.sources.iter().all(|source| source.body.is_some());
+    let none_on = bodies(&definition.sources).all(|(_, _, spec)| !spec.on);
+    if let (Some(first), true, true) = (definition.sources.first(), all_read, none_on) {
+        let help = "look at their `if` and `unless`, and at the variables these name".to_string();
+        findings.error(first.span, "no source is on", help);
+    }
+    on
+}
+
+/// The pipeline's name: the folder's where it is not said.
+fn pipeline_name(path: &Path, definition: &Definition, reader: &Reader) -> String {
+    if let Some(literal) = &definition.pipeline {
+        reader.check_name(&literal.text, literal.span, "pipeline");
+        return literal.text.clone();
+    }
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let name = absolute.file_stem().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
+}
+
+fn check_timezone(definition: &Definition, reader: &Reader) {
+    let Some(timezone) = &definition.timezone else { return };
+    if matches!(timezone.text.as_str(), "UTC" | "Etc/UTC") {
+        return;
+    }
+    let like_a_zone = timezone.text.contains('/') && !timezone.text.contains(' ');
+    if like_a_zone {
+        let message = "days and hours are cut in UTC so far, not in this time zone";
+        reader.findings.warning(timezone.span, message, "write UTC to say that this is meant".to_string());
+    } else {
+        let message = format!("`{}` is not the name of a time zone", timezone.text);
+        reader.findings.error(timezone.span, message, "write UTC or a name like Europe/Berlin".to_string());
+    }
 }

@@ -1,1 +1,94 @@
 //! The engine: one loop from batches to commits.
+//!
+//! ```text
+//! sources ─▶ prepare (decode, transform; its own thread) ─▶ loop: core.apply ─▶ commit ─▶ after it is durable:
+//!                                                             ▲                           sinks and destinations
+//!                                        commands ────────────┘◀── acknowledgements, attempts, control ──┘
+//! ```
+//!
+//! Invariants: a batch is one commit that holds its state, positions, message ids, rejects and all output; nothing
+//! leaves before that commit is durable; while commit k becomes durable, k+1 may be applied on top, and if k fails
+//! the process ends with everything after it; only this module knows the wall clock.
+
+pub mod control;
+mod core;
+pub mod dedupe;
+mod outbox;
+mod prepare;
+mod record;
+mod rows;
+mod run;
+mod ship;
+mod status;
+
+pub use core::{Core, Staged};
+pub use prepare::{Prepared, Preparer};
+pub use record::{EngineRecord, StoredReject, Totals, state_id};
+pub use run::{Options, Outcome, Wiring, run};
+pub use status::{DestinationStatus, SharedStatus, SinkStatus, SourceStatus, Status};
+
+use crate::activation::ActivationError;
+use crate::profile::TraitError;
+use crate::segment::SegmentError;
+use crate::sink::{Attempt, CommitRange};
+use crate::state::StoreError;
+
+/// Why the engine stops other than by being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Trait(#[from] TraitError),
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    #[error(transparent)]
+    Activation(#[from] ActivationError),
+    /// A source cannot go on and a human must decide.
+    #[error("source {source_name}: {message}")]
+    Source { source_name: String, message: String },
+    /// What cannot be started: a definition that does not fit the state, a server that is needed at once.
+    #[error("{0}")]
+    Start(String),
+    /// A fault of ours: stop loudly, never continue on unknown state.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// What enters the loop besides the batches of the sources.
+#[derive(Debug)]
+pub enum Input {
+    Command(Command),
+    Stop(Stop),
+}
+
+/// A change of state that does not come from a source.
+#[derive(Debug)]
+pub enum Command {
+    /// Record a range before it is first sent; answered once the record is durable.
+    Seal { range: CommitRange, done: tokio::sync::oneshot::Sender<()> },
+    /// The table sink has everything up to here; answered once that is recorded durably.
+    Acknowledged { upto: u64, done: tokio::sync::oneshot::Sender<()> },
+    /// Partitions of a source that have no position yet begin here.
+    Assigned { source: std::sync::Arc<str>, positions: crate::source::Positions },
+    /// A delivery was tried.
+    Attempted(Attempt),
+    /// Read all rejected input again; answered when it has been applied durably.
+    Replay { answer: tokio::sync::oneshot::Sender<Replayed> },
+}
+
+/// What a replay came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Replayed {
+    pub tried: u64,
+    /// Rejected once more.
+    pub still_rejected: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// Finish what is in hand and end well.
+    Asked,
+    /// Another instance took over: write nothing more.
+    Fenced,
+}

@@ -1,7 +1,25 @@
 //! Identity: identifiers are nodes, events link them, a profile is a connected component.
 //!
 //! The public id of a profile is a keyed hash of its best identifier (by priority of the type, then by hash), so
-//! it depends on *which* identifiers are joined and never on the order in which they came.
+//! it depends on *which* identifiers are joined and never on the order in which they came. State is keyed by an
+//! internal number; when two components turn out to be one person, the larger keeps its number and the smaller's
+//! identifiers are re-pointed: a merge costs in proportion to the smaller side.
+//!
+//! Steps for a batch: [`extract`] finds the identifiers of every row; [`Identities::missing_identifiers`] and
+//! [`Identities::missing_components`] say what must be loaded; [`Identities::resolve`] makes all links of the
+//! batch, before any event is applied. Nothing here reads the store or a clock.
+
+mod component;
+mod extract;
+mod resolve;
+
+pub use component::{Component, Identifier};
+pub use extract::{Extracted, blocked, extract};
+pub use resolve::{Identities, IdentifierRow, Merge, NO_PROFILE, Resolved};
+
+use hmac::{Hmac, KeyInit, Mac};
+
+use crate::event::ProfileId;
 
 /// Checked identity rules.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,4 +43,36 @@ pub enum IdentifierFrom {
     Column(usize),
     /// The `identifiers` map under the type's name, or else a field column (`traits.email:string`).
     Map { or_field: Option<String> },
+}
+
+impl IdentityPlan {
+    /// The id of the profile whose best identifier this is: the first 128 bits of HMAC-SHA-256 over `type:value`
+    /// (RFC 2104), so whoever has the key and a customer number can compute it.
+    pub fn profile_id(&self, kind: u16, value: &str) -> ProfileId {
+        let name = self.types.get(kind as usize).map_or("", |known| known.name.as_str());
+        let mut mac = match Hmac::<sha2::Sha256>::new_from_slice(&self.key) {
+            Ok(mac) => mac,
+            Err(_) => unreachable!("HMAC takes keys of any length"),
+        };
+        mac.update(name.as_bytes());
+        mac.update(b":");
+        mac.update(value.as_bytes());
+        let digest = mac.finalize().into_bytes();
+        let mut id = [0; 16];
+        id.copy_from_slice(&digest[..16]);
+        ProfileId(id)
+    }
+
+    /// The hash an identifier is looked up by. Seeded by the key, so that nobody outside can aim at a collision.
+    pub fn identifier_hash(&self, kind: u16, value: &str) -> u128 {
+        let mut seed = [0; 8];
+        seed.copy_from_slice(&self.key[..8]);
+        let seed = u64::from_le_bytes(seed) ^ u64::from(kind).rotate_left(48);
+        xxhash_rust::xxh3::xxh3_128_with_seed(value.as_bytes(), seed)
+    }
+
+    /// The kind of a type's name.
+    pub fn kind(&self, name: &str) -> Option<u16> {
+        self.types.iter().position(|known| known.name == name).map(|index| index as u16)
+    }
 }

@@ -1,4 +1,17 @@
 //! Profiles: traits as mergeable accumulators over a profile's events.
+//!
+//! [`Traits::apply`] takes the events of a batch, each with its profile, and updates the accumulators trait by
+//! trait: inputs and conditions are evaluated once for the whole batch. [`Profile::merge`] combines two
+//! profiles by the accumulators' own addition. The order of events and merges does not change the result
+//! (SEMANTICS §5). Nothing here reads the store or a clock.
+
+mod accumulator;
+mod apply;
+mod record;
+
+pub use accumulator::{Accumulator, Scalar};
+pub use apply::{TraitError, Traits};
+pub use record::{Membership, Profile, ProfileRecord, Slots};
 
 use crate::event::ValueType;
 use crate::expression::Expression;

@@ -6,11 +6,13 @@ pub mod delivery;
 pub mod kafka;
 pub mod lake;
 pub mod tables;
+pub mod views;
 pub mod webhook;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 
+pub use delivery::{Attempt, AttemptOutcome, Destination, Outcome, Queued};
 pub use tables::Table;
 
 /// The commits `(after, upto]` of one shipment. Sealed before it is first sent, so that a repeat is identical.
@@ -32,7 +34,7 @@ pub enum SinkError {
 
 /// A sink for tables. One `ship` call at a time; ranges come in order and may be repeated.
 #[async_trait]
-pub trait TableSink: Send + 'static {
+pub trait TableSink: Send + Sync + 'static {
     /// Makes tables and views exist in the shape of these definitions. Idempotent.
     async fn prepare(&mut self, tables: &[Table]) -> Result<(), SinkError>;
 

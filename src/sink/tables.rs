@@ -1,9 +1,11 @@
 //! The tables: names and columns, the same in ClickHouse and in the lake.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
+use crate::aggregate::{AggregateColumn, AggregateRole};
 use crate::event::{self, ValueType, time_type};
 
 /// One output table. Every table ends with `_batch` (`UInt64`, the commit) and `_seq` (`UInt32`, the row within
@@ -15,7 +17,8 @@ pub struct Table {
     pub schema: SchemaRef,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TableKind {
     Events,
     Profiles,
@@ -144,8 +147,212 @@ pub fn rejected_events() -> Table {
     )
 }
 
-/// The table behind an aggregate: `NAME__partial`, with the aggregate's own columns.
-pub fn aggregate(name: &str, columns: &[(String, DataType)]) -> Table {
-    let columns = columns.iter().map(|(name, data_type)| (name.as_str(), data_type.clone(), true)).collect();
-    table(&format!("{name}__partial"), TableKind::Aggregate, columns)
+/// The table behind an aggregate: `NAME__partial`, with the aggregate's own columns. What becomes of each when
+/// partial rows are combined is kept with the column ([`role`]).
+pub fn aggregate(name: &str, columns: &[AggregateColumn]) -> Table {
+    let plain = columns.iter().map(|column| (column.name.as_str(), column.data_type.clone(), true)).collect();
+    let plain = table(&format!("{name}{PARTIAL}"), TableKind::Aggregate, plain);
+    let fields: Vec<Field> = plain
+        .schema
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(index, field)| match columns.get(index) {
+            Some(column) => with_role(field, column.role),
+            None => field.as_ref().clone(),
+        })
+        .collect();
+    Table { schema: Arc::new(Schema::new(fields)), ..plain }
+}
+
+const PARTIAL: &str = "__partial";
+const ROLE: &str = "role";
+const ROLES: [(AggregateRole, &str); 5] = [
+    (AggregateRole::Key, "key"),
+    (AggregateRole::Sum, "sum"),
+    (AggregateRole::Count, "count"),
+    (AggregateRole::Min, "min"),
+    (AggregateRole::Max, "max"),
+];
+
+impl Table {
+    /// The name of the aggregate that this table holds the partial rows of.
+    pub fn aggregate_name(&self) -> Option<&str> {
+        if self.kind == TableKind::Aggregate { self.name.strip_suffix(PARTIAL) } else { None }
+    }
+}
+
+/// What an aggregate's column is; `None` for `_batch`, `_seq` and the columns of other tables.
+pub fn role(field: &Field) -> Option<AggregateRole> {
+    let name = field.metadata().get(ROLE)?;
+    ROLES.iter().find(|(_, known)| known == name).map(|(role, _)| *role)
+}
+
+fn with_role(field: &Field, role: AggregateRole) -> Field {
+    let name = ROLES.iter().find(|(known, _)| *known == role).map_or("key", |(_, name)| name);
+    field.clone().with_metadata(HashMap::from([(ROLE.to_string(), name.to_string())]))
+}
+
+/// A column type by a short, stable name, as the lake's manifest keeps it. `None`: no table can hold the type.
+pub fn type_name(data_type: &DataType) -> Option<String> {
+    let name = match data_type {
+        DataType::Utf8 => "string",
+        DataType::Boolean => "boolean",
+        DataType::Int32 => "int32",
+        DataType::Int64 => "int64",
+        DataType::UInt32 => "uint32",
+        DataType::UInt64 => "uint64",
+        DataType::Float64 => "double",
+        DataType::Date32 => "date",
+        DataType::Binary => "binary",
+        other if *other == time_type() => "timestamp",
+        other if *other == event::identifiers_type() => "map",
+        DataType::Decimal128(precision, scale) => return Some(format!("decimal({precision},{scale})")),
+        _ => return None,
+    };
+    Some(name.to_string())
+}
+
+/// The type of a [`type_name`].
+pub fn type_of(name: &str) -> Option<DataType> {
+    let data_type = match name {
+        "string" => DataType::Utf8,
+        "boolean" => DataType::Boolean,
+        "int32" => DataType::Int32,
+        "int64" => DataType::Int64,
+        "uint32" => DataType::UInt32,
+        "uint64" => DataType::UInt64,
+        "double" => DataType::Float64,
+        "date" => DataType::Date32,
+        "binary" => DataType::Binary,
+        "timestamp" => time_type(),
+        "map" => event::identifiers_type(),
+        other => {
+            let (precision, scale) = other.strip_prefix("decimal(")?.strip_suffix(')')?.split_once(',')?;
+            DataType::Decimal128(precision.parse().ok()?, scale.parse().ok()?)
+        }
+    };
+    Some(data_type)
+}
+
+/// A column as it is kept beside the data, so that a table can be read when no file holds the column yet.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct StoredColumn {
+    pub name: String,
+    /// See [`type_name`].
+    #[serde(rename = "type")]
+    pub type_name: String,
+    pub nullable: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// No longer defined: kept, but not shown in views.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retired: bool,
+}
+
+impl StoredColumn {
+    pub fn of(field: &Field) -> Option<Self> {
+        Some(StoredColumn {
+            name: field.name().clone(),
+            type_name: type_name(field.data_type())?,
+            nullable: field.is_nullable(),
+            role: field.metadata().get(ROLE).cloned(),
+            retired: false,
+        })
+    }
+
+    pub fn field(&self) -> Option<Field> {
+        let field = Field::new(&self.name, type_of(&self.type_name)?, self.nullable);
+        Some(match &self.role {
+            Some(role) => field.with_metadata(HashMap::from([(ROLE.to_string(), role.clone())])),
+            None => field,
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array, UInt64Array, new_null_array};
+    use arrow::compute::cast;
+
+    use super::*;
+
+    /// A batch of a table: given columns by name as text (cast), nulls and filler elsewhere. Its commit is
+    /// `commit`, its rows are numbered.
+    pub(crate) fn batch(table: &Table, commit: u64, given: &[(&str, Vec<Option<&str>>)]) -> RecordBatch {
+        let rows = given[0].1.len();
+        let columns: Vec<ArrayRef> = table
+            .schema
+            .fields()
+            .iter()
+            .map(|field| match given.iter().find(|(name, _)| name == field.name()) {
+                Some((_, values)) => {
+                    let texts: ArrayRef = Arc::new(StringArray::from(values.clone()));
+                    cast(&texts, field.data_type()).expect("cast")
+                }
+                None if field.name() == "_batch" => Arc::new(UInt64Array::from(vec![commit; rows])) as ArrayRef,
+                None if field.name() == "_seq" => Arc::new(UInt32Array::from_iter_values(0..rows as u32)),
+                None if field.is_nullable() => new_null_array(field.data_type(), rows),
+                None => {
+                    let filler = match field.data_type() {
+                        DataType::Utf8 | DataType::Binary => "",
+                        DataType::Boolean => "false",
+                        data_type if *data_type == time_type() => "2026-01-01T00:00:00Z",
+                        _ => "0",
+                    };
+                    let texts: ArrayRef = Arc::new(StringArray::from(vec![filler; rows]));
+                    cast(&texts, field.data_type()).expect("cast")
+                }
+            })
+            .collect();
+        RecordBatch::try_new(table.schema.clone(), columns).expect("batch")
+    }
+
+    /// Every table of the house, with traits of every type and an aggregate.
+    pub(crate) fn all() -> Vec<Table> {
+        let value_types =
+            [ValueType::String, ValueType::Long, ValueType::Double, ValueType::Boolean, ValueType::Timestamp];
+        let traits: Vec<(String, ValueType)> =
+            value_types.iter().map(|value_type| (format!("t_{value_type:?}").to_lowercase(), *value_type)).collect();
+        let column = |name: &str, data_type, role| AggregateColumn { name: name.into(), data_type, role };
+        vec![
+            events(),
+            profiles(&traits),
+            identifiers(),
+            profile_merges(),
+            segment_changes(),
+            deliveries(),
+            rejected_events(),
+            aggregate(
+                "revenue_by_minute",
+                &[
+                    column("minute", time_type(), AggregateRole::Key),
+                    column("country", DataType::Utf8, AggregateRole::Key),
+                    column("revenue", DataType::Decimal128(38, 6), AggregateRole::Sum),
+                    column("orders", DataType::Int64, AggregateRole::Count),
+                    column("largest", DataType::Float64, AggregateRole::Max),
+                ],
+            ),
+        ]
+    }
+
+    #[test]
+    fn every_column_can_be_stored_and_comes_back_the_same() {
+        for table in all() {
+            for field in table.schema.fields() {
+                let stored = StoredColumn::of(field).expect(field.name());
+                assert_eq!(stored.field().as_ref(), Some(field.as_ref()), "{}.{}", table.name, field.name());
+            }
+        }
+    }
+
+    #[test]
+    fn an_aggregate_knows_its_name_and_the_roles_of_its_columns() {
+        let table = all().pop().expect("aggregate");
+        assert_eq!(table.aggregate_name(), Some("revenue_by_minute"));
+        let roles: Vec<_> = table.schema.fields().iter().map(|field| role(field)).collect();
+        use AggregateRole::*;
+        assert_eq!(roles, [Some(Key), Some(Key), Some(Sum), Some(Count), Some(Max), None, None]);
+        assert_eq!(events().aggregate_name(), None);
+    }
 }

@@ -1,1 +1,612 @@
 //! Kafka by librdkafka.
+//!
+//! Every topic has a consumer and a thread of its own: librdkafka's end-of-partition event names only the partition
+//! once it has come through `rdkafka`. A reader goes round:
+//!
+//! 1. every few seconds it asks for the topic's partitions; new ones are assigned at their position, by hand
+//!    (there is no group rebalance: the one writer of the state reads everything);
+//! 2. it polls until the batch is full or its linger is over, copying payloads side by side;
+//! 3. it hands the batch over, and says `CaughtUp` when all partitions of all topics are at their end.
+//!
+//! Positions come from the state alone, so a position that is not in the log any more (`auto.offset.reset=error`)
+//! stops the source loudly. The end of a partition is known by librdkafka's event, never by arithmetic:
+//! transactions leave gaps in offsets.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::statistics::Statistics;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::sync::mpsc::Sender;
+
+use super::{
+    KafkaPlan, Positions, ReadLimits, Shared, SourceError, SourceEvent, Start, instant, start_thread, wall_us,
+};
+use crate::event::RawBatch;
+use crate::kafka::{SettingsError, client_config, default_setting, explain, log};
+
+/// Settings that the promise of exactly-once rests on.
+const RESERVED: [&str; 5] = [
+    "auto.offset.reset",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.partition.eof",
+    "statistics.interval.ms",
+];
+
+/// How long a poll waits when there is nothing, and so how soon a stop is seen.
+const IDLE: Duration = Duration::from_millis(100);
+/// How often the topic is looked at for new partitions; sooner while something is missing.
+const DISCOVERY_EVERY: Duration = Duration::from_secs(5);
+const DISCOVERY_RETRY: Duration = Duration::from_secs(1);
+/// For answers of the broker that the reader waits for.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// The same trouble is told again after this long.
+const NOTICE_EVERY: Duration = Duration::from_secs(30);
+/// A topic that was read and is unknown for this long is gone: brokers that start may not know it for a moment.
+const GONE_AFTER: Duration = Duration::from_secs(30);
+/// Record ranges of a batch are 32 bits wide, and one record may be a gigabyte.
+const BATCH_BYTES_MAX: usize = 1 << 30;
+
+pub(super) fn start(
+    plan: &KafkaPlan,
+    positions: Positions,
+    limits: ReadLimits,
+    events: Sender<SourceEvent>,
+    shared: Arc<Shared>,
+) -> Result<(), SourceError> {
+    let topics: std::collections::BTreeSet<&String> = plan.topics.iter().collect();
+    let together = Arc::new(Together::new(topics.len()));
+    let mut readers = Vec::with_capacity(topics.len());
+    for (index, topic) in topics.iter().enumerate() {
+        let consumer = consumer(plan, topics.len())
+            .map_err(|error| SourceError::Settings { source_name: plan.name.clone(), error })?;
+        let of_topic = positions.iter().filter(|((name, _), _)| name == *topic);
+        readers.push(Reader {
+            index,
+            source: plan.name.clone(),
+            brokers: plan.brokers.clone(),
+            topic: Arc::from(topic.as_str()),
+            start: plan.start,
+            stored: of_topic.map(|((_, partition), next)| (*partition, *next)).collect(),
+            limits: ReadLimits { max_bytes: limits.max_bytes.min(BATCH_BYTES_MAX), ..limits },
+            consumer,
+            events: events.clone(),
+            shared: shared.clone(),
+            together: together.clone(),
+            partitions: Vec::new(),
+            initial_partitions: None,
+            next_discovery: instant(),
+            unknown_since: None,
+            next_second: instant() + Duration::from_secs(1),
+            committed: HashMap::new(),
+            noticed: HashMap::new(),
+            bytes_hint: 0,
+        });
+    }
+    for reader in readers {
+        start_thread(&plan.name, move || reader.run())?;
+    }
+    Ok(())
+}
+
+fn consumer(plan: &KafkaPlan, topics: usize) -> Result<BaseConsumer<Ends>, SettingsError> {
+    let mut config = client_config(&plan.brokers, &plan.settings, &RESERVED)?;
+    config.set("enable.auto.commit", "false");
+    config.set("enable.auto.offset.store", "false");
+    config.set("enable.partition.eof", "true");
+    config.set("auto.offset.reset", "error");
+    config.set("statistics.interval.ms", "1000");
+    let queue_kbytes = (262_144 / topics).max(32_768).to_string();
+    for (key, value) in [
+        // Only named in commits for display; nothing is ever subscribed.
+        ("group.id", format!("tributary-{}", plan.name).as_str()),
+        ("isolation.level", "read_committed"),
+        // The default of a second stalls a reader that has emptied its queue.
+        ("fetch.queue.backoff.ms", "5"),
+        ("fetch.wait.max.ms", "50"),
+        ("queued.min.messages", "1000000"),
+        ("queued.max.messages.kbytes", queue_kbytes.as_str()),
+        // Large records pass: the broker sends a first record of any size, the client must take it.
+        ("fetch.message.max.bytes", "4194304"),
+        ("fetch.max.bytes", "67108864"),
+        ("receive.message.max.bytes", "1073741824"),
+    ] {
+        default_setting(&mut config, key, value);
+    }
+    config.create_with_context(Ends::default()).map_err(|error| SettingsError::from_kafka(&error))
+}
+
+/// The ends of the partitions by librdkafka's statistics: where lag is counted to, without asking the broker.
+#[derive(Default)]
+struct Ends {
+    by_partition: Mutex<HashMap<i32, i64>>,
+}
+
+impl ClientContext for Ends {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let mut ends = self.by_partition.lock().unwrap_or_else(PoisonError::into_inner);
+        for partition in statistics.topics.values().flat_map(|topic| topic.partitions.values()) {
+            let end = if partition.ls_offset >= 0 { partition.ls_offset } else { partition.hi_offset };
+            if partition.partition >= 0 && end >= 0 {
+                ends.insert(partition.partition, end);
+            }
+        }
+    }
+}
+
+impl ConsumerContext for Ends {
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        if let Err(error) = result {
+            tracing::debug!("offsets for display are not committed: {}", explain(&error));
+        }
+    }
+}
+
+/// What the readers of a source's topics must know of each other.
+struct Together {
+    state: Mutex<TogetherState>,
+}
+
+struct TogetherState {
+    at_end: Vec<bool>,
+    lag: Vec<i64>,
+    said: bool,
+}
+
+impl Together {
+    fn new(topics: usize) -> Self {
+        Together { state: Mutex::new(TogetherState { at_end: vec![false; topics], lag: vec![0; topics], said: false }) }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, TogetherState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records of a topic have been handed over: once the end is reached again, it is said again.
+    fn has_moved(&self) {
+        self.lock().said = false;
+    }
+
+    /// Takes down whether a topic is at its end; true when all are and that has not been said.
+    fn at_end(&self, topic: usize, at_end: bool) -> bool {
+        let mut state = self.lock();
+        state.at_end[topic] = at_end;
+        if !state.at_end.iter().all(|at_end| *at_end) {
+            state.said = false;
+            return false;
+        }
+        !std::mem::replace(&mut state.said, true)
+    }
+
+    fn all_at_end(&self) -> bool {
+        self.lock().at_end.iter().all(|at_end| *at_end)
+    }
+
+    /// Takes down a topic's lag and returns that of all.
+    fn lag(&self, topic: usize, lag: i64) -> i64 {
+        let mut state = self.lock();
+        state.lag[topic] = lag;
+        state.lag.iter().sum()
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Partition {
+    /// The next offset to be handed over.
+    next: i64,
+    at_end: bool,
+    /// When only what was there at the start is to be read: the end as it was then.
+    until: Option<i64>,
+}
+
+/// The reader ends: it was stopped, or has said why it cannot go on.
+struct Ended;
+
+struct Reader {
+    index: usize,
+    source: Arc<str>,
+    brokers: String,
+    topic: Arc<str>,
+    start: Start,
+    /// The state's positions of this topic.
+    stored: BTreeMap<i32, i64>,
+    limits: ReadLimits,
+    consumer: BaseConsumer<Ends>,
+    events: Sender<SourceEvent>,
+    shared: Arc<Shared>,
+    together: Arc<Together>,
+    /// By number; None where not assigned yet.
+    partitions: Vec<Option<Partition>>,
+    /// How many partitions the topic had when it was first seen; `start` holds for those alone.
+    initial_partitions: Option<i32>,
+    next_discovery: Instant,
+    unknown_since: Option<Instant>,
+    next_second: Instant,
+    committed: HashMap<i32, i64>,
+    noticed: HashMap<String, Instant>,
+    bytes_hint: usize,
+}
+
+impl Reader {
+    fn run(mut self) {
+        while !self.shared.stopped() {
+            if self.round().is_err() {
+                return;
+            }
+        }
+    }
+
+    fn round(&mut self) -> Result<(), Ended> {
+        let now = instant();
+        if now >= self.next_discovery {
+            self.next_discovery = now + DISCOVERY_EVERY;
+            self.discover()?;
+        }
+        let batch = self.collect()?;
+        let idle = batch.records.is_empty();
+        if !idle {
+            self.bytes_hint = batch.bytes.len();
+            self.together.has_moved();
+            self.send(SourceEvent::Records(batch))?;
+        }
+        let at_end = self.at_end();
+        if self.together.at_end(self.index, at_end) {
+            self.send(SourceEvent::CaughtUp)?;
+        } else if idle && self.limits.until_end && self.index == 0 && self.together.all_at_end() {
+            self.try_send(SourceEvent::CaughtUp)?;
+        }
+        if instant() >= self.next_second {
+            self.next_second = instant() + Duration::from_secs(1);
+            self.every_second()?;
+        }
+        Ok(())
+    }
+
+    /// Polls one batch together: until it is full, or its linger is over, or at once when nothing comes.
+    fn collect(&mut self) -> Result<RawBatch, Ended> {
+        let mut batch = RawBatch::new(self.source.clone());
+        let mut deadline = None;
+        loop {
+            let timeout = match deadline {
+                None => IDLE,
+                Some(deadline) => instant_until(deadline),
+            };
+            let (partition, next) = match self.consumer.poll(timeout) {
+                None => break,
+                Some(Ok(message)) => {
+                    if batch.bytes.is_empty() {
+                        batch.bytes.reserve(self.bytes_hint);
+                    }
+                    let timestamp = match message.timestamp().to_millis() {
+                        Some(millis) if millis >= 0 => millis.saturating_mul(1000),
+                        _ => wall_us(),
+                    };
+                    let payload = message.payload().unwrap_or_default();
+                    batch.push(&self.topic, message.partition(), message.offset(), timestamp, payload);
+                    (message.partition(), message.offset() + 1)
+                }
+                Some(Err(error)) => {
+                    self.on_error(&error)?;
+                    match deadline {
+                        // The end of a partition, perhaps: the round looks whether all is read.
+                        None => break,
+                        Some(_) => continue,
+                    }
+                }
+            };
+            self.advance(partition, next);
+            let full = batch.records.len() >= self.limits.max_records || batch.bytes.len() >= self.limits.max_bytes;
+            if full {
+                break;
+            }
+            match deadline {
+                None => deadline = Some(instant() + self.limits.linger),
+                Some(deadline) if batch.records.len().is_multiple_of(64) && instant_until(deadline).is_zero() => break,
+                Some(_) => {}
+            }
+        }
+        Ok(batch)
+    }
+
+    fn advance(&mut self, number: i32, next: i64) {
+        let index = usize::try_from(number).unwrap_or_default();
+        if let Some(Some(partition)) = self.partitions.get_mut(index) {
+            partition.next = next;
+            partition.at_end = match partition.until {
+                Some(until) => partition.at_end || next >= until,
+                None => false,
+            };
+        }
+    }
+
+    fn on_error(&mut self, error: &KafkaError) -> Result<(), Ended> {
+        use RDKafkaErrorCode as Code;
+        match error {
+            KafkaError::PartitionEOF(number) => {
+                let index = usize::try_from(*number).unwrap_or_default();
+                if let Some(Some(partition)) = self.partitions.get_mut(index) {
+                    partition.at_end = true;
+                }
+                Ok(())
+            }
+            KafkaError::MessageConsumptionFatal(_) => {
+                self.fatal(format!("topic {}: the Kafka client has stopped: {}", self.topic, explain(error)))
+            }
+            _ => match error.rdkafka_error_code() {
+                Some(Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation) => self.on_out_of_range(),
+                Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
+                    self.next_discovery = instant();
+                    Ok(())
+                }
+                // The group is there for display only.
+                Some(
+                    Code::GroupAuthorizationFailed
+                    | Code::CoordinatorNotAvailable
+                    | Code::NotCoordinator
+                    | Code::CoordinatorLoadInProgress,
+                ) => Ok(()),
+                _ => self.unavailable(format!("kafka at {}: {}; trying again", self.brokers, explain(error))),
+            },
+        }
+    }
+
+    /// Looks for partitions that are not read yet and assigns them.
+    fn discover(&mut self) -> Result<(), Ended> {
+        let ids = match self.partition_ids()? {
+            Some(ids) => ids,
+            None => {
+                self.next_discovery = instant() + DISCOVERY_RETRY;
+                return Ok(());
+            }
+        };
+        let initial = *self.initial_partitions.get_or_insert(ids.len() as i32);
+        if let Some((number, next)) = self.stored.iter().find(|(number, _)| !ids.contains(number)) {
+            return self.fatal(format!(
+                "topic {}, partition {number}: position {next} is in the state, but the topic has only {} partitions: \
+                 it was deleted and made anew. Give the new topic another name, or start with a new state (--data)",
+                self.topic,
+                ids.len()
+            ));
+        }
+        let mut assigned = Vec::new();
+        let mut announced = Positions::new();
+        for number in ids {
+            let index = usize::try_from(number).unwrap_or_default();
+            if self.partitions.get(index).is_some_and(Option::is_some) {
+                continue;
+            }
+            let (low, high) = match self.consumer.fetch_watermarks(&self.topic, number, ANSWER_WITHIN) {
+                Ok(watermarks) => watermarks,
+                Err(error) => {
+                    self.next_discovery = instant() + DISCOVERY_RETRY;
+                    let place = format!("topic {}, partition {number}", self.topic);
+                    self.unavailable(format!("{place}: {}; trying again", explain(&error)))?;
+                    continue;
+                }
+            };
+            let from_latest = self.start == Start::Latest && self.stored.is_empty() && number < initial;
+            let (next, offset) = match self.stored.get(&number) {
+                Some(next) if *next < low || *next > high => return self.fatal(self.lost(number, *next, low, high)),
+                Some(next) => (*next, Offset::Offset(*next)),
+                None if from_latest => {
+                    announced.insert((self.topic.to_string(), number), high);
+                    (high, Offset::Offset(high))
+                }
+                // A partition that is new since the last look is read whole, or its first records would be lost.
+                None => (low, Offset::Beginning),
+            };
+            let until = self.limits.until_end.then_some(high);
+            let at_end = until.is_some_and(|until| next >= until);
+            assigned.push((number, offset, Partition { next, at_end, until }));
+        }
+        if assigned.is_empty() {
+            return Ok(());
+        }
+        if !announced.is_empty() {
+            self.send(SourceEvent::Assigned(announced))?;
+        }
+        let list: Vec<_> = assigned.iter().map(|(number, offset, _)| (*number, *offset)).collect();
+        if let Err(error) = self.assign(&list) {
+            self.next_discovery = instant() + DISCOVERY_RETRY;
+            return self.unavailable(format!("topic {} cannot be assigned: {}", self.topic, explain(&error)));
+        }
+        for (number, _, partition) in assigned {
+            let index = usize::try_from(number).unwrap_or_default();
+            if self.partitions.len() <= index {
+                self.partitions.resize(index + 1, None);
+            }
+            self.partitions[index] = Some(partition);
+        }
+        Ok(())
+    }
+
+    /// The topic's partitions; None when they cannot be known now, which has been said.
+    fn partition_ids(&mut self) -> Result<Option<Vec<i32>>, Ended> {
+        let metadata = match self.consumer.fetch_metadata(Some(&self.topic), ANSWER_WITHIN) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                self.unavailable(format!("kafka at {}: {}; trying again", self.brokers, explain(&error)))?;
+                return Ok(None);
+            }
+        };
+        let topic = metadata.topics().iter().find(|topic| topic.name() == &*self.topic);
+        let error = match topic {
+            Some(topic) => topic.error().map(RDKafkaErrorCode::from),
+            None => Some(RDKafkaErrorCode::UnknownTopicOrPartition),
+        };
+        match (topic, error) {
+            (Some(topic), None) if !topic.partitions().is_empty() => {
+                self.unknown_since = None;
+                Ok(Some(topic.partitions().iter().map(|partition| partition.id()).collect()))
+            }
+            (_, None | Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {
+                let since = *self.unknown_since.get_or_insert_with(instant);
+                if self.partitions.is_empty() && self.stored.is_empty() {
+                    self.initial_partitions = Some(0);
+                    self.unavailable(format!(
+                        "topic {} does not exist at {}; waiting for it",
+                        self.topic, self.brokers
+                    ))?;
+                } else if instant().duration_since(since) < GONE_AFTER {
+                    self.unavailable(format!("topic {} is unknown at {}; trying again", self.topic, self.brokers))?;
+                } else {
+                    self.fatal(format!(
+                        "topic {} was read before and is not at {} any more: it was deleted, or these are other \
+                         brokers. Bring it back, or start with a new state (--data)",
+                        self.topic, self.brokers
+                    ))?;
+                }
+                Ok(None)
+            }
+            (_, Some(code)) => {
+                let reason = explain(&KafkaError::MetadataFetch(code));
+                self.unavailable(format!("topic {} at {}: {reason}; trying again", self.topic, self.brokers))?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn assign(&self, partitions: &[(i32, Offset)]) -> KafkaResult<()> {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for (number, offset) in partitions {
+            list.add_partition_offset(&self.topic, *number, *offset)?;
+        }
+        self.consumer.incremental_assign(&list)
+    }
+
+    /// A position is not in the log any more; the error does not say which, so all are looked at.
+    fn on_out_of_range(&mut self) -> Result<(), Ended> {
+        let mut well = Vec::new();
+        for (number, partition) in self.numbered() {
+            match self.consumer.fetch_watermarks(&self.topic, number, ANSWER_WITHIN) {
+                Ok((low, high)) if partition.next < low || partition.next > high => {
+                    return self.fatal(self.lost(number, partition.next, low, high));
+                }
+                Ok(_) => well.push((number, Offset::Offset(partition.next))),
+                Err(error) => {
+                    let place = format!("topic {}, partition {number}", self.topic);
+                    self.unavailable(format!("{place}: {}; trying again", explain(&error)))?;
+                    well.push((number, Offset::Offset(partition.next)));
+                }
+            }
+        }
+        // All positions are there: a broker was unsure for a moment. librdkafka has stopped the partition.
+        let unassigned = self.consumer.unassign();
+        match unassigned.and_then(|()| self.assign(&well)) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let reason = explain(&error);
+                self.fatal(format!("topic {} cannot be read on after a lost position: {reason}", self.topic))
+            }
+        }
+    }
+
+    fn lost(&self, number: i32, next: i64, low: i64, high: i64) -> String {
+        let place = format!("topic {}, partition {number}", self.topic);
+        if next < low {
+            format!(
+                "{place}: position {next} is wanted, but the log holds {low} to {high}: retention has removed {} \
+                 offsets before they were read. Going on would lose them silently: bring the records back, or start \
+                 with a new state (--data)",
+                low - next
+            )
+        } else {
+            format!(
+                "{place}: position {next} is wanted, but the log ends at {high} (it starts at {low}): the topic was \
+                 made anew or the brokers have lost records. Give the new topic another name, or start with a new \
+                 state (--data)"
+            )
+        }
+    }
+
+    fn numbered(&self) -> Vec<(i32, Partition)> {
+        let numbered = self.partitions.iter().enumerate();
+        numbered.filter_map(|(number, partition)| partition.map(|partition| (number as i32, partition))).collect()
+    }
+
+    fn at_end(&self) -> bool {
+        !self.partitions.is_empty() && self.partitions.iter().all(|partition| partition.is_some_and(|p| p.at_end))
+    }
+
+    fn every_second(&mut self) -> Result<(), Ended> {
+        let lag = {
+            let ends = self.consumer.context().by_partition.lock().unwrap_or_else(PoisonError::into_inner);
+            let waiting = |(number, partition): (i32, Partition)| match ends.get(&number) {
+                Some(end) if !partition.at_end || partition.until.is_some() => (end - partition.next).max(0),
+                _ => 0,
+            };
+            self.numbered().into_iter().map(waiting).sum()
+        };
+        let lag = self.together.lag(self.index, lag);
+        if self.index == 0 {
+            self.try_send(SourceEvent::Lag(lag))?;
+        }
+        self.show_committed();
+        Ok(())
+    }
+
+    /// Commits to the group what the engine asked to show. Nothing depends on it, so errors are only logged.
+    fn show_committed(&mut self) {
+        let positions = self.shared.committed();
+        let mut list = TopicPartitionList::new();
+        for (number, _) in self.numbered() {
+            let Some(next) = positions.get(&(self.topic.to_string(), number)) else { continue };
+            if self.committed.insert(number, *next) != Some(*next)
+                && let Err(error) = list.add_partition_offset(&self.topic, number, Offset::Offset(*next))
+            {
+                tracing::debug!("an offset for display is not committed: {}", explain(&error));
+            }
+        }
+        if list.count() > 0
+            && let Err(error) = self.consumer.commit(&list, CommitMode::Async)
+        {
+            tracing::debug!("offsets for display are not committed: {}", explain(&error));
+        }
+    }
+
+    /// Waits while the engine is behind.
+    fn send(&self, event: SourceEvent) -> Result<(), Ended> {
+        self.events.blocking_send(event).map_err(|_| Ended)
+    }
+
+    /// For events that say how things are: the next one replaces what finds no room.
+    fn try_send(&self, event: SourceEvent) -> Result<(), Ended> {
+        match self.events.try_send(event) {
+            Err(tokio::sync::mpsc::error::TrySendError::Closed(_)) => Err(Ended),
+            _ => Ok(()),
+        }
+    }
+
+    fn fatal<T>(&self, reason: String) -> Result<T, Ended> {
+        self.send(SourceEvent::Fatal(format!("source {}: {reason}", self.source)))?;
+        Err(Ended)
+    }
+
+    fn unavailable(&mut self, reason: String) -> Result<(), Ended> {
+        let now = instant();
+        if self.noticed.get(&reason).is_some_and(|at| now.duration_since(*at) < NOTICE_EVERY) {
+            return Ok(());
+        }
+        self.noticed.retain(|_, at| now.duration_since(*at) < NOTICE_EVERY);
+        self.noticed.insert(reason.clone(), now);
+        self.send(SourceEvent::Unavailable(format!("source {}: {reason}", self.source)))
+    }
+}
+
+fn instant_until(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(instant())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,27 @@
 //! Sources: where raw records come from, with positions to go on from.
+//!
+//! 1. [`spawn`] checks the plan and starts the source's threads at the positions that the state holds;
+//! 2. the threads cut what they read into records, collect them into batches and send [`SourceEvent`]s through a
+//!    short channel, so that an engine that is behind holds the source back;
+//! 3. whoever drops the [`SourceHandle`] stops the source.
+//!
+//! Within one (topic, partition) records and rejects come in log order, each position once: the engine may take
+//! the last one it saw, plus one, as the next position.
 
 pub mod file;
 pub mod kafka;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::event::RawBatch;
+use tokio::sync::mpsc;
+
+use crate::decode::registry::Schemas;
+use crate::event::{RawBatch, TimeUs};
+use crate::kafka::SettingsError;
 
 /// Where a source goes on: (topic or path, partition) → next offset or row. Absent: from its `start`.
 pub type Positions = BTreeMap<(String, i32), i64>;
@@ -17,6 +31,15 @@ pub type Positions = BTreeMap<(String, i32), i64>;
 pub enum SourcePlan {
     Kafka(KafkaPlan),
     File(FilePlan),
+}
+
+impl SourcePlan {
+    pub fn name(&self) -> &Arc<str> {
+        match self {
+            SourcePlan::Kafka(plan) => &plan.name,
+            SourcePlan::File(plan) => &plan.name,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -61,7 +84,11 @@ pub enum SourceEvent {
     Records(RawBatch),
     /// Rows that could not even be cut into a record (a CSV row with too few fields, a broken container block).
     Rejects(Vec<crate::event::Reject>),
+    /// Where partitions without a position begin (`start: latest`, new partitions). To be stored with the next
+    /// commit, so that a restart goes on from there even when no record has come in between.
+    Assigned(Positions),
     /// All partitions have been read to their end as of now; said again after further records.
+    /// With [`ReadLimits::until_end`] it is said again and again until the source is stopped.
     CaughtUp,
     /// Records between the position and the end, over all partitions; at most once a second.
     Lag(i64),
@@ -70,4 +97,141 @@ pub enum SourceEvent {
     Fatal(String),
     /// The other side is away; the source goes on trying by itself.
     Unavailable(String),
+}
+
+/// How much a batch may hold, and when reading ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadLimits {
+    /// Records of a batch, at most.
+    pub max_records: usize,
+    /// Bytes of a batch; one record may go beyond it.
+    pub max_bytes: usize,
+    /// How long a batch waits for more, from its first record.
+    pub linger: Duration,
+    /// Read to the end as it was at the start, then say `CaughtUp` until stopped.
+    pub until_end: bool,
+}
+
+impl Default for ReadLimits {
+    fn default() -> Self {
+        ReadLimits { max_records: 20_000, max_bytes: 16 << 20, linger: Duration::from_millis(5), until_end: false }
+    }
+}
+
+/// Why a source cannot start.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SourceError {
+    #[error("source {source_name}: {error}")]
+    Settings { source_name: Arc<str>, error: SettingsError },
+    /// The path leads to nothing.
+    #[error("source {source_name}: {path} does not exist{nearby}")]
+    Missing {
+        source_name: Arc<str>,
+        path: String,
+        /// Empty, or what there is instead, as the end of the sentence.
+        nearby: String,
+    },
+    #[error("source {source_name}: {path}: {reason}")]
+    Path { source_name: Arc<str>, path: String, reason: String },
+    #[error("source {source_name}: its thread cannot be started: {reason}")]
+    Thread { source_name: Arc<str>, reason: String },
+}
+
+/// A running source.
+#[derive(Debug)]
+pub struct SourceHandle {
+    pub name: Arc<str>,
+    pub events: mpsc::Receiver<SourceEvent>,
+    pub control: SourceControl,
+}
+
+/// Stops the source when dropped.
+#[derive(Debug)]
+pub struct SourceControl {
+    shared: Arc<Shared>,
+}
+
+/// What the owner of a handle and the source's threads share.
+#[derive(Debug, Default)]
+struct Shared {
+    stop: AtomicBool,
+    /// Positions to show as committed; see [`SourceControl::show_committed`].
+    committed: Mutex<Arc<Positions>>,
+}
+
+impl Shared {
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn committed(&self) -> Arc<Positions> {
+        self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl SourceControl {
+    /// Asks the threads to end; they do within a fraction of a second, or when the channel is next read or dropped.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Has the source commit these next positions to the consumer group, within about a second. They serve tools
+    /// that show lag and are never read back.
+    pub fn show_committed(&self, positions: Positions) {
+        *self.shared.committed.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(positions);
+    }
+}
+
+impl Drop for SourceControl {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Batches that may wait between a source and the engine: enough to be busy on both sides, little enough to hold back.
+const EVENTS_WAITING_MAX: usize = 4;
+
+/// Starts a source at the given positions. `schemas` are those that the source's records will be decoded with: a
+/// file source registers the schemas of its Avro containers there; other sources need none.
+///
+/// # Errors
+/// What is wrong with the plan itself: settings, a file that is missing. A broker that is away is not an error here
+/// but a [`SourceEvent::Unavailable`].
+pub fn spawn(
+    plan: &SourcePlan,
+    positions: Positions,
+    limits: ReadLimits,
+    schemas: Option<Arc<Schemas>>,
+) -> Result<SourceHandle, SourceError> {
+    let shared = Arc::new(Shared::default());
+    let (sender, events) = mpsc::channel(EVENTS_WAITING_MAX);
+    let control = SourceControl { shared: shared.clone() };
+    let name = match plan {
+        SourcePlan::Kafka(plan) => {
+            kafka::start(plan, positions, limits, sender, shared)?;
+            &plan.name
+        }
+        SourcePlan::File(plan) => {
+            file::start(plan, positions, limits, schemas, sender, shared)?;
+            &plan.name
+        }
+    };
+    Ok(SourceHandle { name: name.clone(), events, control })
+}
+
+fn start_thread(source: &Arc<str>, body: impl FnOnce() + Send + 'static) -> Result<(), SourceError> {
+    let started = std::thread::Builder::new().name(format!("source-{source}")).spawn(body);
+    started.map(|_| ()).map_err(|error| SourceError::Thread { source_name: source.clone(), reason: error.to_string() })
+}
+
+/// The wall clock, for records that carry no time of their own.
+#[expect(clippy::disallowed_methods, reason = "a source owns the time of reading")]
+fn wall_us() -> TimeUs {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a source owns its pace: linger, refreshes, rate limits")]
+fn instant() -> Instant {
+    Instant::now()
 }

@@ -26,7 +26,7 @@ pub enum Tag {
     Alias = b'x',
     /// Profile number → traits and memberships.
     Profile = b'p',
-    /// De-duplication: generation, block → message id hashes.
+    /// De-duplication: part, generation, number → message id hashes (see [`dedupe`]).
     Dedupe = b'd',
     /// Outbox: commit number, table → sealed rows.
     Outbox = b'o',
@@ -88,7 +88,44 @@ pub fn number_name(tag: Tag, number: u64, name: &str) -> Bytes {
     key.freeze()
 }
 
-/// `Dedupe`: generation, then block within it.
+/// What a `Dedupe` entry holds. The part comes first in the key, so that a start reads records, blocks and filters
+/// without touching the pages, which are by far the most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum DedupePart {
+    /// One for a generation that is sealed or being deleted: its figures.
+    Record = 0,
+    /// Hashes in order of arrival, of a generation that is not sealed yet.
+    Block = 1,
+    /// A piece of a sealed generation's filter.
+    Filter = 2,
+    /// Sorted hashes of a sealed generation: those that begin with the page's number.
+    Page = 3,
+}
+
+/// `Dedupe`: part, generation, number within it.
+pub fn dedupe(part: DedupePart, generation: u64, number: u32) -> Bytes {
+    let mut key = start(Tag::Dedupe, 13);
+    key.put_u8(part as u8);
+    key.put_u64(generation);
+    key.put_u32(number);
+    key.freeze()
+}
+
+/// All `Dedupe` keys of this part.
+pub fn dedupe_prefix(part: DedupePart) -> Bytes {
+    let mut key = start(Tag::Dedupe, 1);
+    key.put_u8(part as u8);
+    key.freeze()
+}
+
+/// Generation and number of a [`dedupe`] key.
+pub fn parse_dedupe(key: &[u8]) -> Option<(u64, u32)> {
+    let (generation, number) = key.get(3..)?.split_at_checked(8)?;
+    Some((u64::from_be_bytes(generation.try_into().ok()?), u32::from_be_bytes(number.try_into().ok()?)))
+}
+
+/// Two numbers, in order.
 pub fn two_numbers(tag: Tag, first: u64, second: u64) -> Bytes {
     let mut key = start(tag, 16);
     key.put_u64(first);

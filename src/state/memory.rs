@@ -31,11 +31,11 @@ impl Store for MemoryStore {
     }
 
     async fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
-        let from = Bytes::copy_from_slice(after.unwrap_or(prefix));
+        let from = Bytes::copy_from_slice(after.filter(|after| *after >= prefix).unwrap_or(prefix));
         let entries = self.entries();
         let range = entries.range(from.clone()..);
         let found = range
-            .filter(|(key, _)| after.is_none() || **key != from)
+            .filter(|(key, _)| after.is_none_or(|after| *key != after))
             .take_while(|(key, _)| key.starts_with(prefix))
             .take(limit);
         Ok(found.map(|(key, value)| (key.clone(), value.clone())).collect())

@@ -6,6 +6,7 @@ pub mod codec;
 pub mod filter;
 pub mod heartbeat;
 pub mod keys;
+pub mod location;
 pub mod memory;
 pub mod slate;
 

@@ -1,0 +1,42 @@
+# make demo    a shop, start to finish, no server needed
+# make test    every test, with the real Kafka and the real ClickHouse engine
+# make check   what must hold before a commit: formatting, lints, unit tests; no servers
+#
+# demo and test share one build: the dev profile, lightly optimised (see Cargo.toml). The first build takes minutes,
+# later ones seconds.
+
+CARGO ?= cargo
+# Cargo.lock is part of the source: a build that would change it fails.
+CARGO_FLAGS ?= --locked
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench release fmt
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: ## a shop, start to finish, no server needed
+	@tests/support/prerequisites demo
+	$(CARGO) run $(CARGO_FLAGS) -- demo
+
+test: ## every test; starts its own Kafka, ClickHouse and schema registry
+	@tests/support/prerequisites test
+	$(CARGO) test $(CARGO_FLAGS)
+
+check: ## formatting, lints and unit tests; needs no server
+	@tests/support/prerequisites demo
+	$(CARGO) fmt --check
+	$(CARGO) clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+	$(CARGO) test $(CARGO_FLAGS) --lib
+
+bench: ## events per CPU-second beside a ladder of floors; optimised build
+	@tests/support/prerequisites demo
+	$(CARGO) bench $(CARGO_FLAGS) --bench ladder
+
+release: ## target/release/tributary, with object storage and TLS; needs perl for OpenSSL
+	@tests/support/prerequisites demo
+	@command -v perl >/dev/null || { echo 'missing: perl (apt-get install perl)'; exit 3; }
+	$(CARGO) build $(CARGO_FLAGS) --release --features cloud,tls
+
+fmt: ## format the code
+	$(CARGO) fmt

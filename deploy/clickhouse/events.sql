@@ -1,0 +1,55 @@
+-- One row per accepted event. Applied by `tributary` itself; safe to apply by hand and again.
+--
+-- Order: (event, timestamp). Analysts ask "this event, in this time"; event names are few, so a question about time
+-- alone still skips most granules. One profile's events are found through a bloom filter.
+--
+-- No partitions: one insert then is one part, there as a whole or not at all, however many years its rows span (a
+-- file of history has many, and an insert may touch at most 100 partitions). Retention is a TTL on `timestamp`.
+--
+-- `properties`, `traits`, `context`, `enriched` are String and hold the JSON to the letter: the JSON type drops nulls
+-- (a null trait deletes) and rounds decimals, and a history must be able to rebuild state. Read them with
+-- JSONExtractString(properties, 'currency'), JSONExtractFloat(properties, 'total'), JSONExtractInt, JSONExtractBool,
+-- JSONExtractRaw, JSONHas: the lake has the same functions. `properties_json` and the like are the same values as the
+-- JSON type, computed when read: properties_json.total.
+--
+-- Deduplication window: a repeated insert with the same token adds nothing. fsync: an acknowledged row is on disk.
+CREATE TABLE IF NOT EXISTS events
+(
+    profile_id      Nullable(String)                  COMMENT 'the profile when the event was processed, see current_events, null without a usable identifier',
+    message_id      String                            COMMENT 'the id given by the producer, or made from the source position',
+    type            LowCardinality(String)            COMMENT 'track, identify, page, screen, group or alias',
+    event           LowCardinality(Nullable(String))  COMMENT 'name of a track event',
+    user_id         Nullable(String)                  COMMENT 'identifier of a known user',
+    anonymous_id    Nullable(String)                  COMMENT 'identifier of a device or browser',
+    group_id        Nullable(String)                  COMMENT 'account or group',
+    previous_id     Nullable(String)                  COMMENT 'the former id, in an alias call',
+    identifiers     Map(String, String)               COMMENT 'further identifiers by type',
+    timestamp       DateTime64(6, 'UTC')              COMMENT 'when it happened, corrected for the clock of the device',
+    sent_at         Nullable(DateTime64(6, 'UTC'))    COMMENT 'when the producer sent it, by its own clock',
+    received_at     DateTime64(6, 'UTC')              COMMENT 'when the broker took it',
+    properties      Nullable(String)                  COMMENT 'JSON object, to the letter',
+    traits          Nullable(String)                  COMMENT 'JSON object, to the letter',
+    context         Nullable(String)                  COMMENT 'JSON object, to the letter',
+    enriched        Nullable(String)                  COMMENT 'JSON object of what enrich steps added',
+    source          LowCardinality(String)            COMMENT 'source in the definitions',
+    topic           LowCardinality(String)            COMMENT 'topic or file',
+    partition       Int32                             COMMENT 'partition, 0 for a file',
+    offset          Int64                             COMMENT 'offset, or row of a file from 1',
+    `index`         Int32                             COMMENT '0 for the event itself, n for the n-th row that unnest made of it',
+    flags           Nullable(String)                  COMMENT 'remarks, comma-separated: contract, clamped, no_identifier',
+    _batch          UInt64                            COMMENT 'the commit',
+    _seq            UInt32                            COMMENT 'the row within commit and table',
+    properties_json JSON ALIAS CAST(ifNull(properties, '{}') AS JSON) COMMENT 'properties as the JSON type, computed when read',
+    traits_json     JSON ALIAS CAST(ifNull(traits, '{}') AS JSON)     COMMENT 'traits as the JSON type, computed when read',
+    context_json    JSON ALIAS CAST(ifNull(context, '{}') AS JSON)    COMMENT 'context as the JSON type, computed when read',
+    INDEX by_profile profile_id TYPE bloom_filter(0.01) GRANULARITY 4,
+    INDEX by_batch _batch TYPE minmax GRANULARITY 1
+)
+ENGINE = MergeTree
+ORDER BY (event, timestamp)
+SETTINGS
+    allow_nullable_key = 1,
+    non_replicated_deduplication_window = 10000,
+    fsync_after_insert = 1,
+    fsync_part_directory = 1
+COMMENT 'one row per accepted event';

@@ -1,0 +1,21 @@
+-- One row per profile id that became another, with its cause. When the surviving id is merged in turn, every id that
+-- pointed to it gets a new row, so the latest row of an old id always names the profile that exists: one step is
+-- enough. `profile_ids` shows these latest rows; `current_events` applies them.
+CREATE TABLE IF NOT EXISTS profile_merges
+(
+    old_profile_id  String                            COMMENT 'the id that is no more',
+    profile_id      String                            COMMENT 'the profile it became',
+    cause           LowCardinality(String)            COMMENT 'why',
+    message_id      String                            COMMENT 'the event that caused it',
+    merged_at       DateTime64(6, 'UTC')              COMMENT 'timestamp of that event',
+    _batch          UInt64                            COMMENT 'the commit',
+    _seq            UInt32                            COMMENT 'the row within commit and table',
+    INDEX by_batch _batch TYPE minmax GRANULARITY 1
+)
+ENGINE = MergeTree
+ORDER BY (old_profile_id, _batch, _seq)
+SETTINGS
+    non_replicated_deduplication_window = 10000,
+    fsync_after_insert = 1,
+    fsync_part_directory = 1
+COMMENT 'one row per merge of a profile id into another, see profile_ids';

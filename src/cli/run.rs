@@ -1,0 +1,268 @@
+//! `run`: wires sources, state, sinks and endpoints together and runs the engine.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::{Exit, Failure, Global, NodeConfig, progress, say};
+use crate::activation::{DestinationKind, DestinationPlan};
+use crate::definition::{self, Mode, Pipeline, Warehouse};
+use crate::engine::control::{self, ControlFile};
+use crate::engine::{self, EngineError, Input, Outcome, SharedStatus, Stop, Wiring};
+use crate::sink::clickhouse::ClickHouseSink;
+use crate::sink::kafka::KafkaDestination;
+use crate::sink::lake::LakeSink;
+use crate::sink::webhook::Webhook;
+use crate::sink::{Destination, TableSink};
+use crate::source::ReadLimits;
+use crate::state::heartbeat::{self, Heartbeat};
+use crate::state::location::Location;
+use crate::state::slate::SlateStore;
+use crate::state::{Store, StoreError};
+use crate::telemetry;
+
+#[derive(Debug, Clone, Default, Args)]
+pub struct RunOptions {
+    /// Stop when the sources are at their end and every sink has acknowledged
+    #[arg(long)]
+    pub drain: bool,
+    /// Record deliveries without sending them
+    #[arg(long)]
+    pub no_send: bool,
+    /// Take over at once from an instance that is running on this state
+    #[arg(long)]
+    pub takeover: bool,
+}
+
+/// `tributary run`.
+pub async fn run(global: &Global, config: &NodeConfig, options: RunOptions) -> Result<Exit, Failure> {
+    telemetry::init_logs(&config.log, config.log_format);
+    let metrics = telemetry::init_metrics();
+    let pipeline = load(global, Mode::Run)?;
+    let session = Session::open(config, options.takeover).await?;
+    let status = SharedStatus::default();
+    let (engine, input) = mpsc::channel(1024);
+    let session = session.serve(config, &status, &engine, metrics).await?;
+    stop_on_signal(engine.clone());
+    let drawing = progress::draw(status.clone());
+    let outcome = session.run(&pipeline, config, &options, true, status.clone(), engine, input).await;
+    drawing.finish();
+    let outcome = outcome?;
+    let totals = status.read().totals;
+    match outcome {
+        Outcome::Stopped => {
+            say(&format!(
+                "{}: {} records, {} events, {} duplicates, {} rejected; {} profiles of {} identifiers",
+                if options.drain { "drained" } else { "stopped" },
+                totals.records,
+                totals.events,
+                totals.duplicates,
+                totals.rejected,
+                totals.profiles,
+                totals.identifiers
+            ));
+            Ok(Exit::Well)
+        }
+        Outcome::Fenced => {
+            say("another instance has taken over this state: this one has stopped for good and has written nothing since");
+            Ok(Exit::TakenOver)
+        }
+    }
+}
+
+/// The checked pipeline, its findings printed. Errors end with exit code 1.
+pub fn load(global: &Global, mode: Mode) -> Result<Pipeline, Failure> {
+    match definition::load(&global.pipeline, mode) {
+        Ok((pipeline, warnings)) => {
+            warnings.iter().for_each(|warning| say(&warning.to_string()));
+            Ok(pipeline)
+        }
+        Err(findings) => {
+            findings.iter().for_each(|finding| say(&finding.to_string()));
+            let errors = findings.iter().filter(|f| f.severity == definition::Severity::Error).count();
+            Err(Failure::findings(format!("{errors} in the definitions at {}", global.pipeline.display())))
+        }
+    }
+}
+
+/// The state held by this process: nobody else runs on it meanwhile.
+pub struct Session {
+    location: Location,
+    store: Arc<SlateStore>,
+    heartbeat: Heartbeat,
+    /// Where control is served, once it is.
+    control: Option<std::net::SocketAddr>,
+}
+
+impl Session {
+    /// Waits for another instance to be silent, or takes over at once.
+    pub async fn open(config: &NodeConfig, takeover: bool) -> Result<Session, Failure> {
+        let location = Location::parse(&config.data).map_err(|error| Failure { exit: Exit::Usage, message: error.to_string() })?;
+        let heartbeat =
+            heartbeat::acquire(&location, takeover, |holder| say(holder)).await.map_err(Failure::environment)?;
+        let store = SlateStore::open(&location).await.map_err(|error| store_failure(error, true))?;
+        Ok(Session { location, store: Arc::new(store), heartbeat, control: None })
+    }
+
+    /// Serves metrics, health and control, and leaves word of where.
+    async fn serve(
+        self,
+        config: &NodeConfig,
+        status: &SharedStatus,
+        engine: &mpsc::Sender<Input>,
+        metrics: PrometheusHandle,
+    ) -> Result<Session, Failure> {
+        let listener = match TcpListener::bind(config.listen).await {
+            Ok(listener) => listener,
+            Err(_) => {
+                let free = TcpListener::bind((config.listen.ip(), 0)).await;
+                let free = free.map_err(|error| Failure::environment(format!("cannot listen on {}: {error}", config.listen)))?;
+                tracing::warn!(wanted = %config.listen, "the address is taken; using a free port");
+                free
+            }
+        };
+        let address = listener.local_addr().map_err(Failure::environment)?;
+        let token = control::new_token().map_err(Failure::environment)?;
+        if let Some(folder) = self.location.folder() {
+            let file = ControlFile { address, token: token.clone() };
+            file.write(folder).map_err(|error| Failure::environment(format!("{}: {error}", folder.display())))?;
+        }
+        tracing::info!(%address, "metrics, health and control");
+        tokio::spawn(control::serve(listener, token, status.clone(), engine.clone(), metrics));
+        Ok(Session { control: Some(address), ..self })
+    }
+
+    /// Runs the engine until it ends, then lets go of the state.
+    #[expect(clippy::too_many_arguments, reason = "the wiring of a process, called from three commands")]
+    pub async fn run(
+        self,
+        pipeline: &Pipeline,
+        config: &NodeConfig,
+        options: &RunOptions,
+        read: bool,
+        status: SharedStatus,
+        engine: mpsc::Sender<Input>,
+        input: mpsc::Receiver<Input>,
+    ) -> Result<Outcome, Failure> {
+        let heartbeat = self.heartbeat.run(self.control.map(|address| address.to_string()));
+        let (mut lost, fence) = (heartbeat.lost(), engine.clone());
+        tokio::spawn(async move {
+            if lost.wait_for(|lost| *lost).await.is_ok() {
+                let _ = fence.send(Input::Stop(Stop::Fenced)).await;
+            }
+        });
+        let state_id = engine::state_id(&*self.store).await.map_err(|error| store_failure(error, true))?;
+        let sink = table_sink(pipeline, &self.location, &state_id)?;
+        status.change(|status| {
+            status.sink.name = match &pipeline.warehouse {
+                Warehouse::Lake => "lake".to_string(),
+                Warehouse::ClickHouse { .. } => "clickhouse".to_string(),
+            };
+        });
+        let wiring = Wiring {
+            store: self.store.clone() as Arc<dyn Store>,
+            sink,
+            destinations: destinations(&pipeline.destinations)?,
+            schema_cache: self.location.folder().map(|folder| folder.join("schemas")),
+            status,
+            input: (engine, input),
+        };
+        let engine_options = engine::Options {
+            drain: options.drain,
+            send: !options.no_send,
+            read,
+            cache_bytes: config.cache_mib << 20,
+            recent_bytes: 256 << 20,
+            limits: ReadLimits {
+                max_records: config.batch_records,
+                linger: Duration::from_millis(config.linger_ms),
+                until_end: options.drain,
+                ..ReadLimits::default()
+            },
+        };
+        let outcome = engine::run(pipeline, wiring, engine_options).await;
+        match outcome {
+            Ok(Outcome::Fenced) | Err(EngineError::Store(StoreError::Fenced)) => {
+                // The state and the heartbeat belong to the other one now.
+                Ok(Outcome::Fenced)
+            }
+            Ok(outcome) => {
+                heartbeat.release().await;
+                if let Some(folder) = self.location.folder() {
+                    let _ = std::fs::remove_file(ControlFile::path(folder));
+                }
+                Ok(outcome)
+            }
+            Err(error) => {
+                heartbeat.release().await;
+                Err(engine_failure(error))
+            }
+        }
+    }
+}
+
+fn store_failure(error: StoreError, starting: bool) -> Failure {
+    let exit = match &error {
+        StoreError::Fenced => Exit::TakenOver,
+        StoreError::Unavailable(_) if starting => Exit::Environment,
+        StoreError::Unavailable(_) | StoreError::Damaged(_) => Exit::Fatal,
+    };
+    Failure { exit, message: error.to_string() }
+}
+
+fn engine_failure(error: EngineError) -> Failure {
+    match error {
+        EngineError::Store(error) => store_failure(error, false),
+        EngineError::Start(_) => Failure::environment(error),
+        EngineError::Source { .. } => Failure { exit: Exit::Fatal, message: error.to_string() },
+        other => Failure::fatal(other),
+    }
+}
+
+fn stop_on_signal(engine: mpsc::Sender<Input>) {
+    tokio::spawn(async move {
+        let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(terminate) => terminate,
+            Err(_) => return,
+        };
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        say("stopping after the batch in hand");
+        let _ = engine.send(Input::Stop(Stop::Asked)).await;
+    });
+}
+
+/// ClickHouse or the lake, as the pipeline says.
+pub fn table_sink(pipeline: &Pipeline, location: &Location, state_id: &str) -> Result<Box<dyn TableSink>, Failure> {
+    Ok(match &pipeline.warehouse {
+        Warehouse::Lake => Box::new(LakeSink::new(location).map_err(Failure::environment)?),
+        Warehouse::ClickHouse { url, database, user, password } => {
+            Box::new(ClickHouseSink::new(url, database, user.as_deref(), password.as_deref(), &pipeline.name, state_id))
+        }
+    })
+}
+
+fn destinations(plans: &[DestinationPlan]) -> Result<BTreeMap<String, Arc<dyn Destination>>, Failure> {
+    let mut destinations: BTreeMap<String, Arc<dyn Destination>> = BTreeMap::new();
+    for plan in plans {
+        let failed = |error: String| Failure::findings(format!("destination {}: {error}", plan.name));
+        let destination: Arc<dyn Destination> = match &plan.kind {
+            DestinationKind::Webhook { url, secret, headers, allow_private } => Arc::new(
+                Webhook::new(url, secret.as_deref(), headers.clone(), *allow_private)
+                    .map_err(|error| failed(error.to_string()))?,
+            ),
+            DestinationKind::Kafka { brokers, topic, settings } => {
+                Arc::new(KafkaDestination::new(brokers, topic, settings).map_err(|error| failed(error.to_string()))?)
+            }
+        };
+        destinations.insert(plan.name.clone(), destination);
+    }
+    Ok(destinations)
+}

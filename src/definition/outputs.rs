@@ -1,0 +1,405 @@
+//! What comes out: identity, traits, segments, destinations, activations, the warehouse → plans.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+
+use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::Warehouse;
+use super::check::{Checker, type_name, value_type};
+use super::findings::{Span, nearest_or_list};
+use super::inputs::texts;
+use super::scope::SegmentScope;
+use super::sections::check_reference;
+use super::spec::*;
+use super::yaml::{Node, Scalar, Value};
+use crate::activation::{ActivationPlan, DestinationKind, DestinationPlan, SendStep, Trigger};
+use crate::event::{Field, Root, ValueType, column};
+use crate::expression::{Expression, parse_path};
+use crate::identity::{IdentifierFrom, IdentifierType, IdentityPlan};
+use crate::profile::{BUILT_IN, TraitKind, TraitPlan};
+use crate::segment::SegmentPlan;
+
+/// Where `identity` is left out.
+pub const DEFAULT_IDENTIFIERS: [&str; 2] = ["user_id", "anonymous_id"];
+
+/// Digits after the point that sums of doubles keep: more than money needs, and an i128 still holds 10^32 of it.
+const SUM_SCALE: u8 = 6;
+
+/// Columns that every row of `profiles` has; a trait of the same name would hide them.
+const PROFILE_COLUMNS: [&str; 2] = ["profile_id", "deleted"];
+
+/// Stable over restarts and machines: state and idempotency keys are kept by it.
+fn version(parts: &[&str]) -> u64 {
+    // The lengths keep ("ab", "c") apart from ("a", "bc").
+    let canonical: Vec<String> = parts.iter().map(|part| format!("{}:{part}", part.len())).collect();
+    xxh3_64(canonical.join(";").as_bytes())
+}
+
+/// SQL without differences that mean nothing: white space outside quotes.
+fn canonical_sql(sql: &str) -> String {
+    let mut text = String::with_capacity(sql.len());
+    let mut quote: Option<char> = None;
+    for c in sql.trim().chars() {
+        match quote {
+            None if c.is_whitespace() => {
+                if !text.ends_with(' ') {
+                    text.push(' ');
+                }
+                continue;
+            }
+            None if c == '\'' || c == '"' => quote = Some(c),
+            Some(open) if c == open => quote = None,
+            _ => {}
+        }
+        text.push(c);
+    }
+    text
+}
+
+// Identity
+
+pub fn identity(checker: &Checker, spec: Option<&IdentitySpec>, pipeline: &str) -> IdentityPlan {
+    let types = checker.identifier_types().into_iter().map(|name| IdentifierType {
+        name: name.to_string(),
+        from: match name {
+            "user_id" => IdentifierFrom::Column(column::USER_ID),
+            "anonymous_id" => IdentifierFrom::Column(column::ANONYMOUS_ID),
+            // What an identify call says of itself: `traits.email`.
+            _ => {
+                let path = vec![name.to_string()];
+                let field = Field { root: Root::Traits, path, value_type: ValueType::String, presence: false };
+                checker.field(field.clone());
+                IdentifierFrom::Map { or_field: Some(field.column_name()) }
+            }
+        },
+    });
+    let types: Vec<IdentifierType> = types.collect();
+    let secret = spec.and_then(|spec| spec.key.as_ref()).map_or(pipeline, |key| key.text.as_str());
+    IdentityPlan { key: Sha256::digest(secret.as_bytes()).into(), types }
+}
+
+// Traits
+
+/// None where something was reported.
+pub fn a_trait(checker: &Checker, name: &str, span: Span, spec: &TraitSpec) -> Option<TraitPlan> {
+    let findings = checker.reader.findings;
+    let built_in = BUILT_IN.iter().map(|(name, _)| *name).chain(PROFILE_COLUMNS);
+    if built_in.into_iter().any(|other| other == name) {
+        findings.error(span, format!("every profile has `{name}` already: a trait needs another name"), None);
+        return None;
+    }
+    let events = checker.events(spec.event.as_deref());
+    let scope = checker.event_scope(events.as_deref());
+    let input = spec.input.as_ref().map(|sql| checker.compile(sql, &scope));
+    let filter = spec.filter.as_ref().map(|sql| checker.predicate(sql, &scope, "`where`"));
+    let (input, filter) = (input.map_or(Some(None), |i| i.map(Some)), filter.map_or(Some(None), |f| f.map(Some)));
+    let (input, filter) = (input?, filter?);
+    let (value_type, scale) = trait_type(checker, spec, input.as_ref())?;
+    checker.fields_of(&scope);
+
+    let presence = match (spec.kind, &spec.input) {
+        (TraitKind::Latest | TraitKind::First, Some(sql)) => presence(checker, &sql.scalar.text, value_type),
+        _ => None,
+    };
+    let sql_of = |sql: &Option<Sql>| sql.as_ref().map_or("*".to_string(), |sql| canonical_sql(&sql.scalar.text));
+    let version = version(&[
+        "trait",
+        name,
+        &format!("{:?}", spec.kind),
+        &sql_of(&spec.input),
+        &format!("{events:?}"),
+        &sql_of(&spec.filter),
+        &format!("{value_type:?}"),
+        &scale.to_string(),
+    ]);
+    Some(TraitPlan {
+        name: name.to_string(),
+        version,
+        kind: spec.kind,
+        events,
+        filter,
+        input,
+        presence,
+        value_type,
+        scale,
+    })
+}
+
+/// The type of the trait's value, and the scale of a sum.
+fn trait_type(checker: &Checker, spec: &TraitSpec, input: Option<&Expression>) -> Option<(ValueType, u8)> {
+    if spec.kind == TraitKind::Count {
+        return Some((ValueType::Long, 0));
+    }
+    let input = input?;
+    let json = input.inputs.len() == 1 && input.inputs[0].column.ends_with(":json");
+    let plain = parse_path(&input.sql).is_some();
+    let value = if json && plain { Some(ValueType::Json) } else { value_type(&input.data_type) };
+    let is = if json && plain { "a value of any type" } else { type_name(&input.data_type) };
+    let wrong = |wants: &str, help: &str| {
+        let message = format!("{wants}, this is {is}");
+        checker.reader.findings.error(spec.input_span, message, help.to_string());
+        None
+    };
+    let sql = input.sql.as_str();
+    match (spec.kind, value) {
+        (TraitKind::Sum, Some(ValueType::Long)) => Some((ValueType::Long, 0)),
+        (TraitKind::Sum, Some(ValueType::Double)) => Some((ValueType::Double, SUM_SCALE)),
+        (TraitKind::Sum, _) => wrong("`sum` needs a number", &format!("CAST({sql} AS DOUBLE)")),
+        (TraitKind::Min | TraitKind::Max, Some(ValueType::Boolean | ValueType::Json) | None) => {
+            wrong("`min` and `max` need a number, a timestamp or a text", &format!("CAST({sql} AS DOUBLE)"))
+        }
+        (_, Some(value)) => Some((value, 0)),
+        (_, None) => wrong("a trait holds a text, number, boolean or timestamp", "take one value out of it"),
+    }
+}
+
+/// For a plain path into an event's traits: the column that tells an explicit null from nothing said.
+fn presence(checker: &Checker, sql: &str, value_type: ValueType) -> Option<String> {
+    let path = parse_path(sql)?;
+    let (root, rest) = path.split_first()?;
+    if root != "traits" || rest.is_empty() {
+        return None;
+    }
+    let field = Field { root: Root::Traits, path: rest.to_vec(), value_type, presence: true };
+    checker.field(field.clone());
+    Some(field.column_name())
+}
+
+// Segments
+
+/// Plans in an order in which a segment comes after those it refers to.
+pub fn segments(checker: &Checker, definition: &Definition, traits: &[TraitPlan]) -> Vec<SegmentPlan> {
+    let built_in = BUILT_IN.iter().map(|(name, value_type)| (name.to_string(), *value_type));
+    let known = traits.iter().map(|plan| (plan.name.clone(), plan.value_type));
+    let sound: BTreeSet<&str> = traits.iter().map(|plan| plan.name.as_str()).collect();
+    let broken = definition.traits.iter().filter(|other| !sound.contains(other.name.as_str()));
+    let scope = SegmentScope {
+        traits: built_in.chain(known).collect(),
+        segments: definition.segments.iter().map(|segment| segment.name.clone()).collect(),
+        broken: broken.map(|other| other.name.clone()).collect(),
+        touched_broken: Cell::new(false),
+    };
+    let mut waiting: Vec<(&Named<Sql>, Expression)> = Vec::new();
+    for segment in &definition.segments {
+        let Some(sql) = &segment.body else { continue };
+        let what = format!("segment `{}`", segment.name);
+        scope.touched_broken.set(false);
+        let compiled = Expression::compile(&sql.scalar.text, &scope);
+        match compiled {
+            Err(_) if scope.touched_broken.get() => {}
+            // Compiled once more for its findings.
+            _ => waiting.extend(checker.predicate(sql, &scope, &what).map(|expression| (segment, expression))),
+        }
+    }
+    order(checker, waiting, traits)
+}
+
+fn references(expression: &Expression) -> impl Iterator<Item = &str> {
+    expression.inputs.iter().filter_map(|input| input.column.strip_prefix("in_segment:"))
+}
+
+fn order(checker: &Checker, mut waiting: Vec<(&Named<Sql>, Expression)>, traits: &[TraitPlan]) -> Vec<SegmentPlan> {
+    let mut plans: Vec<SegmentPlan> = Vec::new();
+    loop {
+        let ready = waiting.iter().position(|(_, expression)| {
+            references(expression).all(|name| waiting.iter().all(|(other, _)| other.name != name))
+        });
+        let Some(index) = ready else { break };
+        let (segment, predicate) = waiting.remove(index);
+        // The meaning changes with that of the traits and segments it reads.
+        let mut reads: Vec<String> = Vec::new();
+        for input in &predicate.inputs {
+            let name = input.column.strip_prefix("in_segment:");
+            let of_trait = traits.iter().find(|plan| plan.name == input.column).map(|plan| plan.version);
+            let of_segment = plans.iter().find(|plan| Some(plan.name.as_str()) == name).map(|plan| plan.version);
+            reads.extend(of_trait.or(of_segment).map(|version| version.to_string()));
+        }
+        let version = version(&["segment", &segment.name, &canonical_sql(&predicate.sql), &reads.join(",")]);
+        plans.push(SegmentPlan { name: segment.name.clone(), version, predicate });
+    }
+    report_circles(checker, &waiting);
+    plans
+}
+
+/// What is left refers to itself in a circle, or to something that does. Each circle is shown once.
+fn report_circles(checker: &Checker, waiting: &[(&Named<Sql>, Expression)]) {
+    let mut seen: BTreeSet<&str> = BTreeSet::new();
+    for (start, _) in waiting {
+        let mut way: Vec<&str> = vec![&start.name];
+        loop {
+            let last = way[way.len() - 1];
+            let expression = waiting.iter().find(|(other, _)| other.name == last).map(|(_, expression)| expression);
+            let next = expression.into_iter().flat_map(references);
+            let next = next.into_iter().find(|name| waiting.iter().any(|(other, _)| other.name == *name));
+            let Some(next) = next else { break };
+            if let Some(index) = way.iter().position(|name| *name == next) {
+                let circle = &way[index..];
+                if circle.iter().all(|name| !seen.contains(name)) {
+                    let first = waiting.iter().find(|(other, _)| other.name == circle[0]);
+                    let span = first.map_or(start.span, |(segment, _)| segment.span);
+                    let shown = format!("{} → {}", circle.join(" → "), circle[0]);
+                    let message = format!("segments refer to each other in a circle: {shown}");
+                    checker.reader.findings.error(span, message, None);
+                }
+                seen.extend(circle);
+                break;
+            }
+            way.push(next);
+        }
+    }
+}
+
+// Destinations, activations, the warehouse
+
+pub fn destination(name: &str, spec: &DestinationSpec) -> DestinationPlan {
+    let kind = match spec {
+        DestinationSpec::Webhook { url, secret, headers, allow_private } => DestinationKind::Webhook {
+            url: url.text.clone(),
+            secret: secret.as_ref().map(|secret| secret.text.clone()),
+            headers: texts(headers),
+            allow_private: *allow_private,
+        },
+        DestinationSpec::Kafka { brokers, topic, settings } => DestinationKind::Kafka {
+            brokers: brokers.text.clone(),
+            topic: topic.text.clone(),
+            settings: texts(settings),
+        },
+    };
+    DestinationPlan { name: name.to_string(), kind }
+}
+
+pub fn activation(
+    checker: &Checker,
+    name: &str,
+    spec: &ActivationSpec,
+    trait_names: &[&str],
+) -> Option<ActivationPlan> {
+    let trigger = trigger(checker, &spec.trigger);
+    let destinations = checker.destination_names();
+    let mut steps = Vec::new();
+    let mut sound = true;
+    for step in &spec.steps {
+        sound &= check_reference(&checker.reader, &step.to, "destination", &destinations);
+        if let Some((_, node)) = &step.body {
+            sound &= body(checker, node, &spec.trigger, trait_names);
+        }
+        let body = step.body.as_ref().map(|(body, _)| body.clone());
+        steps.push(SendStep { id: step.id.text.clone(), to: step.to.text.clone(), body });
+    }
+    let (trigger, trigger_text) = trigger?;
+    // Not the status: going live must not make new messages of old ones.
+    let text_of = |step: &SendStep| format!("{} {} {:?}", step.id, step.to, step.body.as_ref().map(|b| b.to_string()));
+    let all: Vec<String> = steps.iter().map(text_of).collect();
+    let version = version(&["activation", name, &trigger_text, &all.join("\n")]);
+    sound.then_some(ActivationPlan { name: name.to_string(), version, trigger, status: spec.status, steps })
+}
+
+fn trigger(checker: &Checker, spec: &TriggerSpec) -> Option<(Trigger, String)> {
+    let segments = checker.segment_names();
+    match spec {
+        TriggerSpec::Enters(segment) => check_reference(&checker.reader, segment, "segment", &segments)
+            .then(|| (Trigger::Enters(segment.text.clone()), format!("enters {}", segment.text))),
+        TriggerSpec::Exits(segment) => check_reference(&checker.reader, segment, "segment", &segments)
+            .then(|| (Trigger::Exits(segment.text.clone()), format!("exits {}", segment.text))),
+        TriggerSpec::Event { event, filter } => {
+            let events = checker.events(Some(event)).unwrap_or_default();
+            let scope = checker.event_scope(Some(&events));
+            let sql = filter.as_ref().map(|sql| canonical_sql(&sql.scalar.text)).unwrap_or_default();
+            let filter = filter.as_ref().map(|sql| checker.predicate(sql, &scope, "`where`"));
+            let filter = filter.map_or(Some(None), |filter| filter.map(Some))?;
+            checker.fields_of(&scope);
+            let text = format!("event {events:?} {sql}");
+            Some((Trigger::Event { events, filter }, text))
+        }
+    }
+}
+
+/// Templates must parse, and the traits they name must exist. False where something was reported.
+fn body(checker: &Checker, node: &Node, trigger: &TriggerSpec, trait_names: &[&str]) -> bool {
+    let findings = checker.reader.findings;
+    let scalar = match &node.value {
+        Value::List(items) => {
+            return items.iter().fold(true, |sound, item| body(checker, item, trigger, trait_names) && sound);
+        }
+        Value::Map(entries) => {
+            return entries
+                .iter()
+                .fold(true, |sound, entry| body(checker, &entry.value, trigger, trait_names) && sound);
+        }
+        Value::Scalar(scalar) => scalar,
+    };
+    if scalar.text.contains("${env:") || scalar.text.contains("${file:") {
+        let help = "put it into a header of the destination".to_string();
+        findings.error(node.span, "`${…}` is not filled in inside a body: bodies are kept and shown", help);
+        return false;
+    }
+    if !scalar.text.contains("{{") && !scalar.text.contains("{%") {
+        return true;
+    }
+    let environment = minijinja::Environment::new();
+    let template = match environment.template_from_str(&scalar.text) {
+        Ok(template) => template,
+        Err(error) => {
+            let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);
+            findings.error(node.span, format!("the template cannot be read: {detail}"), None);
+            return false;
+        }
+    };
+    let mut names: Vec<String> = template.undeclared_variables(true).into_iter().collect();
+    names.sort();
+    names
+        .iter()
+        .fold(true, |sound, name| template_name(checker, scalar, node.span, name, trigger, trait_names) && sound)
+}
+
+/// A name in a template, with its dots: `profile.traits.email`. A wrong one would fail only when something is sent.
+fn template_name(
+    checker: &Checker,
+    scalar: &Scalar,
+    whole: Span,
+    name: &str,
+    trigger: &TriggerSpec,
+    trait_names: &[&str],
+) -> bool {
+    const PROFILE: [&str; 4] = ["id", "traits", "identifiers", "segments"];
+    const EVENT: [&str; 9] =
+        ["message_id", "type", "event", "user_id", "anonymous_id", "properties", "traits", "context", "timestamp"];
+    let cause = match trigger {
+        TriggerSpec::Event { .. } => "event",
+        _ => "segment",
+    };
+    let roots = ["profile", "activation", "trigger", cause];
+    let path: Vec<&str> = name.split('.').collect();
+    // How many steps of the path are checked, the last of them against these names.
+    let (step, lacks, names): (usize, &str, &[&str]) = match path[..] {
+        ["profile", "traits", _, ..] => (2, "there is no trait", trait_names),
+        ["profile", _, ..] => (1, "a profile has no", &PROFILE),
+        ["event", _, ..] if cause == "event" => (1, "an event has no", &EVENT),
+        _ => (0, "this template cannot know", &roots),
+    };
+    let wrong = path[step];
+    if names.contains(&wrong) {
+        return true;
+    }
+    let findings = checker.reader.findings;
+    let before: usize = path[..step].iter().map(|step| step.len() + 1).sum();
+    let start = scalar.text.find(name).unwrap_or(0) + before;
+    let source = &findings.files()[whole.file].text;
+    let span = scalar.locate(&(start..start + wrong.len()), whole, source);
+    findings.error(span, format!("{lacks} `{wrong}`"), nearest_or_list(wrong, names.iter().copied()));
+    false
+}
+
+pub fn warehouse(spec: Option<&WarehouseSpec>) -> Warehouse {
+    match spec {
+        None | Some(WarehouseSpec::Lake) => Warehouse::Lake,
+        Some(WarehouseSpec::ClickHouse { url, database, user, password }) => Warehouse::ClickHouse {
+            url: url.text.clone(),
+            database: database.text.clone(),
+            user: user.as_ref().map(|user| user.text.clone()),
+            password: password.as_ref().map(|password| password.text.clone()),
+        },
+    }
+}

@@ -1,0 +1,186 @@
+//! What the YAML says, section by section, before it is checked against anything else: plain structs whose fields
+//! are the keys of the reference. An entry that could not be read has been reported and has no `body`, so that
+//! what refers to it by name is not reported too.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::findings::Span;
+use super::yaml::{Node, Scalar};
+use crate::activation::Status;
+use crate::decode::Framing;
+use crate::event::ValueType;
+use crate::profile::TraitKind;
+use crate::source::Start;
+use crate::transform::ContractMode;
+
+/// A text after `${…}` was filled in.
+#[derive(Debug, Clone)]
+pub struct Literal {
+    pub text: String,
+    pub span: Span,
+    /// False where a variable is missing, which is allowed in `Mode::Check`: the text is a stand-in.
+    pub known: bool,
+}
+
+/// A SQL text as written, with what is needed to point into it.
+#[derive(Debug, Clone)]
+pub struct Sql {
+    pub scalar: Scalar,
+    pub span: Span,
+}
+
+#[derive(Debug, Clone)]
+pub struct Named<T> {
+    pub name: String,
+    pub span: Span,
+    pub body: Option<T>,
+}
+
+/// All files of a pipeline, joined.
+#[derive(Debug, Default)]
+pub struct Definition {
+    pub pipeline: Option<Literal>,
+    pub timezone: Option<Literal>,
+    pub contracts: Option<ContractMode>,
+    pub sources: Vec<Named<SourceSpec>>,
+    pub tables: Vec<Named<TableSpec>>,
+    pub transforms: Vec<StepSpec>,
+    pub dedupe: Option<DedupeSpec>,
+    pub identity: Option<IdentitySpec>,
+    pub traits: Vec<Named<TraitSpec>>,
+    pub segments: Vec<Named<Sql>>,
+    pub destinations: Vec<Named<DestinationSpec>>,
+    pub activations: Vec<Named<ActivationSpec>>,
+    pub aggregates: Vec<Named<Sql>>,
+    pub warehouse: Option<WarehouseSpec>,
+    pub tests: Vec<serde_json::Value>,
+}
+
+#[derive(Debug)]
+pub struct SourceSpec {
+    /// What `if` and `unless` say. A source that is off is checked all the same.
+    pub on: bool,
+    pub input: InputSpec,
+    pub format: FormatSpec,
+    pub format_span: Span,
+    pub map: Option<Vec<MapEntry>>,
+}
+
+#[derive(Debug)]
+pub enum InputSpec {
+    Kafka { brokers: Literal, topics: Vec<Literal>, start: Start, settings: BTreeMap<String, Literal> },
+    File { path: Literal },
+}
+
+#[derive(Debug)]
+pub enum FormatSpec {
+    Avro {
+        framing: Option<Framing>,
+        registry: Option<Literal>,
+        /// A folder of writer schemas.
+        schemas: Option<Literal>,
+        /// A file with the one writer schema.
+        schema: Option<Literal>,
+        /// A file with the reader schema.
+        reader: Option<Literal>,
+    },
+    /// The standard envelope, in snake_case or Segment's camelCase.
+    JsonEnvelope,
+    /// A file with the Avro record that prescribes the shape.
+    JsonContract { schema: Literal },
+    /// Columns are taken from the header, as strings, where None.
+    Csv { columns: Option<Vec<(String, ValueType)>>, delimiter: u8 },
+}
+
+/// `key: expression` or `key: { value: literal }`, the key with its dots: `properties.total`.
+#[derive(Debug)]
+pub struct MapEntry {
+    pub target: String,
+    pub target_span: Span,
+    pub value: MapEntryValue,
+}
+
+#[derive(Debug)]
+pub enum MapEntryValue {
+    Sql(Sql),
+    Literal(serde_json::Value, Span),
+}
+
+#[derive(Debug)]
+pub struct TableSpec {
+    pub file: Literal,
+    pub key: Literal,
+    pub columns: Vec<(String, ValueType)>,
+    pub reload: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub struct StepSpec {
+    pub event: Option<Vec<Literal>>,
+    pub source: Option<Vec<Literal>>,
+    pub action: ActionSpec,
+}
+
+#[derive(Debug)]
+pub enum ActionSpec {
+    Filter(Sql),
+    Set(Vec<MapEntry>),
+    Unnest { from: Literal, event: Literal },
+    Enrich { table: Literal, key: Sql, alias: Literal },
+}
+
+#[derive(Debug)]
+pub struct DedupeSpec {
+    /// None: for ever.
+    pub within: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub struct IdentitySpec {
+    pub identifiers: Vec<(String, Span)>,
+    pub key: Option<Literal>,
+}
+
+#[derive(Debug)]
+pub struct TraitSpec {
+    pub kind: TraitKind,
+    /// None for `count: "*"`.
+    pub input: Option<Sql>,
+    pub input_span: Span,
+    pub event: Option<Vec<Literal>>,
+    pub filter: Option<Sql>,
+}
+
+#[derive(Debug)]
+pub enum DestinationSpec {
+    Webhook { url: Literal, secret: Option<Literal>, headers: BTreeMap<String, Literal>, allow_private: bool },
+    Kafka { brokers: Literal, topic: Literal, settings: BTreeMap<String, Literal> },
+}
+
+#[derive(Debug)]
+pub struct ActivationSpec {
+    pub trigger: TriggerSpec,
+    pub status: Status,
+    pub steps: Vec<SendSpec>,
+}
+
+#[derive(Debug)]
+pub enum TriggerSpec {
+    Enters(Literal),
+    Exits(Literal),
+    Event { event: Vec<Literal>, filter: Option<Sql> },
+}
+
+#[derive(Debug)]
+pub struct SendSpec {
+    pub id: Literal,
+    pub to: Literal,
+    pub body: Option<(serde_json::Value, Node)>,
+}
+
+#[derive(Debug)]
+pub enum WarehouseSpec {
+    Lake,
+    ClickHouse { url: Literal, database: Literal, user: Option<Literal>, password: Option<Literal> },
+}

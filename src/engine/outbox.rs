@@ -1,0 +1,146 @@
+//! The outbox: the rows of a commit, sealed with it, kept until the table sink has acknowledged them.
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::RecordBatch;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use bytes::Bytes;
+
+use crate::sink::{CommitRange, Table};
+use crate::state::keys::{self, Tag};
+use crate::state::{Store, StoreError};
+
+/// A commit's rows, table by table.
+pub type Rows = Vec<(Table, RecordBatch)>;
+
+/// Arrow IPC behind a version byte.
+const VERSION: u8 = 1;
+
+pub fn encode(batch: &RecordBatch) -> Result<Bytes, StoreError> {
+    let failed = |error: arrow::error::ArrowError| StoreError::Damaged(format!("rows cannot be sealed: {error}"));
+    let mut buffer = Vec::with_capacity(batch.get_array_memory_size() + 1024);
+    buffer.push(VERSION);
+    let mut writer = StreamWriter::try_new(&mut buffer, &batch.schema()).map_err(failed)?;
+    writer.write(batch).map_err(failed)?;
+    writer.finish().map_err(failed)?;
+    drop(writer);
+    Ok(Bytes::from(buffer))
+}
+
+pub fn decode(bytes: &[u8]) -> Result<RecordBatch, StoreError> {
+    let failed = |error: arrow::error::ArrowError| StoreError::Damaged(format!("sealed rows cannot be read: {error}"));
+    let Some((&VERSION, ipc)) = bytes.split_first() else {
+        return Err(StoreError::Damaged("sealed rows are of a version this program does not read".to_string()));
+    };
+    let mut reader = StreamReader::try_new(Cursor::new(ipc), None).map_err(failed)?;
+    match reader.next() {
+        Some(batch) => batch.map_err(failed),
+        None => Err(StoreError::Damaged("sealed rows are empty".to_string())),
+    }
+}
+
+/// Rows of recent commits, so that a sink that keeps up never reads the store. Bounded; what does not fit is read back.
+#[derive(Debug, Clone)]
+pub struct Recent {
+    rows: Arc<Mutex<(usize, BTreeMap<u64, Arc<Rows>>)>>,
+    bytes_max: usize,
+}
+
+impl Recent {
+    pub fn new(bytes_max: usize) -> Recent {
+        Recent { rows: Arc::default(), bytes_max }
+    }
+
+    pub fn put(&self, commit: u64, rows: Arc<Rows>) {
+        let mut guard = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = bytes_of(&rows);
+        // When full, newer rows stay out: the sink needs the oldest first.
+        if guard.0 + bytes <= self.bytes_max {
+            guard.0 += bytes;
+            guard.1.insert(commit, rows);
+        }
+    }
+
+    pub fn get(&self, commit: u64) -> Option<Arc<Rows>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner).1.get(&commit).cloned()
+    }
+
+    pub fn forget_upto(&self, commit: u64) {
+        let mut guard = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = guard.1.split_off(&(commit + 1));
+        let gone = std::mem::replace(&mut guard.1, rest);
+        guard.0 -= gone.values().map(|rows| bytes_of(rows)).sum::<usize>();
+    }
+}
+
+fn bytes_of(rows: &Rows) -> usize {
+    rows.iter().map(|(_, batch)| batch.get_array_memory_size()).sum()
+}
+
+/// The rows of one commit out of the store.
+pub async fn read(store: &dyn Store, tables: &BTreeMap<String, Table>, commit: u64) -> Result<Rows, StoreError> {
+    let prefix = keys::number(Tag::Outbox, commit);
+    let mut rows = Vec::new();
+    for (key, value) in store.scan(&prefix, None, 1000).await? {
+        let name = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
+        let batch = decode(&value)?;
+        // A table that the definitions no longer have is still shipped in the shape it was sealed in.
+        let table = match tables.get(&name) {
+            Some(table) => Table { schema: batch.schema(), ..table.clone() },
+            None => Table { name: name.clone(), kind: crate::sink::tables::TableKind::Aggregate, schema: batch.schema() },
+        };
+        rows.push((table, batch));
+    }
+    Ok(rows)
+}
+
+/// True when no table of `more` has other columns than in `rows`: a range never spans a change of definitions.
+pub fn same_shape(rows: &Rows, more: &Rows) -> bool {
+    more.iter().all(|(table, batch)| {
+        rows.iter().all(|(known, rows)| known.name != table.name || rows.schema() == batch.schema())
+    })
+}
+
+/// Joins the rows of several commits into one batch per table, in commit order.
+pub fn join(parts: &[Arc<Rows>]) -> Result<Rows, StoreError> {
+    if let [only] = parts {
+        return Ok(only.as_ref().clone());
+    }
+    let mut by_table: BTreeMap<String, (Table, Vec<RecordBatch>)> = BTreeMap::new();
+    for (table, batch) in parts.iter().flat_map(|rows| rows.iter()) {
+        by_table.entry(table.name.clone()).or_insert_with(|| (table.clone(), Vec::new())).1.push(batch.clone());
+    }
+    let mut joined = Vec::new();
+    for (_, (table, batches)) in by_table {
+        let schema = batches[0].schema();
+        let batch = arrow::compute::concat_batches(&schema, &batches)
+            .map_err(|error| StoreError::Damaged(format!("sealed rows of {} do not fit together: {error}", table.name)))?;
+        joined.push((table, batch));
+    }
+    Ok(joined)
+}
+
+/// Which commits have sealed rows, by table name: what acknowledging must delete.
+pub async fn index(store: &dyn Store) -> Result<BTreeMap<u64, Vec<String>>, StoreError> {
+    let prefix = keys::prefix(Tag::Outbox);
+    let mut index: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    let mut after: Option<Bytes> = None;
+    loop {
+        let page = store.scan(&prefix, after.as_deref(), 64).await?;
+        let Some((last, _)) = page.last() else { return Ok(index) };
+        after = Some(last.clone());
+        for (key, _) in &page {
+            let Some(number) = key.get(2..10).and_then(|bytes| bytes.try_into().ok()) else { continue };
+            let name = String::from_utf8_lossy(&key[10..]).into_owned();
+            index.entry(u64::from_be_bytes(number)).or_default().push(name);
+        }
+    }
+}
+
+/// The commits of a range that have rows.
+pub fn commits_in(index: &BTreeMap<u64, Vec<String>>, range: CommitRange) -> Vec<u64> {
+    index.range(range.after + 1..=range.upto).map(|(commit, _)| *commit).collect()
+}

@@ -1,0 +1,160 @@
+//! Decode and transform, ahead of the loop on a thread of its own: the part of a batch's way that reads no state.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+
+use super::EngineError;
+use crate::decode::Decoder;
+use crate::decode::registry::{RegistryError, Schemas};
+use crate::definition::Pipeline;
+use crate::event::{EventBatch, RawBatch, Reject, TimeUs, column};
+use crate::transform::Transformer;
+
+/// A batch of one source, ready to be applied.
+#[derive(Debug)]
+pub struct Prepared {
+    pub source: Arc<str>,
+    pub events: EventBatch,
+    pub rejects: Vec<Reject>,
+    /// Per event: the hash its message id is remembered by.
+    pub message_hashes: Vec<u128>,
+    /// Per topic and partition of the batch: the next offset.
+    pub positions: Vec<((Arc<str>, i32), i64)>,
+    /// Raw records the batch was made of.
+    pub records: u64,
+    pub bytes: u64,
+    pub filtered: u64,
+    /// The latest broker timestamp of the batch.
+    pub arrival: TimeUs,
+    /// For a replay: the numbers of the stored rejects, by (topic, partition, offset); positions do not move.
+    pub replayed: Option<BTreeMap<(String, i32, i64), u64>>,
+}
+
+/// Decoders and transforms of all sources.
+pub struct Preparer {
+    decoders: BTreeMap<Arc<str>, Decoder>,
+    schemas: BTreeMap<Arc<str>, Arc<Schemas>>,
+    transformer: Transformer,
+}
+
+impl Preparer {
+    /// # Errors
+    /// A schema or definition that cannot be used; the definitions were checked, so this names a server or file.
+    pub fn new(pipeline: &Pipeline, schema_cache: Option<&Path>) -> Result<Preparer, EngineError> {
+        let (mut decoders, mut schemas) = (BTreeMap::new(), BTreeMap::new());
+        let mut columns: BTreeMap<Arc<str>, SchemaRef> = BTreeMap::new();
+        for plan in &pipeline.decode {
+            let known = Schemas::open(plan, schema_cache)
+                .map_err(|error| EngineError::Start(format!("source {}: {error}", plan.source)))?;
+            let known = Arc::new(known);
+            let decoder = Decoder::new(plan, known.clone())
+                .map_err(|error| EngineError::Start(format!("source {}: {error}", plan.source)))?;
+            schemas.insert(plan.source.clone(), known);
+            columns.insert(plan.source.clone(), decoder.schema());
+            decoders.insert(plan.source.clone(), decoder);
+        }
+        let transformer =
+            Transformer::new(&pipeline.transform, &columns).map_err(|error| EngineError::Start(error.to_string()))?;
+        Ok(Preparer { decoders, schemas, transformer })
+    }
+
+    /// The field columns that the batches will have.
+    pub fn schema(&self) -> SchemaRef {
+        self.transformer.schema()
+    }
+
+    /// Fetches the writer schemas that the batch needs. `Unavailable` means: wait and call again.
+    pub async fn fetch_schemas(&self, raw: &RawBatch) -> Result<(), RegistryError> {
+        let (Some(decoder), Some(schemas)) = (self.decoders.get(&raw.source), self.schemas.get(&raw.source)) else {
+            return Ok(());
+        };
+        for key in decoder.unknown_schemas(raw) {
+            schemas.fetch(key).await?;
+        }
+        Ok(())
+    }
+
+    /// The writer schemas of a source.
+    pub fn schemas(&self, source: &str) -> Result<Arc<Schemas>, EngineError> {
+        let known = self.schemas.get(source).cloned();
+        known.ok_or_else(|| EngineError::Internal(format!("source {source} is not in the pipeline")))
+    }
+
+    /// Forgets which schema ids did not exist: they may have been registered since.
+    pub fn forget_missing_schemas(&self) {
+        self.schemas.values().for_each(|schemas| schemas.forget_missing());
+    }
+
+    /// Decodes and transforms; `rejects` are those the source itself found, in the same stretch of its log.
+    pub fn prepare(&mut self, raw: &RawBatch, rejects: Vec<Reject>) -> Result<Prepared, EngineError> {
+        let decoder = self.decoders.get_mut(&raw.source).ok_or_else(|| {
+            EngineError::Internal(format!("records of source {}, which is not in the pipeline", raw.source))
+        })?;
+        let decoded = decoder.decode(raw);
+        let transformed = self
+            .transformer
+            .apply(raw, decoded)
+            .map_err(|error| EngineError::Internal(format!("source {}: {error}", raw.source)))?;
+        let mut next: BTreeMap<(Arc<str>, i32), i64> = BTreeMap::new();
+        let mut arrival = TimeUs::MIN;
+        let from_records =
+            raw.records.iter().map(|r| (&raw.topics[r.topic as usize], r.partition, r.offset, r.timestamp));
+        let from_rejects =
+            rejects.iter().map(|r| (&r.position.topic, r.position.partition, r.position.offset, r.timestamp));
+        let mut last: Option<(&Arc<str>, i32, i64)> = None;
+        let mut seen = |topic: &Arc<str>, partition: i32, offset: i64| {
+            let position = next.entry((topic.clone(), partition)).or_insert(offset + 1);
+            *position = (*position).max(offset + 1);
+        };
+        for (topic, partition, offset, timestamp) in from_records.chain(from_rejects) {
+            arrival = arrival.max(timestamp);
+            // Runs of one partition are the rule: look the entry up once per run.
+            match &mut last {
+                Some((t, p, o)) if Arc::ptr_eq(t, topic) && *p == partition => *o = (*o).max(offset),
+                _ => {
+                    if let Some((t, p, o)) = last.take() {
+                        seen(t, p, o);
+                    }
+                    last = Some((topic, partition, offset));
+                }
+            }
+        }
+        if let Some((t, p, o)) = last.take() {
+            seen(t, p, o);
+        }
+        let message_hashes = message_hashes(&transformed.events);
+        let records = (raw.records.len() + rejects.len()) as u64;
+        let mut all_rejects = rejects;
+        all_rejects.extend(transformed.rejects);
+        Ok(Prepared {
+            source: raw.source.clone(),
+            events: transformed.events,
+            rejects: all_rejects,
+            message_hashes,
+            positions: next.into_iter().collect(),
+            records,
+            bytes: raw.bytes.len() as u64,
+            filtered: transformed.filtered as u64,
+            arrival,
+            replayed: None,
+        })
+    }
+}
+
+/// The de-duplication key is (workspace, source, message id): SEMANTICS §3.
+fn message_hashes(events: &EventBatch) -> Vec<u128> {
+    let (sources, ids) = (events.strings(column::SOURCE), events.strings(column::MESSAGE_ID));
+    let mut text = Vec::with_capacity(64);
+    (0..events.len())
+        .map(|row| {
+            text.clear();
+            text.extend_from_slice(sources.value(row).as_bytes());
+            text.push(0);
+            text.extend_from_slice(ids.value(row).as_bytes());
+            xxhash_rust::xxh3::xxh3_128(&text)
+        })
+        .collect()
+}

@@ -1,0 +1,105 @@
+//! The engine's own records in the state.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{ProfileNumber, Reject, TimeUs};
+use crate::profile::Slots;
+use crate::sink::CommitRange;
+use crate::state::keys::{self, Tag};
+use crate::state::{Store, StoreError, WriteBatch, codec};
+
+/// Under `Tag::Engine`, changed by every commit.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EngineRecord {
+    /// The number of the last commit, from 1.
+    pub commit: u64,
+    /// `now` of that commit: never decreases.
+    pub now: TimeUs,
+    pub next_profile: ProfileNumber,
+    pub next_reject: u64,
+    pub next_delivery: u64,
+    pub totals: Totals,
+    /// Members by segment name.
+    pub segment_sizes: Vec<(String, i64)>,
+}
+
+/// Counted since the state was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Raw records consumed.
+    pub records: u64,
+    /// Events applied, rows made by `unnest` among them.
+    pub events: u64,
+    pub duplicates: u64,
+    pub rejected: u64,
+    pub filtered: u64,
+    /// Events without a usable identifier.
+    pub anonymous: u64,
+    pub profiles: u64,
+    pub identifiers: u64,
+    pub merges: u64,
+    pub deliveries: u64,
+}
+
+impl EngineRecord {
+    pub const VERSION: u8 = 1;
+    pub const KEY: &str = "record";
+}
+
+/// What this state was made with, under `Tag::Definition`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DefinitionRecord {
+    /// Identifier types, best first; profile ids follow from their order and from the key.
+    pub identifier_types: Vec<String>,
+    pub identity_key: [u8; 32],
+    pub slots: Slots,
+}
+
+impl DefinitionRecord {
+    pub const VERSION: u8 = 1;
+    pub const KEY: &str = "definitions";
+}
+
+/// The table sink's progress, under `Tag::Sink`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkRecord {
+    /// Every commit up to here is safe on the other side.
+    pub acknowledged: u64,
+    /// A range of several commits that may have been sent.
+    pub sealed: Option<CommitRange>,
+}
+
+impl SinkRecord {
+    pub const VERSION: u8 = 1;
+    pub const KEY: &str = "tables";
+}
+
+/// Rejected input that can be replayed, under `Tag::Rejected` by number.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoredReject {
+    pub number: u64,
+    pub reject: Reject,
+    /// Replays that ended in a reject again.
+    pub attempts: u32,
+}
+
+impl StoredReject {
+    pub const VERSION: u8 = 1;
+}
+
+/// The id that this state was given when it was made. Commits are counted anew in every state, so what ships them
+/// must be able to tell one state's from another's.
+pub async fn state_id(store: &dyn Store) -> Result<String, StoreError> {
+    let key = keys::name(Tag::Engine, "id");
+    if let Some(id) = store.get(&key).await? {
+        return codec::decode(1, "state id", &id);
+    }
+    let mut bytes = [0u8; 12];
+    let random = rustls::crypto::ring::default_provider().secure_random;
+    random.fill(&mut bytes).map_err(|_| StoreError::Unavailable("the system gives no random numbers".to_string()))?;
+    let id: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut writes = WriteBatch::default();
+    writes.put(key, codec::encode(1, &id));
+    store.commit(writes).await?;
+    Ok(id)
+}

@@ -1,0 +1,204 @@
+//! What a commit says in tables: the columns of every output row.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, BinaryArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, StringBuilder,
+    TimestampMicrosecondArray, UInt32Array, UInt64Array,
+};
+use hashbrown::HashMap;
+
+use super::EngineError;
+use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, column};
+use crate::identity::{IdentifierRow, IdentityPlan, Merge};
+use crate::segment::{Cause, Transition};
+use crate::sink::{Attempt, Table};
+
+/// Adds `_batch` and `_seq` and makes the batch of a table.
+fn finish(table: &Table, mut columns: Vec<ArrayRef>, commit: u64) -> Result<RecordBatch, EngineError> {
+    let rows = columns.first().map_or(0, |column| column.len());
+    columns.push(Arc::new(UInt64Array::from_value(commit, rows)));
+    columns.push(Arc::new(UInt32Array::from_iter_values(0..rows as u32)));
+    RecordBatch::try_new(table.schema.clone(), columns)
+        .map_err(|error| EngineError::Internal(format!("rows of table {}: {error}", table.name)))
+}
+
+fn texts<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(values))
+}
+
+fn times(values: impl Iterator<Item = TimeUs>) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
+}
+
+/// Hex ids, each written once into the column's buffer.
+fn ids(values: impl Iterator<Item = Option<ProfileId>>) -> ArrayRef {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut builder = StringBuilder::with_capacity(values.size_hint().0, values.size_hint().0 * 32);
+    let mut text = [0u8; 32];
+    for id in values {
+        match id {
+            Some(id) => {
+                for (at, byte) in id.0.iter().enumerate() {
+                    text[at * 2] = DIGITS[(byte >> 4) as usize];
+                    text[at * 2 + 1] = DIGITS[(byte & 15) as usize];
+                }
+                builder.append_value(std::str::from_utf8(&text).unwrap_or_default());
+            }
+            None => builder.append_null(),
+        }
+    }
+    Arc::new(builder.finish())
+}
+
+/// The accepted events. `id_of_row` is None for events of nobody, which are flagged.
+pub fn events(
+    table: &Table,
+    events: &EventBatch,
+    id_of_row: &[Option<ProfileId>],
+    blocked_rows: &[u32],
+    commit: u64,
+) -> Result<RecordBatch, EngineError> {
+    let mut columns: Vec<ArrayRef> = vec![ids(id_of_row.iter().copied())];
+    columns.extend(events.batch.columns()[..column::COUNT].iter().cloned());
+    if !blocked_rows.is_empty() || id_of_row.iter().any(Option::is_none) {
+        let known = events.strings(column::FLAGS);
+        let mut blocked = vec![false; events.len()];
+        blocked_rows.iter().for_each(|row| blocked[*row as usize] = true);
+        let flags = (0..events.len()).map(|row| {
+            let mut flags: Vec<&str> = if known.is_valid(row) { vec![known.value(row)] } else { Vec::new() };
+            flags.extend(blocked[row].then_some("blocked_identifier"));
+            flags.extend(id_of_row[row].is_none().then_some("no_identifier"));
+            (!flags.is_empty()).then(|| flags.join(","))
+        });
+        columns[1 + column::FLAGS] = Arc::new(flags.collect::<StringArray>());
+    }
+    finish(table, columns, commit)
+}
+
+/// A profile id that no longer stands for itself, with the last known times for the row that says so.
+pub struct Gone {
+    pub id: ProfileId,
+    pub as_of: TimeUs,
+}
+
+/// The changed profiles with their trait columns (built-in ones first), then the ids that are gone.
+pub fn profiles(
+    table: &Table,
+    ids_now: &[ProfileId],
+    traits: &RecordBatch,
+    as_of: &[TimeUs],
+    gone: &[Gone],
+    commit: u64,
+) -> Result<RecordBatch, EngineError> {
+    let failed = |error: arrow::error::ArrowError| EngineError::Internal(format!("profile rows: {error}"));
+    let nulls = |array: &ArrayRef| -> Result<ArrayRef, EngineError> {
+        if gone.is_empty() {
+            return Ok(array.clone());
+        }
+        let empty = arrow::array::new_null_array(array.data_type(), gone.len());
+        arrow::compute::concat(&[array.as_ref(), empty.as_ref()]).map_err(failed)
+    };
+    let deleted: BooleanArray =
+        ids_now.iter().map(|_| Some(false)).chain(gone.iter().map(|_| Some(true))).collect();
+    let events = traits.column(2);
+    let mut columns: Vec<ArrayRef> = vec![
+        ids(ids_now.iter().copied().chain(gone.iter().map(|gone| gone.id)).map(Some)),
+        Arc::new(deleted),
+        nulls(traits.column(0))?,
+        nulls(traits.column(1))?,
+        if gone.is_empty() {
+            events.clone()
+        } else {
+            let none = Int64Array::from(vec![0; gone.len()]);
+            arrow::compute::concat(&[events.as_ref(), &none]).map_err(failed)?
+        },
+        times(as_of.iter().copied().chain(gone.iter().map(|gone| gone.as_of))),
+    ];
+    for array in &traits.columns()[3..] {
+        columns.push(nulls(array)?);
+    }
+    finish(table, columns, commit)
+}
+
+pub fn identifiers(
+    table: &Table,
+    plan: &IdentityPlan,
+    rows: &[IdentifierRow],
+    id_of: &HashMap<ProfileNumber, ProfileId>,
+    commit: u64,
+) -> Result<RecordBatch, EngineError> {
+    let columns: Vec<ArrayRef> = vec![
+        texts(rows.iter().map(|row| plan.types[row.kind as usize].name.as_str())),
+        texts(rows.iter().map(|row| &*row.value)),
+        ids(rows.iter().map(|row| id_of.get(&row.number).copied())),
+        times(rows.iter().map(|row| row.linked_at)),
+    ];
+    finish(table, columns, commit)
+}
+
+pub fn profile_merges(table: &Table, merges: &[Merge], commit: u64) -> Result<RecordBatch, EngineError> {
+    let columns: Vec<ArrayRef> = vec![
+        ids(merges.iter().map(|merge| Some(merge.old))),
+        ids(merges.iter().map(|merge| Some(merge.new))),
+        texts(merges.iter().map(|merge| merge.cause)),
+        texts(merges.iter().map(|merge| &*merge.message_id)),
+        times(merges.iter().map(|merge| merge.merged_at)),
+    ];
+    finish(table, columns, commit)
+}
+
+pub fn segment_changes(
+    table: &Table,
+    segments: &[String],
+    transitions: &[Transition],
+    as_of: &[TimeUs],
+    commit: u64,
+) -> Result<RecordBatch, EngineError> {
+    let cause = |cause| if cause == Cause::Event { "event" } else { "merge" };
+    let columns: Vec<ArrayRef> = vec![
+        texts(transitions.iter().map(|t| segments[t.segment as usize].as_str())),
+        ids(transitions.iter().map(|t| Some(t.id))),
+        texts(transitions.iter().map(|t| if t.entered { "entered" } else { "exited" })),
+        texts(transitions.iter().map(|t| cause(t.cause))),
+        times(transitions.iter().map(|t| as_of[t.profile as usize])),
+    ];
+    finish(table, columns, commit)
+}
+
+pub fn deliveries(table: &Table, attempts: &[Attempt], commit: u64) -> Result<RecordBatch, EngineError> {
+    let all: Vec<_> = attempts.iter().map(|attempt| &attempt.queued.delivery).collect();
+    let columns: Vec<ArrayRef> = vec![
+        texts(all.iter().map(|d| d.id.as_str())),
+        texts(all.iter().map(|d| d.activation.as_str())),
+        texts(all.iter().map(|d| d.step.as_str())),
+        texts(all.iter().map(|d| d.destination.as_str())),
+        ids(all.iter().map(|d| Some(d.profile_id))),
+        Arc::new(UInt32Array::from_iter_values(attempts.iter().map(|attempt| attempt.queued.attempts + 1))),
+        texts(attempts.iter().map(|attempt| attempt.outcome.name())),
+        texts(attempts.iter().map(|attempt| attempt.detail.as_str())),
+        texts(all.iter().map(|d| d.body.as_str())),
+        times(attempts.iter().map(|attempt| attempt.attempted_at)),
+    ];
+    finish(table, columns, commit)
+}
+
+pub fn rejected_events(table: &Table, rejects: &[Reject], commit: u64) -> Result<RecordBatch, EngineError> {
+    let columns: Vec<ArrayRef> = vec![
+        texts(rejects.iter().map(|r| &*r.position.source)),
+        texts(rejects.iter().map(|r| &*r.position.topic)),
+        Arc::new(Int32Array::from_iter_values(rejects.iter().map(|r| r.position.partition))),
+        Arc::new(Int64Array::from_iter_values(rejects.iter().map(|r| r.position.offset))),
+        times(rejects.iter().map(|r| r.timestamp)),
+        texts(rejects.iter().map(|r| r.code.as_str())),
+        texts(rejects.iter().map(|r| r.reason.as_str())),
+        Arc::new(rejects.iter().map(|r| r.byte_offset).collect::<UInt32Array>()),
+        Arc::new(BinaryArray::from_iter_values(rejects.iter().map(|r| r.payload.as_slice()))),
+    ];
+    finish(table, columns, commit)
+}
+
+/// The partial rows of an aggregate.
+pub fn aggregate(table: &Table, partial: &RecordBatch, commit: u64) -> Result<RecordBatch, EngineError> {
+    finish(table, partial.columns().to_vec(), commit)
+}

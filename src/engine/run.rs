@@ -1,0 +1,591 @@
+//! The loop: waits for input, applies it, commits it, and lets the sinks go once a commit is durable.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::core::{Core, Staged};
+use super::outbox::{Recent, Rows};
+use super::prepare::{Prepared, Preparer};
+use super::record::StoredReject;
+use super::ship::Shipper;
+use super::status::SharedStatus;
+use super::{Command, EngineError, Input, Replayed, Stop};
+use crate::clock;
+use crate::decode::registry::Schemas;
+use crate::definition::Pipeline;
+use crate::event::{RawBatch, TimeUs};
+use crate::sink::{Attempt, AttemptOutcome, Destination, Queued, TableSink, delivery};
+use crate::source::{self, Positions, ReadLimits, SourceEvent, SourceHandle, SourcePlan};
+use crate::state::keys::{self, Tag};
+use crate::state::{Store, StoreError, codec};
+
+/// How a run is to go.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Stop when the sources are at their end and everything has been acknowledged.
+    pub drain: bool,
+    /// False: deliveries are recorded, not sent.
+    pub send: bool,
+    /// False: the sources are not read (a command is all there is to do).
+    pub read: bool,
+    pub cache_bytes: usize,
+    /// Sealed rows kept in memory for a sink that keeps up.
+    pub recent_bytes: usize,
+    pub limits: ReadLimits,
+}
+
+/// How a run ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Asked to stop, or drained.
+    Stopped,
+    /// Another instance took over (exit 4).
+    Fenced,
+}
+
+/// What the engine is wired to.
+pub struct Wiring {
+    pub store: Arc<dyn Store>,
+    pub sink: Box<dyn TableSink>,
+    pub destinations: BTreeMap<String, Arc<dyn Destination>>,
+    /// A folder where writer schemas are remembered.
+    pub schema_cache: Option<PathBuf>,
+    pub status: SharedStatus,
+    /// The way in for commands and for stopping; keep a clone of the sender.
+    pub input: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
+}
+
+/// Runs a pipeline until it is stopped, drained, fenced, or cannot go on.
+pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Result<Outcome, EngineError> {
+    let Wiring { store, sink, destinations, schema_cache, status, input: (engine, input) } = wiring;
+    let preparer = Preparer::new(pipeline, schema_cache.as_deref())?;
+    let core = Core::load(store.clone(), pipeline, &preparer.schema(), options.cache_bytes, options.send).await?;
+    status.change(|status| status.pipeline = pipeline.name.clone());
+    status.committed(&core.record, core.outbox.len());
+
+    let recent = Recent::new(options.recent_bytes);
+    let (durable_rows, durable) = mpsc::unbounded_channel();
+    let shipper = Shipper {
+        sink,
+        store: store.clone(),
+        tables: Core::tables(pipeline),
+        recent: recent.clone(),
+        durable,
+        engine: engine.clone(),
+        status: status.clone(),
+    };
+    let shipping = tokio::spawn(shipper.run(core.sink, core.outbox.keys().copied().collect()));
+    let queues = Queues::start(&*store, destinations, &engine, &status).await?;
+
+    let (to_prepare, raw) = mpsc::channel(4);
+    let (prepared_out, prepared) = mpsc::channel(2);
+    if options.read {
+        for plan in &pipeline.sources {
+            let handle = start_source(&*store, plan, &options, preparer.schemas(plan.name())?).await?;
+            status.change(|status| {
+                status.sources.insert(handle.name.to_string(), Default::default());
+            });
+            tokio::spawn(forward(handle, to_prepare.clone()));
+        }
+    }
+    let preparing = spawn_preparer(preparer, raw, prepared_out);
+    status.change(|status| status.ready = true);
+
+    let caught_up = status.read().sources.keys().map(|name| (name.clone(), false)).collect();
+    let engine_loop = Loop {
+        core,
+        store: store.clone(),
+        input,
+        prepared,
+        to_prepare,
+        in_flight: None,
+        durable_rows,
+        recent,
+        queues,
+        status: status.clone(),
+        caught_up,
+        replay: None,
+        assigned: Vec::new(),
+        options,
+    };
+    let outcome = engine_loop.run(shipping).await;
+    drop(preparing);
+    status.change(|status| status.ready = false);
+    if !matches!(outcome, Ok(Outcome::Fenced) | Err(EngineError::Store(_))) {
+        store.close().await?;
+    }
+    outcome
+}
+
+async fn start_source(
+    store: &dyn Store,
+    plan: &SourcePlan,
+    options: &Options,
+    schemas: Arc<Schemas>,
+) -> Result<SourceHandle, EngineError> {
+    let mut positions = Positions::new();
+    for (key, value) in store.scan(&keys::named_prefix(Tag::Position, plan.name()), None, 1_000_000).await? {
+        if let Some((_, topic, partition)) = keys::parse_position(&key) {
+            positions.insert((topic, partition), codec::decode(1, "position", &value)?);
+        }
+    }
+    source::spawn(plan, positions, options.limits, schemas)
+        .map_err(|error| EngineError::Start(format!("source {}: {error}", plan.name())))
+}
+
+/// What goes to the preparing thread, in order.
+enum ToPrepare {
+    Source(Arc<str>, SourceEvent),
+    Replay(RawBatch, BTreeMap<(String, i32, i64), u64>),
+}
+
+/// What comes back from it, in the same order.
+enum FromPrepare {
+    Batch(Prepared),
+    Assigned(Arc<str>, Positions),
+    CaughtUp(Arc<str>),
+    Lag(Arc<str>, i64),
+    Problem(Arc<str>, Option<String>),
+    Fatal(EngineError),
+}
+
+async fn forward(mut handle: SourceHandle, to_prepare: mpsc::Sender<ToPrepare>) {
+    while let Some(event) = handle.events.recv().await {
+        if to_prepare.send(ToPrepare::Source(handle.name.clone(), event)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Decoding takes a thread of its own, so that the next batch is ready while this one is applied.
+fn spawn_preparer(
+    mut preparer: Preparer,
+    mut raw: mpsc::Receiver<ToPrepare>,
+    out: mpsc::Sender<FromPrepare>,
+) -> std::thread::JoinHandle<()> {
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::spawn(move || {
+        while let Some(next) = raw.blocking_recv() {
+            let answer = match next {
+                ToPrepare::Source(name, event) => match event {
+                    SourceEvent::Records(raw) => prepare(&mut preparer, &runtime, &out, raw, Vec::new(), None),
+                    SourceEvent::Rejects(rejects) => {
+                        prepare(&mut preparer, &runtime, &out, RawBatch::new(name), rejects, None)
+                    }
+                    SourceEvent::Assigned(positions) => FromPrepare::Assigned(name, positions),
+                    SourceEvent::CaughtUp => FromPrepare::CaughtUp(name),
+                    SourceEvent::Lag(lag) => FromPrepare::Lag(name, lag),
+                    SourceEvent::Unavailable(problem) => FromPrepare::Problem(name, Some(problem)),
+                    SourceEvent::Fatal(message) => {
+                        FromPrepare::Fatal(EngineError::Source { source_name: name.to_string(), message })
+                    }
+                },
+                ToPrepare::Replay(raw, numbers) => {
+                    preparer.forget_missing_schemas();
+                    prepare(&mut preparer, &runtime, &out, raw, Vec::new(), Some(numbers))
+                }
+            };
+            if out.blocking_send(answer).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+fn prepare(
+    preparer: &mut Preparer,
+    runtime: &tokio::runtime::Handle,
+    out: &mpsc::Sender<FromPrepare>,
+    raw: RawBatch,
+    rejects: Vec<crate::event::Reject>,
+    replayed: Option<BTreeMap<(String, i32, i64), u64>>,
+) -> FromPrepare {
+    // A registry that is away is a pause, never a reject.
+    let mut told = false;
+    while let Err(error) = runtime.block_on(preparer.fetch_schemas(&raw)) {
+        let problem = FromPrepare::Problem(raw.source.clone(), Some(error.to_string()));
+        if !told && out.blocking_send(problem).is_err() {
+            return FromPrepare::CaughtUp(raw.source);
+        }
+        told = true;
+        if out.is_closed() {
+            return FromPrepare::CaughtUp(raw.source);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    match preparer.prepare(&raw, rejects) {
+        Ok(mut prepared) => {
+            prepared.replayed = replayed;
+            FromPrepare::Batch(prepared)
+        }
+        Err(error) => FromPrepare::Fatal(error),
+    }
+}
+
+/// The destinations' workers and what is in their hands.
+struct Queues {
+    senders: BTreeMap<String, mpsc::UnboundedSender<Queued>>,
+    open: BTreeMap<String, i64>,
+}
+
+impl Queues {
+    /// Starts a worker for every destination and hands over what the state still holds for it.
+    async fn start(
+        store: &dyn Store,
+        destinations: BTreeMap<String, Arc<dyn Destination>>,
+        engine: &mpsc::Sender<Input>,
+        status: &SharedStatus,
+    ) -> Result<Queues, EngineError> {
+        let mut queues = Queues { senders: BTreeMap::new(), open: BTreeMap::new() };
+        for (name, destination) in destinations {
+            let (sender, queue) = mpsc::unbounded_channel();
+            let (attempts, mut made) = mpsc::channel::<Attempt>(64);
+            tokio::spawn(delivery::work(destination, queue, attempts));
+            let engine = engine.clone();
+            tokio::spawn(async move {
+                while let Some(attempt) = made.recv().await {
+                    if engine.send(Input::Command(Command::Attempted(attempt))).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            let prefix = keys::named_prefix(Tag::Delivery, &name);
+            let mut after: Option<bytes::Bytes> = None;
+            let mut open = 0;
+            loop {
+                let page = store.scan(&prefix, after.as_deref(), 1_000).await?;
+                let Some((last, _)) = page.last() else { break };
+                after = Some(last.clone());
+                for (_, value) in &page {
+                    let queued: Queued = codec::decode(Queued::VERSION, "delivery", value)?;
+                    open += 1;
+                    // The worker lives as long as its sender.
+                    let _ = sender.send(queued);
+                }
+            }
+            status.change(|status| status.destinations.entry(name.clone()).or_default().queued = open);
+            queues.open.insert(name.clone(), open);
+            queues.senders.insert(name, sender);
+        }
+        Ok(queues)
+    }
+
+    fn add(&mut self, queued: Vec<Queued>) {
+        for queued in queued {
+            let name = queued.delivery.destination.clone();
+            *self.open.entry(name.clone()).or_default() += 1;
+            if let Some(sender) = self.senders.get(&name) {
+                let _ = sender.send(queued);
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.open.values().all(|open| *open <= 0)
+    }
+}
+
+/// A commit on its way to being durable, and what waits for it.
+struct InFlight {
+    staged: Staged,
+    commands: Vec<Command>,
+    replayed: Option<Replayed>,
+    handle: JoinHandle<Result<(), StoreError>>,
+}
+
+struct Replay {
+    answer: oneshot::Sender<Replayed>,
+    report: Replayed,
+    /// Entries that have not come back yet.
+    open: u64,
+}
+
+struct Loop {
+    core: Core,
+    store: Arc<dyn Store>,
+    input: mpsc::Receiver<Input>,
+    prepared: mpsc::Receiver<FromPrepare>,
+    to_prepare: mpsc::Sender<ToPrepare>,
+    in_flight: Option<InFlight>,
+    durable_rows: mpsc::UnboundedSender<u64>,
+    recent: Recent,
+    queues: Queues,
+    status: SharedStatus,
+    caught_up: BTreeMap<String, bool>,
+    replay: Option<Replay>,
+    /// Where new partitions begin, to be recorded with the next commit.
+    assigned: Vec<Command>,
+    options: Options,
+}
+
+impl Loop {
+    async fn run(mut self, mut shipping: JoinHandle<Result<(), EngineError>>) -> Result<Outcome, EngineError> {
+        let mut commands: Vec<Command> = Vec::new();
+        let mut batch: Option<Prepared> = None;
+        loop {
+            if self.options.drain && batch.is_none() && commands.is_empty() && self.is_drained() {
+                return Ok(Outcome::Stopped);
+            }
+            tokio::select! {
+                biased;
+                input = self.input.recv() => match input {
+                    Some(Input::Command(command)) => commands.push(command),
+                    Some(Input::Stop(Stop::Fenced)) => return Ok(Outcome::Fenced),
+                    Some(Input::Stop(Stop::Asked)) | None => {
+                        self.finish_commit().await?;
+                        return Ok(Outcome::Stopped);
+                    }
+                },
+                result = until_durable(&mut self.in_flight) => {
+                    result?;
+                    self.after_commit();
+                    continue;
+                }
+                ended = &mut shipping => {
+                    return match ended {
+                        Ok(Err(error)) => Err(error),
+                        Ok(Ok(())) => Err(EngineError::Internal("the shipper ended by itself".to_string())),
+                        Err(error) => Err(EngineError::Internal(format!("the shipper failed: {error}"))),
+                    };
+                }
+                from = self.prepared.recv() => match from {
+                    Some(from) => batch = self.take(from)?,
+                    None => return Err(EngineError::Internal("the decoding thread ended".to_string())),
+                },
+            }
+            commands.append(&mut self.assigned);
+            // Everything else that is waiting goes into the same commit.
+            while commands.len() < 10_000 {
+                match self.input.try_recv() {
+                    Ok(Input::Command(command)) => commands.push(command),
+                    Ok(Input::Stop(Stop::Fenced)) => return Ok(Outcome::Fenced),
+                    Ok(Input::Stop(Stop::Asked)) => {
+                        self.finish_commit().await?;
+                        return Ok(Outcome::Stopped);
+                    }
+                    Err(_) => break,
+                }
+            }
+            if let Some(at) = commands.iter().position(|command| matches!(command, Command::Replay { .. })) {
+                if let Command::Replay { answer } = commands.remove(at) {
+                    self.start_replay(answer).await?;
+                }
+            }
+            if batch.is_some() || !commands.is_empty() {
+                self.commit(batch.take(), std::mem::take(&mut commands)).await?;
+            }
+        }
+    }
+
+    /// Applies input on top of the commit in flight, waits for that one, and sends the new one on its way.
+    async fn commit(&mut self, batch: Option<Prepared>, mut commands: Vec<Command>) -> Result<(), EngineError> {
+        if batch.as_ref().is_some_and(|batch| self.core.reads_recent_pages(batch)) {
+            self.finish_commit().await?;
+        }
+        let now = self.now(batch.as_ref());
+        let replayed = batch.as_ref().and_then(|batch| {
+            let numbers = batch.replayed.as_ref()?;
+            Some(Replayed { tried: numbers.len() as u64, still_rejected: batch.rejects.len() as u64 })
+        });
+        let started = clock::instant();
+        let mut staged = self.core.apply(batch, &mut commands, now).await?;
+        metrics::histogram!("tributary_apply_seconds").record(started.elapsed().as_secs_f64());
+        self.finish_commit().await?;
+        let writes = std::mem::take(&mut staged.writes);
+        metrics::counter!("tributary_state_bytes_total").increment(writes.bytes() as u64);
+        let store = self.store.clone();
+        let handle = tokio::spawn(async move {
+            let started = clock::instant();
+            let result = store.commit(writes).await;
+            metrics::histogram!("tributary_commit_seconds").record(started.elapsed().as_secs_f64());
+            result
+        });
+        self.in_flight = Some(InFlight { staged, commands, replayed, handle });
+        Ok(())
+    }
+
+    async fn finish_commit(&mut self) -> Result<(), EngineError> {
+        if self.in_flight.is_some() {
+            until_durable(&mut self.in_flight).await?;
+            self.after_commit();
+        }
+        Ok(())
+    }
+
+    /// The commit is durable: its effects may leave.
+    fn after_commit(&mut self) {
+        let Some(InFlight { mut staged, commands, replayed, .. }) = self.in_flight.take() else { return };
+        self.core.durable(staged.commit);
+        let rows: Rows = std::mem::take(&mut staged.rows);
+        if !rows.is_empty() {
+            self.recent.put(staged.commit, Arc::new(rows));
+            let _ = self.durable_rows.send(staged.commit);
+        }
+        self.queues.add(std::mem::take(&mut staged.queued));
+        for command in commands {
+            match command {
+                Command::Seal { done, .. } | Command::Acknowledged { done, .. } => {
+                    let _ = done.send(());
+                }
+                Command::Attempted(attempt) => self.attempted(&attempt),
+                Command::Assigned { .. } | Command::Replay { .. } => {}
+            }
+        }
+        if let Some(done) = replayed {
+            self.replayed(done);
+        }
+        let open = self.queues.open.clone();
+        self.status.change(|status| {
+            for (name, open) in open {
+                metrics::gauge!("tributary_delivery_queue", "destination" => name.clone()).set(open as f64);
+                status.destinations.entry(name).or_default().queued = open;
+            }
+        });
+        self.status.committed(&self.core.record, self.core.outbox.len());
+        metrics::counter!("tributary_records_total").increment(staged.records);
+    }
+
+    fn attempted(&mut self, attempt: &Attempt) {
+        let name = attempt.queued.delivery.destination.clone();
+        let problem = match attempt.outcome {
+            AttemptOutcome::Retry { .. } => Some(attempt.detail.clone()),
+            AttemptOutcome::Sent | AttemptOutcome::Failed | AttemptOutcome::DryRun => {
+                *self.queues.open.entry(name.clone()).or_default() -= 1;
+                None
+            }
+        };
+        self.status.change(|status| status.destinations.entry(name).or_default().problem = problem);
+    }
+
+    fn take(&mut self, from: FromPrepare) -> Result<Option<Prepared>, EngineError> {
+        let source_status = |status: &SharedStatus, name: &str, change: &dyn Fn(&mut super::SourceStatus)| {
+            status.change(|status| change(status.sources.entry(name.to_string()).or_default()));
+        };
+        match from {
+            FromPrepare::Batch(prepared) => {
+                if prepared.replayed.is_none() {
+                    self.caught_up.insert(prepared.source.to_string(), false);
+                    source_status(&self.status, &prepared.source, &|source| {
+                        (source.caught_up, source.problem) = (false, None);
+                    });
+                }
+                return Ok(Some(prepared));
+            }
+            FromPrepare::Assigned(source, positions) => self.assigned.push(Command::Assigned { source, positions }),
+            FromPrepare::CaughtUp(name) => {
+                self.caught_up.insert(name.to_string(), true);
+                source_status(&self.status, &name, &|source| {
+                    (source.caught_up, source.lag, source.problem) = (true, Some(0), None);
+                });
+                metrics::gauge!("tributary_source_lag", "source" => name.to_string()).set(0.0);
+            }
+            FromPrepare::Lag(name, lag) => {
+                source_status(&self.status, &name, &|source| source.lag = Some(lag));
+                metrics::gauge!("tributary_source_lag", "source" => name.to_string()).set(lag as f64);
+            }
+            FromPrepare::Problem(name, problem) => {
+                if let Some(problem) = &problem {
+                    tracing::warn!(source = %name, %problem, "the source is waiting");
+                }
+                source_status(&self.status, &name, &|source| source.problem = problem.clone());
+            }
+            FromPrepare::Fatal(error) => return Err(error),
+        }
+        Ok(None)
+    }
+
+    /// SEMANTICS §1: the wall clock once the sources are read to their end, before that the time of what is read.
+    fn now(&self, batch: Option<&Prepared>) -> TimeUs {
+        let wall = clock::now_us();
+        match batch {
+            Some(batch) if !self.caught_up.values().all(|caught_up| *caught_up) => batch.arrival.min(wall),
+            _ => wall,
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        self.in_flight.is_none()
+            && self.replay.is_none()
+            && self.caught_up.values().all(|caught_up| *caught_up)
+            && self.core.outbox.is_empty()
+            && self.queues.is_empty()
+    }
+
+    /// Sends all stored rejects through decode again; they come back as batches of their own.
+    async fn start_replay(&mut self, answer: oneshot::Sender<Replayed>) -> Result<(), EngineError> {
+        self.finish_commit().await?;
+        let mut by_source: BTreeMap<Arc<str>, VecDeque<StoredReject>> = BTreeMap::new();
+        let prefix = keys::prefix(Tag::Rejected);
+        let mut after: Option<bytes::Bytes> = None;
+        let mut open = 0;
+        loop {
+            let page = self.store.scan(&prefix, after.as_deref(), 1_000).await?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (_, value) in &page {
+                let stored: StoredReject = codec::decode(StoredReject::VERSION, "rejected input", value)?;
+                open += 1;
+                by_source.entry(stored.reject.position.source.clone()).or_default().push_back(stored);
+            }
+        }
+        if open == 0 {
+            let _ = answer.send(Replayed::default());
+            return Ok(());
+        }
+        self.replay = Some(Replay { answer, report: Replayed::default(), open });
+        let to_prepare = self.to_prepare.clone();
+        // From a task of its own: the way to the decoding thread may be full, and only this loop empties it.
+        tokio::spawn(async move {
+            for (source, rejects) in by_source {
+                let rejects: Vec<StoredReject> = rejects.into();
+                for part in rejects.chunks(1_000) {
+                    let mut raw = RawBatch::new(source.clone());
+                    let mut numbers = BTreeMap::new();
+                    for stored in part {
+                        let position = &stored.reject.position;
+                        raw.push(
+                            &position.topic,
+                            position.partition,
+                            position.offset,
+                            stored.reject.timestamp,
+                            &stored.reject.payload,
+                        );
+                        let place = (position.topic.to_string(), position.partition, position.offset);
+                        numbers.insert(place, stored.number);
+                    }
+                    if to_prepare.send(ToPrepare::Replay(raw, numbers)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn replayed(&mut self, part: Replayed) {
+        let Some(mut replay) = self.replay.take() else { return };
+        replay.report.tried += part.tried;
+        replay.report.still_rejected += part.still_rejected;
+        replay.open = replay.open.saturating_sub(part.tried);
+        if replay.open == 0 {
+            let _ = replay.answer.send(replay.report);
+        } else {
+            self.replay = Some(replay);
+        }
+    }
+}
+
+/// Waits until the commit in flight is durable; for ever when there is none.
+async fn until_durable(in_flight: &mut Option<InFlight>) -> Result<(), EngineError> {
+    match in_flight {
+        Some(commit) => match (&mut commit.handle).await {
+            Ok(result) => Ok(result?),
+            Err(error) => Err(EngineError::Internal(format!("the commit failed: {error}"))),
+        },
+        None => std::future::pending().await,
+    }
+}

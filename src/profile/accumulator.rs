@@ -1,0 +1,109 @@
+//! Accumulators: commutative and associative states of a trait over a profile's events.
+
+use serde::{Deserialize, Serialize};
+
+use super::TraitKind;
+use crate::event::TimeUs;
+
+/// One value of a trait or of an event.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Scalar {
+    Boolean(bool),
+    Long(i64),
+    Double(f64),
+    Timestamp(TimeUs),
+    Text(Box<str>),
+}
+
+impl Scalar {
+    /// A total order within one type, so that ties and extremes never depend on the order of events.
+    pub fn order(&self, other: &Scalar) -> std::cmp::Ordering {
+        match (self, other) {
+            (Scalar::Boolean(a), Scalar::Boolean(b)) => a.cmp(b),
+            (Scalar::Long(a), Scalar::Long(b)) | (Scalar::Timestamp(a), Scalar::Timestamp(b)) => a.cmp(b),
+            (Scalar::Double(a), Scalar::Double(b)) => a.total_cmp(b),
+            (Scalar::Text(a), Scalar::Text(b)) => a.cmp(b),
+            // A trait has one type; a stored value of another could only come from another definition version.
+            (a, b) => a.rank().cmp(&b.rank()),
+        }
+    }
+
+    fn rank(&self) -> u8 {
+        match self {
+            Scalar::Boolean(_) => 0,
+            Scalar::Long(_) => 1,
+            Scalar::Double(_) => 2,
+            Scalar::Timestamp(_) => 3,
+            Scalar::Text(_) => 4,
+        }
+    }
+}
+
+/// The state of one trait of one profile.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Accumulator {
+    /// `latest` and `first`: the value of the event with the greatest (least) (timestamp, message id). None is
+    /// an explicit null, which deletes: it wins like any other value.
+    Dated { at: TimeUs, message_id: Box<str>, value: Option<Scalar> },
+    Count(i64),
+    /// An integer of the trait's scale; saturates at the ends of `i128`, far beyond any sum of doubles.
+    Sum(i128),
+    /// `min` and `max`.
+    Extreme(Scalar),
+}
+
+impl Accumulator {
+    /// Adds another state of the same trait: an event's own, or a merged profile's.
+    pub fn add(&mut self, kind: TraitKind, other: Accumulator) {
+        match (&mut *self, other) {
+            (Accumulator::Count(count), Accumulator::Count(more)) => *count = count.saturating_add(more),
+            (Accumulator::Sum(sum), Accumulator::Sum(more)) => *sum = sum.saturating_add(more),
+            (Accumulator::Extreme(value), Accumulator::Extreme(other)) => {
+                let order = other.order(value);
+                if (kind == TraitKind::Min && order.is_lt()) || (kind == TraitKind::Max && order.is_gt()) {
+                    *value = other;
+                }
+            }
+            (Accumulator::Dated { at, message_id, .. }, Accumulator::Dated { at: t, message_id: id, value }) => {
+                let order = (t, &*id).cmp(&(*at, &**message_id));
+                let wins = if kind == TraitKind::First { order.is_lt() } else { order.is_gt() };
+                if wins {
+                    *self = Accumulator::Dated { at: t, message_id: id, value };
+                }
+            }
+            // The state of another definition version never gets here: slots are keyed by version.
+            (_, other) => *self = other,
+        }
+    }
+
+    /// The trait's value; `scale` is the trait's own. None where an explicit null was last.
+    pub fn value(&self, scale: u8) -> Option<Scalar> {
+        match self {
+            Accumulator::Dated { value, .. } => value.clone(),
+            Accumulator::Count(count) => Some(Scalar::Long(*count)),
+            Accumulator::Sum(sum) if scale == 0 => Some(Scalar::Long(clamp(*sum))),
+            Accumulator::Sum(sum) => Some(Scalar::Double(*sum as f64 / 10f64.powi(i32::from(scale)))),
+            Accumulator::Extreme(value) => Some(value.clone()),
+        }
+    }
+
+    pub fn weigh(&self) -> usize {
+        let heap = |value: &Scalar| if let Scalar::Text(text) = value { text.len() } else { 0 };
+        match self {
+            Accumulator::Dated { message_id, value, .. } => message_id.len() + value.as_ref().map_or(0, heap),
+            Accumulator::Extreme(value) => heap(value),
+            Accumulator::Count(_) | Accumulator::Sum(_) => 0,
+        }
+    }
+}
+
+fn clamp(sum: i128) -> i64 {
+    i64::try_from(sum).unwrap_or(if sum < 0 { i64::MIN } else { i64::MAX })
+}
+
+/// A double as an integer of `scale` digits after the point, rounded half away from zero. None for what is not a
+/// finite number or too large to keep its unit digit exactly: such a value is not added.
+pub fn scaled(value: f64, scale: u8) -> Option<i128> {
+    let scaled = (value * 10f64.powi(i32::from(scale))).round();
+    (scaled.is_finite() && scaled.abs() < 1e30).then_some(scaled as i128)
+}

@@ -1,0 +1,268 @@
+use clickhouse::error::Error;
+
+use super::*;
+
+fn range(after: u64, upto: u64) -> CommitRange {
+    CommitRange { after, upto }
+}
+
+#[test]
+fn a_token_names_pipeline_state_table_and_range_and_nothing_else() {
+    let base = Shipment::of("shop", "g1", "events", range(1, 2)).token;
+    assert_eq!(base, Shipment::of("shop", "g1", "events", range(1, 2)).token);
+    assert_eq!(base.len(), 32);
+    for (pipeline, generation, table, range) in [
+        ("shop2", "g1", "events", range(1, 2)),
+        ("shop", "g2", "events", range(1, 2)),
+        ("shop", "g1", "event", range(1, 2)),
+        ("shop", "g1", "events", range(0, 2)),
+        ("shop", "g1", "events", range(1, 3)),
+        // Borders between the parts count.
+        ("shopg", "1", "events", range(1, 2)),
+        ("shop", "g1", "events", range(12, 2)),
+    ] {
+        assert_ne!(base, Shipment::of(pipeline, generation, table, range).token, "{pipeline} {generation} {table}");
+    }
+}
+
+#[test]
+fn errors_are_retried_unless_they_contradict_the_table() {
+    let answer = |code: u32| {
+        Error::BadResponse(format!(
+            "Code: {code}. DB::Exception: what happened. (NAME) (version 26.9.2.1 (official build))"
+        ))
+    };
+    for (error, retried, says) in [
+        (answer(252), true, "merges are behind"),
+        (answer(241), true, "memory"),
+        (answer(516), true, "check the user"),
+        (answer(60), true, "restart creates"),
+        (answer(16), true, "restart adds"),
+        (answer(1000), true, "what happened"),
+        (answer(53), false, "what happened"),
+        (answer(407), false, "what happened"),
+        (Error::TimedOut, true, "timeout"),
+        (Error::Network("refused".into()), true, "refused"),
+        (Error::BadResponse("503 Service Unavailable".into()), true, "503"),
+    ] {
+        let classified = classified("insert into events", &error);
+        assert_eq!(matches!(classified, SinkError::Retry(_)), retried, "{error}");
+        let text = classified.to_string();
+        assert!(text.contains(says) && text.contains("insert into events"), "{text}");
+        assert!(!text.contains("version"), "{text}");
+    }
+}
+
+/// Against a real engine: `CLICKHOUSE_URL=http://… cargo test --lib sink::clickhouse -- --ignored`.
+mod real {
+    use arrow::datatypes::DataType;
+
+    use super::*;
+    use crate::aggregate::{AggregateColumn, AggregateRole};
+    use crate::event::{ValueType, time_type};
+    use crate::sink::tables::{self, tests::batch};
+
+    fn url() -> String {
+        std::env::var("CLICKHOUSE_URL").expect("CLICKHOUSE_URL")
+    }
+
+    async fn fresh(database: &str) -> (ClickHouseSink, Client) {
+        let server = client(&url(), None, None);
+        server.query_raw(&format!("DROP DATABASE IF EXISTS {database}")).execute().await.expect("drop");
+        (ClickHouseSink::new(&url(), database, None, None, "shop", "g1"), server.with_database(database))
+    }
+
+    async fn texts(client: &Client, sql: &str) -> Vec<String> {
+        client.query_raw(sql).fetch_all::<String>().await.expect(sql)
+    }
+
+    #[tokio::test]
+    #[ignore = "needs CLICKHOUSE_URL"]
+    async fn everything_can_be_prepared_twice_and_a_repeated_range_adds_nothing() {
+        let (mut sink, client) = fresh("sink_repeat").await;
+        let tables = tables::tests::all();
+        sink.prepare(&tables).await.expect("first");
+        sink.prepare(&tables).await.expect("again");
+        let rows: Vec<(Table, RecordBatch)> = tables
+            .iter()
+            .map(|table| {
+                let column = table.schema.field(0).name().clone();
+                let value =
+                    if *table.schema.field(0).data_type() == time_type() { "2026-01-01T00:00:00Z" } else { "a" };
+                (table.clone(), batch(table, 1, &[(column.as_str(), vec![Some(value), Some(value)])]))
+            })
+            .collect();
+        sink.ship(range(0, 1), &rows).await.expect("ship");
+        sink.ship(range(0, 1), &rows).await.expect("token alone");
+        sink.uncertain = true;
+        sink.ship(range(0, 1), &rows).await.expect("probe");
+        let mut restarted = ClickHouseSink::new(&url(), "sink_repeat", None, None, "shop", "g1");
+        restarted.prepare(&tables).await.expect("restart");
+        restarted.ship(range(0, 1), &rows).await.expect("probe after restart");
+        for table in &tables {
+            let count = client.query_raw(&format!("SELECT count() FROM {}", table.name)).fetch_one::<u64>().await;
+            assert_eq!(count.expect("count"), 2, "{}", table.name);
+            let parts =
+                format!("SELECT count() FROM system.parts WHERE database = 'sink_repeat' AND table = '{}'", table.name);
+            assert_eq!(client.query_raw(&parts).fetch_one::<u64>().await.expect("parts"), 1, "{}", table.name);
+        }
+        // More rows than sealed: another writer.
+        client.query_raw("INSERT INTO events (message_id, _batch) VALUES ('x', 1)").execute().await.expect("insert");
+        sink.uncertain = true;
+        assert!(matches!(sink.ship(range(0, 1), &rows).await, Err(SinkError::Fatal(text)) if text.contains("events")));
+    }
+
+    #[tokio::test]
+    #[ignore = "needs CLICKHOUSE_URL"]
+    async fn another_state_and_another_column_type_are_refused_with_names() {
+        let (mut sink, _) = fresh("sink_refuse").await;
+        let trait_of = |value_type| vec![tables::profiles(&[("revenue".to_string(), value_type)])];
+        sink.prepare(&trait_of(ValueType::Double)).await.expect("first");
+        sink.prepare(&[tables::profiles(&[("revenue".into(), ValueType::Double), ("city".into(), ValueType::String)])])
+            .await
+            .expect("one more trait");
+        let refused = sink.prepare(&trait_of(ValueType::Long)).await.expect_err("type").to_string();
+        for part in ["profiles", "revenue", "Nullable(Float64)", "Nullable(Int64)", "RENAME COLUMN"] {
+            assert!(refused.contains(part), "{refused}");
+        }
+        let mut other = ClickHouseSink::new(&url(), "sink_refuse", None, None, "shop", "g2");
+        assert!(matches!(other.prepare(&[]).await, Err(SinkError::Fatal(text)) if text.contains("another state")));
+    }
+
+    #[tokio::test]
+    #[ignore = "needs CLICKHOUSE_URL"]
+    async fn views_show_the_latest() {
+        let (mut sink, client) = fresh("sink_views").await;
+        let profiles = tables::profiles(&[("city".to_string(), ValueType::String)]);
+        let column = |name: &str, data_type, role| AggregateColumn { name: name.into(), data_type, role };
+        let revenue = tables::aggregate(
+            "revenue",
+            &[
+                column("country", DataType::Utf8, AggregateRole::Key),
+                column("total", DataType::Decimal128(38, 6), AggregateRole::Sum),
+                column("orders", DataType::Int64, AggregateRole::Count),
+                column("largest", DataType::Float64, AggregateRole::Max),
+            ],
+        );
+        let tables =
+            [tables::events(), profiles.clone(), tables::profile_merges(), tables::segment_changes(), revenue.clone()];
+        sink.prepare(&tables).await.expect("prepare");
+        let some = |values: &[&'static str]| values.iter().map(|value| Some(*value)).collect::<Vec<_>>();
+        let first = vec![
+            (profiles.clone(), batch(&profiles, 1, &[("profile_id", some(&["a", "b"])), ("city", some(&["x", "y"]))])),
+            (
+                tables[3].clone(),
+                batch(
+                    &tables[3],
+                    1,
+                    &[
+                        ("profile_id", some(&["a", "b", "a"])),
+                        ("segment", some(&["s", "s", "t"])),
+                        ("change", some(&["entered", "entered", "entered"])),
+                    ],
+                ),
+            ),
+            (
+                tables[0].clone(),
+                batch(
+                    &tables[0],
+                    1,
+                    &[
+                        ("message_id", some(&["1", "2", "3"])),
+                        ("profile_id", vec![Some("a"), Some("b"), None]),
+                        ("properties", vec![Some(r#"{"total": 12.50, "n": null}"#), None, None]),
+                    ],
+                ),
+            ),
+            (
+                revenue.clone(),
+                batch(
+                    &revenue,
+                    1,
+                    &[
+                        ("country", vec![Some("DE"), Some("FR"), None]),
+                        ("total", vec![Some("1.25"), None, Some("2")]),
+                        ("orders", some(&["1", "1", "1"])),
+                        ("largest", vec![Some("3.5"), None, Some("2")]),
+                    ],
+                ),
+            ),
+        ];
+        sink.ship(range(0, 1), &first).await.expect("first");
+        let second = vec![
+            (
+                profiles.clone(),
+                batch(
+                    &profiles,
+                    2,
+                    &[
+                        ("profile_id", some(&["a", "b"])),
+                        ("city", vec![None, None]),
+                        ("deleted", some(&["false", "true"])),
+                    ],
+                ),
+            ),
+            (
+                tables[3].clone(),
+                batch(
+                    &tables[3],
+                    2,
+                    &[("profile_id", some(&["b"])), ("segment", some(&["s"])), ("change", some(&["exited"]))],
+                ),
+            ),
+            (
+                tables[2].clone(),
+                batch(&tables[2], 2, &[("old_profile_id", some(&["b"])), ("profile_id", some(&["a"]))]),
+            ),
+            (
+                revenue.clone(),
+                batch(
+                    &revenue,
+                    2,
+                    &[
+                        ("country", vec![Some("DE"), None]),
+                        ("total", some(&["0.5", "2"])),
+                        ("orders", some(&["1", "2"])),
+                        ("largest", some(&["1", "7"])),
+                    ],
+                ),
+            ),
+        ];
+        sink.ship(range(1, 2), &second).await.expect("second");
+        // A trait that became null is null, not its last value.
+        assert_eq!(
+            texts(&client, "SELECT concat(profile_id, ' ', ifNull(city, 'null')) FROM current_profiles").await,
+            ["a null"]
+        );
+        assert_eq!(
+            texts(&client, "SELECT concat(segment, profile_id) AS m FROM segment_members ORDER BY m").await,
+            ["sa", "ta"]
+        );
+        assert_eq!(
+            texts(
+                &client,
+                "SELECT concat(message_id, ' ', ifNull(profile_id, 'null')) AS m FROM current_events ORDER BY m"
+            )
+            .await,
+            ["1 a", "2 a", "3 null"]
+        );
+        assert_eq!(
+            texts(
+                &client,
+                "SELECT concat(ifNull(country, 'null'), ' ', toString(total), ' ', toString(orders), ' ', \
+                 ifNull(toString(largest), 'null')) AS m FROM revenue ORDER BY m"
+            )
+            .await,
+            ["DE 1.75 2 3.5", "FR 0 1 null", "null 4 3 7"]
+        );
+        assert_eq!(
+            texts(
+                &client,
+                "SELECT concat(properties, ' ', toString(JSONExtractFloat(properties, 'total')), ' ', \
+                 toString(properties_json.total)) FROM events WHERE properties IS NOT NULL"
+            )
+            .await,
+            [r#"{"total": 12.50, "n": null} 12.5 12.5"#]
+        );
+    }
+}

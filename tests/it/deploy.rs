@@ -1,0 +1,170 @@
+//! What lies beside the code says what the code says: `deploy/` and `docs/` name only metrics, columns and keys that
+//! exist, name all of them where they are to be complete, and their YAML and JSON can be read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+fn read(path: &str) -> String {
+    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&full).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// All files below a folder, with their paths from the crate's root.
+fn files_below(folder: &str) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut files, mut folders) = (Vec::new(), vec![root.join(folder)]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push(path.strip_prefix(root).unwrap().to_path_buf());
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// The texts in double quotes that follow each of these, on the same line or the next.
+fn quoted_after<'a>(text: &'a str, before: &str) -> Vec<&'a str> {
+    text.match_indices(before)
+        .filter_map(|(at, _)| text[at + before.len()..].trim_start().strip_prefix('"')?.split('"').next())
+        .collect()
+}
+
+/// Every metric that `src/telemetry.rs` describes, with its kind.
+fn described() -> BTreeMap<String, &'static str> {
+    let source = read("src/telemetry.rs");
+    let mut metrics = BTreeMap::new();
+    for kind in ["counter", "gauge", "histogram"] {
+        for name in quoted_after(&source, &format!("describe_{kind}!(")) {
+            metrics.insert(name.to_string(), kind);
+        }
+    }
+    metrics
+}
+
+/// Every `tributary_…` word of a text that is not part of a longer word.
+pub fn metric_names_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(|word| word.starts_with("tributary_")).map(str::to_string).collect()
+}
+
+/// The described metric that a name of Prometheus belongs to: a histogram has three names there.
+fn metric_of<'a>(name: &'a str, described: &BTreeMap<String, &str>) -> Option<&'a str> {
+    let histogram = |end: &str| name.strip_suffix(end).filter(|base| described.get(*base) == Some(&"histogram"));
+    match described.get(name) {
+        Some(kind) if *kind != "histogram" => Some(name),
+        _ => histogram("_bucket").or_else(|| histogram("_sum")).or_else(|| histogram("_count")),
+    }
+}
+
+#[test]
+fn metric_names_are_found_whole() {
+    let text = "rate(tributary_a_total{x=\"tributary_b\"}[5m]) > my_tributary_c";
+    let expected = ["tributary_a_total", "tributary_b"].map(str::to_string);
+    assert_eq!(metric_names_in(text), BTreeSet::from(expected));
+}
+
+#[test]
+fn alerts_and_dashboards_use_metrics_that_exist_and_leave_none_out() {
+    let described = described();
+    assert!(described.len() > 10, "{described:?}");
+    let mut used = BTreeSet::new();
+    for file in ["deploy/prometheus/alerts.yml", "deploy/grafana/dashboards/tributary.json"] {
+        for name in metric_names_in(&read(file)) {
+            let metric = metric_of(&name, &described);
+            used.insert(metric.unwrap_or_else(|| panic!("{file}: no metric is called {name}")).to_string());
+        }
+    }
+    assert_eq!(used, described.into_keys().collect(), "used, described");
+}
+
+#[test]
+fn the_documented_metrics_are_the_described_ones_and_all_are_recorded() {
+    let described = described();
+    let names: BTreeSet<String> = described.keys().cloned().collect();
+    let documented: Vec<(String, String)> = read("docs/operations.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `tributary_"))
+        .map(|row| {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            (format!("tributary_{}", cells[0].trim_end_matches('`')), cells[1].to_string())
+        })
+        .collect();
+    for (name, kind) in &documented {
+        assert_eq!(described.get(name), Some(&kind.as_str()), "docs/operations.md: {name}");
+    }
+    assert_eq!(documented.into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>(), names, "documented, described");
+
+    let mut recorded = BTreeSet::new();
+    for file in files_below("src") {
+        let source = read(&file.display().to_string());
+        for kind in ["counter", "gauge", "histogram"] {
+            recorded.extend(quoted_after(&source, &format!("metrics::{kind}!(")).into_iter().map(str::to_string));
+        }
+    }
+    assert_eq!(recorded, names, "recorded, described");
+}
+
+#[test]
+fn what_is_yaml_or_json_can_be_read() {
+    let mut seen = 0;
+    for file in files_below("deploy").into_iter().chain(files_below("pipelines")) {
+        let name = file.display().to_string();
+        match file.extension().and_then(|ending| ending.to_str()) {
+            Some("yaml" | "yml") => {
+                let documents: Vec<serde_json::Value> =
+                    serde_saphyr::from_multiple(&read(&name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+                assert!(documents.iter().all(serde_json::Value::is_object), "{name}");
+            }
+            Some("json" | "avsc") => {
+                serde_json::from_str::<serde_json::Value>(&read(&name))
+                    .unwrap_or_else(|error| panic!("{name}: {error}"));
+            }
+            _ => continue,
+        }
+        seen += 1;
+    }
+    assert!(seen >= 10, "{seen}");
+}
+
+#[test]
+fn the_documented_columns_are_those_of_the_ddl() {
+    let docs = read("docs/tables.md");
+    for file in files_below("deploy/clickhouse") {
+        let table = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let ddl = read(&file.display().to_string());
+        let columns = ddl.lines().filter(|line| line.contains(" COMMENT '") && !line.contains(" ALIAS "));
+        let columns: Vec<&str> = columns
+            .filter_map(|line| Some(line.split_whitespace().next()?.trim_matches('`')))
+            .filter(|column| !["_batch", "_seq"].contains(column)) // of every table: documented once
+            .collect();
+        let section = docs.split("\n## ").find_map(|section| section.strip_prefix(&format!("{table}\n")));
+        let rows = section.unwrap_or_else(|| panic!("docs/tables.md has no section {table}")).lines();
+        let documented: Vec<&str> =
+            rows.filter_map(|row| row.strip_prefix("| `")).filter_map(|row| row.split('`').next()).collect();
+        assert_eq!(documented, columns, "{table}: docs/tables.md, {}", file.display());
+    }
+}
+
+/// The keys that the reader of definitions knows are written as `known: &["a", "b"]`.
+#[test]
+fn every_key_of_a_definition_is_documented() {
+    let docs = read("docs/pipeline-reference.md");
+    let source = read("src/definition/sections.rs");
+    let lists = source.split("known: &[").skip(1).filter_map(|rest| rest.split(']').next());
+    let keys: BTreeSet<&str> = lists.flat_map(|list| list.split('"').skip(1).step_by(2)).collect();
+    assert!(keys.len() > 40, "{keys:?}");
+    // `key`, `key: …`, `clickhouse.key`, `do[].send.key`
+    let words: BTreeSet<&str> = docs
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .flat_map(|code| code.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')))
+        .collect();
+    let missing: Vec<&&str> = keys.iter().filter(|key| !words.contains(**key)).collect();
+    assert!(missing.is_empty(), "docs/pipeline-reference.md lacks {missing:?}");
+}
