@@ -4,6 +4,7 @@ pub mod check;
 pub mod config;
 mod output;
 mod peek;
+pub mod produce;
 mod progress;
 mod query;
 mod rejected;
@@ -120,7 +121,7 @@ enum Command {
     /// Positions, lag, profiles, segments, queues
     Status,
     /// Write a CSV or NDJSON file to a topic as Avro, for trying things out
-    Produce(run::ProduceOptions),
+    Produce(produce::ProduceOptions),
 }
 
 /// Parses the arguments, does what they say, and gives the exit code.
@@ -160,6 +161,19 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Query { sql } => query::query(&cli.global, &config, &sql).await,
         Command::Rejected { command } => rejected::rejected(&cli.global, &config, command).await,
         Command::Status => status::status(&cli.global, &config).await,
-        Command::Produce(options) => run::produce(options).await,
+        Command::Produce(options) => produce_file(options).await,
+    }
+}
+
+async fn produce_file(options: produce::ProduceOptions) -> Result<Exit, Failure> {
+    let topic = options.topic.clone();
+    match produce::produce(options).await {
+        Ok(produced) => {
+            let produce::Produced { records, bytes, schema_id } = produced;
+            say(&format!("{records} records ({bytes} bytes) sent to {topic}, schema id {schema_id}"));
+            Ok(Exit::Well)
+        }
+        Err(error) if error.is_environment() => Err(Failure::environment(error)),
+        Err(error) => Err(Failure::findings(error)),
     }
 }

@@ -358,9 +358,9 @@ impl<'s> Encoder<'s> {
             Schema::Date => {
                 let days = match json {
                     Json::Number(_) => integer(json),
-                    _ => text(json).and_then(date).map(|date| {
-                        date.signed_duration_since(DateTime::UNIX_EPOCH.date_naive()).num_days()
-                    }),
+                    _ => text(json)
+                        .and_then(date)
+                        .map(|date| date.signed_duration_since(DateTime::UNIX_EPOCH.date_naive()).num_days()),
                 };
                 Value::Date(days.and_then(|days| i32::try_from(days).ok()).ok_or_else(|| misfit("date"))?)
             }
@@ -415,7 +415,10 @@ impl<'s> Encoder<'s> {
                     Some(value) => value,
                     // With one variant its own reason says more.
                     None if others().count() == 1 => {
-                        return others().map(|(_, variant)| self.value(variant, json)).next().unwrap_or(Ok(Value::Null));
+                        return others()
+                            .map(|(_, variant)| self.value(variant, json))
+                            .next()
+                            .unwrap_or(Ok(Value::Null));
                     }
                     None => return Err(misfit("variant of the union")),
                 }
@@ -445,7 +448,8 @@ fn is_of_kind(schema: &Schema, json: &Json) -> bool {
 
 /// An object or array, also where a cell holds its text.
 fn nested(json: &Json) -> std::borrow::Cow<'_, Json> {
-    let parsed = json.as_str().filter(|text| text.starts_with(['{', '['])).and_then(|text| serde_json::from_str(text).ok());
+    let parsed =
+        json.as_str().filter(|text| text.starts_with(['{', '['])).and_then(|text| serde_json::from_str(text).ok());
     parsed.map_or(std::borrow::Cow::Borrowed(json), std::borrow::Cow::Owned)
 }
 
@@ -570,7 +574,11 @@ mod tests {
         check(millis, "19700102", "TimestampMillis(86400000)");
         check(millis, "1700000000000", "TimestampMillis(1700000000000)");
         check(millis, "soon", r#"field `f`: "soon" is no time"#);
-        check(r#"{"type":"long","logicalType":"timestamp-micros"}"#, "1970-01-01T00:00:01Z", "TimestampMicros(1000000)");
+        check(
+            r#"{"type":"long","logicalType":"timestamp-micros"}"#,
+            "1970-01-01T00:00:01Z",
+            "TimestampMicros(1000000)",
+        );
     }
 
     #[test]
@@ -660,7 +668,8 @@ mod tests {
         assert_eq!(rows, (1..=600).collect::<Vec<i64>>());
         assert_eq!(partition_of.values().collect::<std::collections::BTreeSet<_>>().len(), 3);
 
-        std::fs::write(folder.path().join("f.csv"), "customer_id,date,dollar_value\n1,19970101,2\n2,never,3\n").unwrap();
+        std::fs::write(folder.path().join("f.csv"), "customer_id,date,dollar_value\n1,19970101,2\n2,never,3\n")
+            .unwrap();
         let error = produce(options.clone()).await.unwrap_err().to_string();
         assert!(error.contains("f.csv: row 2: field `date`: \"never\" is no date; the 1 records"), "{error}");
         let mut nameless = options;
