@@ -654,8 +654,13 @@ fn send(reader: &Reader, node: &Node) -> Option<SendSpec> {
 }
 
 fn warehouse(node: &Node, span: Span, reader: &Reader) -> Option<WarehouseSpec> {
-    if node.as_scalar().is_some() {
-        return reader.choice(node, "`warehouse`", &[("lake", ())]).map(|()| WarehouseSpec::Lake);
+    if let Some(scalar) = node.as_scalar() {
+        if scalar.text == "lake" {
+            return Some(WarehouseSpec::Lake);
+        }
+        let help = "write lake, or { clickhouse: { url: …, database: … } }".to_string();
+        reader.findings.error(node.span, format!("there is no warehouse `{}`", scalar.text), help);
+        return None;
     }
     let fields = reader.fields(node, "`warehouse`", span, Keys { known: &["clickhouse"], later: &[] })?;
     let node = fields.required("clickhouse")?;

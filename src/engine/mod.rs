@@ -21,7 +21,7 @@ mod run;
 mod ship;
 mod status;
 
-pub use core::Core;
+pub use core::{Core, Staged};
 pub use prepare::{Prepared, Preparer};
 pub use record::{EngineRecord, StoredReject, Totals, state_id};
 pub use run::{Options, Outcome, Wiring, run};

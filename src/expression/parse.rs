@@ -57,7 +57,8 @@ fn parse_all<T>(sql: &str, parse: impl FnOnce(&mut Parser) -> Result<T, ParserEr
     let mut parser = Parser::new(&dialect).with_recursion_limit(MAX_NESTING).with_tokens_with_locations(tokens);
     let parsed = parse(&mut parser);
     let next = parser.peek_token();
-    let at = bytes(sql, next.span);
+    let end = sql.trim_end().len();
+    let at = bytes(sql, next.span).or(Some(end..end));
     match parsed {
         Ok(parsed) if next.token == Token::EOF => Ok(parsed),
         Ok(_) => Err(ExpressionError {

@@ -528,3 +528,37 @@ fn the_nearest_name_is_near() {
         assert_eq!(nearest(name, names).as_deref(), expected, "{name}");
     }
 }
+
+/// `cargo test --lib expression::tests::figures -- --ignored --nocapture`
+#[test]
+#[ignore = "figures, not a check"]
+#[expect(clippy::disallowed_methods, reason = "measures")]
+#[expect(clippy::print_stdout, reason = "figures are read by people")]
+fn figures() {
+    let (scope, two) = data();
+    for sql in [
+        "l > 3",
+        "properties.total > 100 AND l IN (1, 2, 3)",
+        "checkout.level IN (1, 2) AND timestamp > '2026-01-01'",
+        "l / 3 > 2",
+        "lower(t)",
+        "regexp_like(t, '^Gr')",
+        "date_trunc('minute', timestamp)",
+    ] {
+        let start = std::time::Instant::now();
+        let bound = Expression::compile(sql, &scope).unwrap().bind(&two.schema()).unwrap();
+        let compile_us = start.elapsed().as_micros();
+        let mut figures = Vec::new();
+        for copies in [1, 500, 10_000] {
+            let batch = arrow::compute::concat_batches(&two.schema(), std::iter::repeat_n(&two, copies)).unwrap();
+            let rounds = 100_000 / (batch.num_rows() + 100);
+            let start = std::time::Instant::now();
+            for _ in 0..rounds {
+                std::hint::black_box(bound.evaluate(&batch).unwrap());
+            }
+            let ns = start.elapsed().as_nanos() as usize / rounds;
+            figures.push(format!("{} rows {ns} ns", batch.num_rows()));
+        }
+        println!("{sql}: compile and bind {compile_us} µs; {}", figures.join(", "));
+    }
+}

@@ -8,7 +8,7 @@
 //! The partition is 0, the topic the file's path as a user would write it in the pipeline's folder, so that it stays
 //! the same wherever the pipeline is started from.
 
-mod rows;
+pub mod rows;
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -36,11 +36,15 @@ pub(super) fn start(
     plan: &FilePlan,
     positions: Positions,
     limits: ReadLimits,
-    schemas: Arc<Schemas>,
+    schemas: Option<Arc<Schemas>>,
     events: Sender<SourceEvent>,
     shared: Arc<Shared>,
 ) -> Result<(), SourceError> {
     check(plan, limits.until_end)?;
+    if plan.format == FileFormat::Avro && schemas.is_none() {
+        let reason = "avro files are decoded by `format: avro` only".to_string();
+        return Err(SourceError::Path { source_name: plan.name.clone(), path: plan.path.clone(), reason });
+    }
     let mut reader = Reader::new(plan.clone(), positions, limits, schemas, wall_us);
     let source = plan.name.clone();
     start_thread(&source, move || {
@@ -202,7 +206,7 @@ struct Reader {
     positions: Positions,
     limits: ReadLimits,
     /// Where the schemas of containers are registered.
-    schemas: Arc<Schemas>,
+    schemas: Option<Arc<Schemas>>,
     clock: fn() -> TimeUs,
     files: BTreeMap<PathBuf, FileState>,
     said_caught_up: bool,
@@ -215,7 +219,7 @@ impl Reader {
         plan: FilePlan,
         positions: Positions,
         limits: ReadLimits,
-        schemas: Arc<Schemas>,
+        schemas: Option<Arc<Schemas>>,
         clock: fn() -> TimeUs,
     ) -> Self {
         Reader {
@@ -296,8 +300,9 @@ impl Reader {
         }
         let unfinished_too = self.limits.until_end
             || state.unfinished.is_some_and(|(then, since)| then == length && now_us - since >= UNFINISHED_FOR_US);
-        let mut rows = Rows::open(file, &self.plan.format, &self.schemas, state.resume.clone(), unfinished_too)
-            .map_err(|error| Stop::File(error.to_string()))?;
+        let mut rows =
+            Rows::open(file, &self.plan.format, self.schemas.as_deref(), state.resume.clone(), unfinished_too)
+                .map_err(|error| Stop::File(error.to_string()))?;
         let mut timestamp = now_us;
         let mut unfinished = false;
         let mut looked_at = rows.resume().rows;

@@ -25,7 +25,9 @@ use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::Sender;
 
-use super::{KafkaPlan, Positions, ReadLimits, Shared, SourceError, SourceEvent, Start, instant, start_thread, wall_us};
+use super::{
+    KafkaPlan, Positions, ReadLimits, Shared, SourceError, SourceEvent, Start, instant, start_thread, wall_us,
+};
 use crate::event::RawBatch;
 use crate::kafka::{SettingsError, client_config, default_setting, explain, log};
 

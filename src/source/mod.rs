@@ -114,12 +114,7 @@ pub struct ReadLimits {
 
 impl Default for ReadLimits {
     fn default() -> Self {
-        ReadLimits {
-            max_records: 20_000,
-            max_bytes: 16 << 20,
-            linger: Duration::from_millis(5),
-            until_end: false,
-        }
+        ReadLimits { max_records: 20_000, max_bytes: 16 << 20, linger: Duration::from_millis(5), until_end: false }
     }
 }
 
@@ -197,7 +192,7 @@ impl Drop for SourceControl {
 const EVENTS_WAITING_MAX: usize = 4;
 
 /// Starts a source at the given positions. `schemas` are those that the source's records will be decoded with: a
-/// file source registers the schemas of its Avro containers there.
+/// file source registers the schemas of its Avro containers there; other sources need none.
 ///
 /// # Errors
 /// What is wrong with the plan itself: settings, a file that is missing. A broker that is away is not an error here
@@ -206,7 +201,7 @@ pub fn spawn(
     plan: &SourcePlan,
     positions: Positions,
     limits: ReadLimits,
-    schemas: Arc<Schemas>,
+    schemas: Option<Arc<Schemas>>,
 ) -> Result<SourceHandle, SourceError> {
     let shared = Arc::new(Shared::default());
     let (sender, events) = mpsc::channel(EVENTS_WAITING_MAX);

@@ -64,7 +64,7 @@ impl Rows {
     pub fn open(
         path: &Path,
         format: &FileFormat,
-        schemas: &Schemas,
+        schemas: Option<&Schemas>,
         resume: Resume,
         unfinished_too: bool,
     ) -> io::Result<Rows> {
@@ -372,12 +372,7 @@ enum Read1 {
     TooLong { payload: Vec<u8>, length: u64 },
 }
 
-fn csv_reader(
-    mut file: File,
-    delimiter: u8,
-    byte: u64,
-    budget: &Rc<Cell<usize>>,
-) -> io::Result<csv::Reader<Bounded>> {
+fn csv_reader(mut file: File, delimiter: u8, byte: u64, budget: &Rc<Cell<usize>>) -> io::Result<csv::Reader<Bounded>> {
     file.seek(SeekFrom::Start(byte))?;
     let mut builder = csv::ReaderBuilder::new();
     builder.delimiter(delimiter).has_headers(false).flexible(true).buffer_capacity(READ_BYTES);
@@ -432,12 +427,13 @@ pub struct Datums {
 const SINGLE_OBJECT_MAGIC: [u8; 2] = [0xC3, 0x01];
 
 impl Datums {
-    fn open(path: &Path, schemas: &Schemas, resume: Resume, unfinished_too: bool) -> io::Result<Datums> {
+    fn open(path: &Path, schemas: Option<&Schemas>, resume: Resume, unfinished_too: bool) -> io::Result<Datums> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
         let mut payload = SINGLE_OBJECT_MAGIC.to_vec();
         let container = match Container::open(BufReader::with_capacity(READ_BYTES, file)) {
             Ok(container) => {
+                let schemas = schemas.ok_or_else(|| io::Error::other("there is no place for its schema"))?;
                 let fingerprint = schemas.register_local(container.schema_json()).map_err(io::Error::other)?;
                 payload.extend_from_slice(&fingerprint.to_le_bytes());
                 Ok(container)

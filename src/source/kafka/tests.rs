@@ -6,8 +6,6 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::super::{SourceHandle, SourcePlan, spawn};
 use super::*;
-use crate::decode::registry::Schemas;
-use crate::decode::{DecodePlan, Format};
 
 type Mock = MockCluster<'static, DefaultProducerContext>;
 
@@ -53,9 +51,7 @@ fn until_end() -> ReadLimits {
 }
 
 fn start_source(plan: &SourcePlan, positions: Positions, limits: ReadLimits) -> Result<SourceHandle, SourceError> {
-    let decode = DecodePlan { source: "web".into(), format: Format::JsonEnvelope };
-    let schemas = Arc::new(Schemas::open(&decode, None).unwrap());
-    spawn(plan, positions, limits, schemas)
+    spawn(plan, positions, limits, None)
 }
 
 struct Run {
