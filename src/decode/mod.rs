@@ -9,7 +9,7 @@
 
 mod bulk;
 pub mod contract;
-mod csv;
+pub mod csv;
 pub mod framing;
 pub mod json;
 mod json_contract;

@@ -8,7 +8,7 @@
 //! The partition is 0, the topic the file's path as a user would write it in the pipeline's folder, so that it stays
 //! the same wherever the pipeline is started from.
 
-mod rows;
+pub mod rows;
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};

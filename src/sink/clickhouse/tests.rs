@@ -55,17 +55,12 @@ fn errors_are_retried_unless_they_contradict_the_table() {
 
 /// Against a real engine: `CLICKHOUSE_URL=http://… cargo test --lib sink::clickhouse -- --ignored`.
 mod real {
-    use std::sync::Arc;
-
-    use arrow::array::{Array, StringArray, UInt32Array, UInt64Array};
-    use arrow::array::{ArrayRef, new_null_array};
-    use arrow::compute::cast;
     use arrow::datatypes::DataType;
 
     use super::*;
     use crate::aggregate::{AggregateColumn, AggregateRole};
     use crate::event::{ValueType, time_type};
-    use crate::sink::tables;
+    use crate::sink::tables::{self, tests::batch};
 
     fn url() -> String {
         std::env::var("CLICKHOUSE_URL").expect("CLICKHOUSE_URL")
@@ -75,36 +70,6 @@ mod real {
         let server = client(&url(), None, None);
         server.query_raw(&format!("DROP DATABASE IF EXISTS {database}")).execute().await.expect("drop");
         (ClickHouseSink::new(&url(), database, None, None, "shop", "g1"), server.with_database(database))
-    }
-
-    /// A batch of a table: given columns by name as text (cast), nulls and filler elsewhere.
-    pub(crate) fn batch(table: &Table, first_batch: u64, given: &[(&str, Vec<Option<&str>>)]) -> RecordBatch {
-        let rows = given[0].1.len();
-        let columns: Vec<ArrayRef> = table
-            .schema
-            .fields()
-            .iter()
-            .map(|field| match given.iter().find(|(name, _)| name == field.name()) {
-                Some((_, values)) => {
-                    let texts: ArrayRef = Arc::new(StringArray::from(values.clone()));
-                    cast(&texts, field.data_type()).expect("cast")
-                }
-                None if field.name() == "_batch" => Arc::new(UInt64Array::from(vec![first_batch; rows])) as ArrayRef,
-                None if field.name() == "_seq" => Arc::new(UInt32Array::from_iter_values(0..rows as u32)),
-                None if field.is_nullable() => new_null_array(field.data_type(), rows),
-                None => {
-                    let filler = match field.data_type() {
-                        DataType::Utf8 | DataType::Binary => "",
-                        DataType::Boolean => "false",
-                        data_type if *data_type == time_type() => "2026-01-01T00:00:00Z",
-                        _ => "0",
-                    };
-                    let texts: ArrayRef = Arc::new(StringArray::from(vec![filler; rows]));
-                    cast(&texts, field.data_type()).expect("cast")
-                }
-            })
-            .collect();
-        RecordBatch::try_new(table.schema.clone(), columns).expect("batch")
     }
 
     async fn texts(client: &Client, sql: &str) -> Vec<String> {
