@@ -56,16 +56,16 @@ fn event(number: usize, profiles: usize, schema: &Schema, random: &mut Rng) -> V
             None,
             true,
         ),
-        5..10 => (
-            "identify",
-            None,
-            None,
-            Some(format!(r#"{{"email":"user{person}@shop.example","plan":"basic"}}"#)),
-            true,
-        ),
-        10..35 => {
-            ("track", Some("Page Viewed"), Some(format!(r#"{{"path":"/p/{sku}","title":"Product {sku}"}}"#)), None, false)
+        5..10 => {
+            ("identify", None, None, Some(format!(r#"{{"email":"user{person}@shop.example","plan":"basic"}}"#)), true)
         }
+        10..35 => (
+            "track",
+            Some("Page Viewed"),
+            Some(format!(r#"{{"path":"/p/{sku}","title":"Product {sku}"}}"#)),
+            None,
+            false,
+        ),
         35..45 => ("track", Some("Product Added"), Some(format!(r#"{{"sku":"sku{sku}","quantity":1}}"#)), None, false),
         _ => (
             "track",
@@ -85,7 +85,10 @@ fn event(number: usize, profiles: usize, schema: &Schema, random: &mut Rng) -> V
         ("timestamp", Value::TimestampMicros(1_772_000_000_000_000 + number as i64 * 1_000)),
         ("properties", text(properties)),
         ("traits", text(traits)),
-        ("context", Value::String(r#"{"ip":"203.0.113.9","locale":"en","page":{"path":"/","referrer":""}}"#.to_string())),
+        (
+            "context",
+            Value::String(r#"{"ip":"203.0.113.9","locale":"en","page":{"path":"/","referrer":""}}"#.to_string()),
+        ),
     ];
     let Schema::Record(record) = schema else { panic!("the envelope is a record") };
     // Every field of the schema: the value above where there is one, else null or an empty map.

@@ -42,11 +42,17 @@ fn describe() {
     use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
     describe_counter!("tributary_records_total", "raw records committed");
     describe_counter!("tributary_events_total", "events applied, by source");
-    describe_counter!("tributary_duplicates_total", "events dropped because their message id was seen before, by source");
+    describe_counter!(
+        "tributary_duplicates_total",
+        "events dropped because their message id was seen before, by source"
+    );
     describe_counter!("tributary_rejected_total", "input rejected, by source and code");
     describe_counter!("tributary_deliveries_total", "delivery attempts, by destination and outcome");
     describe_counter!("tributary_rows_shipped_total", "rows acknowledged by the table sink");
-    describe_counter!("tributary_ship_retries_total", "shipments that the table sink did not take and that are tried again");
+    describe_counter!(
+        "tributary_ship_retries_total",
+        "shipments that the table sink did not take and that are tried again"
+    );
     describe_counter!("tributary_state_bytes_total", Unit::Bytes, "keys and values committed to the state");
     describe_gauge!("tributary_source_lag", "records between position and end, by source");
     describe_gauge!("tributary_profiles", "profiles");

@@ -69,7 +69,9 @@ pub async fn run(global: &Global, config: &NodeConfig, options: RunOptions) -> R
             Ok(Exit::Well)
         }
         Outcome::Fenced => {
-            say("another instance has taken over this state: this one has stopped for good and has written nothing since");
+            say(
+                "another instance has taken over this state: this one has stopped for good and has written nothing since",
+            );
             Ok(Exit::TakenOver)
         }
     }
@@ -102,7 +104,8 @@ pub struct Session {
 impl Session {
     /// Waits for another instance to be silent, or takes over at once.
     pub async fn open(config: &NodeConfig, takeover: bool) -> Result<Session, Failure> {
-        let location = Location::parse(&config.data).map_err(|error| Failure { exit: Exit::Usage, message: error.to_string() })?;
+        let location =
+            Location::parse(&config.data).map_err(|error| Failure { exit: Exit::Usage, message: error.to_string() })?;
         let heartbeat =
             heartbeat::acquire(&location, takeover, |holder| say(holder)).await.map_err(Failure::environment)?;
         let store = SlateStore::open(&location).await.map_err(|error| store_failure(error, true))?;
@@ -121,7 +124,8 @@ impl Session {
             Ok(listener) => listener,
             Err(_) => {
                 let free = TcpListener::bind((config.listen.ip(), 0)).await;
-                let free = free.map_err(|error| Failure::environment(format!("cannot listen on {}: {error}", config.listen)))?;
+                let free =
+                    free.map_err(|error| Failure::environment(format!("cannot listen on {}: {error}", config.listen)))?;
                 tracing::warn!(wanted = %config.listen, "the address is taken; using a free port");
                 free
             }

@@ -45,7 +45,14 @@ fn check(files: &[(&str, &str)], expect: &str) {
         Ok((_, warnings)) => warnings,
         Err(findings) => findings,
     };
-    use std::io::Write; let _ = expect; let _ = writeln!(std::fs::OpenOptions::new().append(true).create(true).open("/tmp/said.txt").unwrap(), "@@@@ {}\n{}\n@@@@ END", std::thread::current().name().unwrap().rsplit("::").next().unwrap(), said.trim());
+    use std::io::Write;
+    let _ = expect;
+    let _ = writeln!(
+        std::fs::OpenOptions::new().append(true).create(true).open("/tmp/said.txt").unwrap(),
+        "@@@@ {}\n{}\n@@@@ END",
+        std::thread::current().name().unwrap().rsplit("::").next().unwrap(),
+        said.trim()
+    );
 }
 
 // Good definitions
@@ -90,7 +97,10 @@ tests:
     assert_eq!(warnings, "");
     assert_eq!(pipeline.name, "tiny");
     let SourcePlan::Kafka(kafka) = &pipeline.sources[0] else { panic!("a Kafka source") };
-    assert_eq!((kafka.brokers.as_str(), kafka.topics.len(), kafka.settings["client.id"].as_str()), ("kafka:9092", 2, "x"));
+    assert_eq!(
+        (kafka.brokers.as_str(), kafka.topics.len(), kafka.settings["client.id"].as_str()),
+        ("kafka:9092", 2, "x")
+    );
     assert_eq!(pipeline.decode[0].source, kafka.name);
     assert_eq!(pipeline.dedupe.within, None);
 
@@ -186,7 +196,9 @@ fn a_version_changes_with_the_meaning_and_with_nothing_else() {
     let file = "traits:\n  n: { count: \"*\", where: \"type = 'a b'\" }\nsegments:\n  s: \"n > 1\"\ndestinations:\n  c: { kafka: { brokers: b, topic: t } }\nactivations:\n  a: { trigger: { enters: s }, do: [ { id: x, send: { to: c } } ] }\n";
     let first = versions(file);
     assert_eq!(first.0, 0, "on this machine as on every other");
-    let same = file.replace("\"type = 'a b'\"", "\"type  =\\n 'a b'\"").replace("{ enters: s }, ", "{ enters: s }, status: live, ");
+    let same = file
+        .replace("\"type = 'a b'\"", "\"type  =\\n 'a b'\"")
+        .replace("{ enters: s }, ", "{ enters: s }, status: live, ");
     assert_eq!(versions(&same), first);
     let (n, s, a) = versions(&file.replace("'a b'", "'a  b'"));
     assert!(n != first.0 && s != first.1, "a segment's meaning is that of its traits");
@@ -327,11 +339,14 @@ fn typos_in_keys_and_sections() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"traits:
+            (
+                "p.yaml",
+                r#"traits:
   orders: { count: "*", evnet: Order Completed }
   carts: { cuont: "*" }
 segmnts: {}
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -342,7 +357,9 @@ fn typos_in_names_and_functions_point_into_the_expression() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"traits:
+            (
+                "p.yaml",
+                r#"traits:
   total: { sum: roud(properties.total), where: "properties.total >" }
   name:
     latest: >
@@ -357,7 +374,8 @@ fn typos_in_names_and_functions_point_into_the_expression() {
         THEN nothing END
   more:
     latest: 'concat(''x'', nothing)'
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -368,7 +386,9 @@ fn types_that_do_not_fit() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"traits:
+            (
+                "p.yaml",
+                r#"traits:
   a: { sum: type }
   b: { max: "type = 'x'" }
   c: { latest: type, where: timestamp }
@@ -377,7 +397,8 @@ segments:
   e: a.b
   f: last_seen
   g: "events > 'many'"
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -388,14 +409,17 @@ fn segments_in_a_circle() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"segments:
+            (
+                "p.yaml",
+                r#"segments:
   a: "in_segment('b')"
   b: "in_segment('c') AND events > 1"
   c: "in_segment('a')"
   d: "in_segment('a')"
   e: "in_segment('e')"
   f: "in_segment('h')"
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -406,7 +430,9 @@ fn what_reads_something_broken_is_not_reported_as_well() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"traits:
+            (
+                "p.yaml",
+                r#"traits:
   orders: { cuont: "*" }
 segments:
   vip: "orders > 3"
@@ -415,7 +441,8 @@ activations:
   a: { trigger: { enters: vip }, do: [ { id: s, send: { to: crm, body: "{{ profile.traits.orders }}" } } ] }
 destinations:
   crm: { webhook: { url: "ftp://x.example" } }
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -426,7 +453,9 @@ fn secrets_are_refused_and_never_shown() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"sources:
+            (
+                "p.yaml",
+                r#"sources:
   k:
     kafka: { brokers: "b:1", topics: [t], settings: { sasl.password: hunter2, sasl.username: u, strt: x } }
     format: { jsno: segment }
@@ -435,7 +464,8 @@ destinations:
   erp: { webhook: { url: "https://x.example", secret: "${env:A:-hunter2}", headers: { Authorization: Bearer hunter2, X-Shop: a } } }
 warehouse: { clickhouse: { url: "http://u:hunter2@h:8123", database: shop, password: "hunter2" } }
 identity: { identifiers: [email], key: hunter2 }
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -446,16 +476,22 @@ fn a_name_twice() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"traits:
+            (
+                "p.yaml",
+                r#"traits:
   a: { latest: type }
 dedupe: { within: 1d }
-"#),
-            ("q.yaml", r#"traits:
+"#,
+            ),
+            (
+                "q.yaml",
+                r#"traits:
   a: { latest: event }
 dedupe: { within: 2d }
 sources:
   web: { file: { path: x }, format: { json: segment } }
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -466,14 +502,17 @@ fn names_that_are_taken_or_no_names() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"traits:
+            (
+                "p.yaml",
+                r#"traits:
   events: { count: "*" }
   profile_id: { latest: type }
   _x: { latest: type }
   Big Spender: { latest: type }
 aggregates:
   profiles: SELECT type, count(*) AS n FROM events GROUP BY type
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -484,7 +523,9 @@ fn references_to_nothing() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"segments:
+            (
+                "p.yaml",
+                r#"segments:
   vip: "events > 10"
 destinations:
   crm: { webhook: { url: "https://x.example" } }
@@ -505,7 +546,8 @@ transforms:
   - enrich: { table: catalogue, key: "1 +", as: event }
 tables:
   catalogue: { file: nothing.csv, key: skku, columns: { sku: string } }
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -516,7 +558,9 @@ fn durations_and_choices() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"dedupe: { within: 7x }
+            (
+                "p.yaml",
+                r#"dedupe: { within: 7x }
 contracts: lax
 timezone: Berlin
 warehouse: clickhouse
@@ -527,7 +571,8 @@ transforms:
   - unnest: { from: products, as: X }
 activations:
   a: { trigger: { event: X }, status: on, do: [] }
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -538,7 +583,9 @@ fn what_comes_later_is_refused_by_name() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"identity:
+            (
+                "p.yaml",
+                r#"identity:
   identifiers:
     - email: { limit: 5, normalize: email }
     - Email
@@ -554,7 +601,8 @@ activations:
   a: { trigger: { schedule: daily }, re_entry: once, do: [ { id: x, wait: 1d } ] }
 destinations:
   ads: { connector: google_ads }
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -565,10 +613,13 @@ fn yaml_unquoted_on_and_a_comma_in_a_flow_map() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"traits:
+            (
+                "p.yaml",
+                r#"traits:
   on: { count: "*" }
   name: { latest: coalesce(traits.a, traits.b), event: X }
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -579,10 +630,13 @@ fn yaml_unquoted_template() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"destinations: { crm: { webhook: { url: "https://x.example" } } }
+            (
+                "p.yaml",
+                r#"destinations: { crm: { webhook: { url: "https://x.example" } } }
 activations:
   a: { trigger: { event: X }, do: [ { id: s, send: { to: crm, body: { a: {{ profile.id }} } } } ] }
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -593,9 +647,12 @@ fn yaml_a_tab() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"traits:
+            (
+                "p.yaml",
+                r#"traits:
 	orders: 1
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -606,9 +663,12 @@ fn yaml_an_unquoted_star() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"traits:
+            (
+                "p.yaml",
+                r#"traits:
   orders: { count: * }
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -619,11 +679,14 @@ fn yaml_text_behind_a_quote() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"traits:
+            (
+                "p.yaml",
+                r#"traits:
   a:
     latest: type
     where: 'x' = type
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -634,11 +697,14 @@ fn yaml_a_key_twice() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"traits:
+            (
+                "p.yaml",
+                r#"traits:
   a:
     latest: type
     latest: event
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -649,9 +715,12 @@ fn yaml_a_colon_too_many() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"traits:
+            (
+                "p.yaml",
+                r#"traits:
   a: latest: type
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -662,10 +731,13 @@ fn yaml_a_brace_that_is_not_closed() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"traits:
+            (
+                "p.yaml",
+                r#"traits:
   a: { latest: type
 segments: {}
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -676,9 +748,12 @@ fn yaml_an_unclosed_quote() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"traits:
+            (
+                "p.yaml",
+                r#"traits:
   a: { latest: "type }
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -689,10 +764,13 @@ fn yaml_tags_and_merge_keys() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"traits:
+            (
+                "p.yaml",
+                r#"traits:
   a: !env X
   b: { <<: x, latest: type }
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -703,7 +781,9 @@ fn sources() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"sources:
+            (
+                "p.yaml",
+                r#"sources:
   a: { kafka: { topics: [t], brokers: b }, format: avro }
   b: { kafka: { topics: [t], brokers: b }, format: csv }
   c: { file: { path: x.csv }, format: { csv: { columns: { n: long } } } }
@@ -720,7 +800,8 @@ fn sources() {
       properties: { a.b: n, x: m }
       identifiers: { emial: at }
   f: { kafka: { topics: [t], brokers: "${evn:B}" }, format: { avro: { schema: no.avsc } } }
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -731,7 +812,9 @@ fn aggregates() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"aggregates:
+            (
+                "p.yaml",
+                r#"aggregates:
   a: SELECT type, count(*) AS n FROM events
   b: SELECT count(DISTINCT type) AS n FROM events
   c: SELECT avg(index) AS n FROM events
@@ -747,7 +830,8 @@ fn aggregates() {
     SELECT type,
       max(tpye) AS n
     FROM events GROUP BY 1
-"#),
+"#,
+            ),
         ],
         r#""#,
     );
@@ -758,16 +842,25 @@ fn event_names_are_checked_where_the_pipeline_has_contracts() {
     check(
         &[
             SOURCE,
-            ("p.yaml", r#"traits:
+            (
+                "p.yaml",
+                r#"traits:
   a: { count: "*", event: Ordr Completed }
   b: { count: "*", event: [Order Completed, Cart Emptied] }
   c: { sum: properties.totl, event: Cart Emptied }
 activations:
   a: { trigger: { event: Cart Emtied }, do: [ { id: s, send: { to: crm } } ] }
 destinations: { crm: { webhook: { url: "https://x.example" } } }
-"#),
-            ("schemas/events/cart.avsc", r#"{"type": "record", "name": "CartEmptied", "fields": [{"name": "total", "type": "double"}]}"#),
-            ("schemas/events/bad.avsc", r#"{"type": "record", "name": "Bad", "fields": [{"name": "total", "type": "dobule"}]}"#),
+"#,
+            ),
+            (
+                "schemas/events/cart.avsc",
+                r#"{"type": "record", "name": "CartEmptied", "fields": [{"name": "total", "type": "double"}]}"#,
+            ),
+            (
+                "schemas/events/bad.avsc",
+                r#"{"type": "record", "name": "Bad", "fields": [{"name": "total", "type": "dobule"}]}"#,
+            ),
         ],
         r#""#,
     );

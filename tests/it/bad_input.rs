@@ -241,8 +241,13 @@ fn one_bad_message_in_ten_is_stored_with_its_reason_and_replayed_after_the_schem
 /// JSON input, one line each, and what becomes of it: a code for a reject, else flags of the event.
 #[test]
 fn bad_json_is_rejected_with_its_code_and_odd_json_is_flagged() {
-    let deep = format!(r#"{{"type":"track","event":"E","userId":"u","messageId":"deep","properties":{{"a":{}1{}}}}}"#, "[".repeat(500), "]".repeat(500));
-    let event = |id: &str, rest: &str| format!(r#"{{"type":"track","event":"E","userId":"u1","messageId":"{id}"{rest}}}"#);
+    let deep = format!(
+        r#"{{"type":"track","event":"E","userId":"u","messageId":"deep","properties":{{"a":{}1{}}}}}"#,
+        "[".repeat(500),
+        "]".repeat(500)
+    );
+    let event =
+        |id: &str, rest: &str| format!(r#"{{"type":"track","event":"E","userId":"u1","messageId":"{id}"{rest}}}"#);
     let rejected = [
         ("not json at all".to_string(), "json"),
         (r#"{"type":"track","event":"E""#.to_string(), "json"),
@@ -255,8 +260,14 @@ fn bad_json_is_rejected_with_its_code_and_odd_json_is_flagged() {
     ];
     let flagged = [
         (event("future", r#","timestamp":"2999-01-01T00:00:00Z""#), "clamped"),
-        (r#"{"type":"track","event":"E","userId":"null","messageId":"nobody"}"#.to_string(), "blocked_identifier,no_identifier"),
-        (r#"{"type":"track","event":"E","userId":"0000","anonymousId":"a1","messageId":"half"}"#.to_string(), "blocked_identifier"),
+        (
+            r#"{"type":"track","event":"E","userId":"null","messageId":"nobody"}"#.to_string(),
+            "blocked_identifier,no_identifier",
+        ),
+        (
+            r#"{"type":"track","event":"E","userId":"0000","anonymousId":"a1","messageId":"half"}"#.to_string(),
+            "blocked_identifier",
+        ),
         (r#"{"type":"track","event":"E","messageId":"none"}"#.to_string(), "no_identifier"),
     ];
     let folder = tempfile::tempdir().expect("folder");
