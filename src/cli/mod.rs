@@ -4,6 +4,7 @@ pub mod check;
 pub mod config;
 mod output;
 mod peek;
+pub mod produce;
 mod progress;
 mod query;
 mod rejected;
@@ -84,17 +85,10 @@ pub struct Global {
     pub output: Option<Output>,
 }
 
-/// `check`: findings on stderr, a summary on stdout.
-fn check_definitions(global: &Global) -> Result<Exit, Failure> {
-    let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
-    let code = check::check(&global.pipeline, &mut out, &mut err).map_err(Failure::environment)?;
-    Ok(if code == 0 { Exit::Well } else { Exit::Findings })
-}
-
 #[derive(Debug, Subcommand)]
 enum Command {
     /// A small shop, start to finish, with no server
-    Demo(crate::cli::run::DemoOptions),
+    Demo,
     /// Parse and check the definitions: every error at once
     Check,
     /// A few records of a source, raw beside mapped
@@ -120,7 +114,7 @@ enum Command {
     /// Positions, lag, profiles, segments, queues
     Status,
     /// Write a CSV or NDJSON file to a topic as Avro, for trying things out
-    Produce(run::ProduceOptions),
+    Produce(produce::ProduceOptions),
 }
 
 /// Parses the arguments, does what they say, and gives the exit code.
@@ -153,13 +147,26 @@ pub fn main() -> ExitCode {
 async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let config = NodeConfig::load(&cli.global).map_err(|error| Failure { exit: Exit::Usage, message: error })?;
     match cli.command {
-        Command::Demo(options) => crate::cli::run::demo(&config, options).await,
-        Command::Check => check_definitions(&cli.global),
+        Command::Demo => Err(Failure::fatal("the demo is not there yet")),
+        Command::Check => Ok(check::check(&cli.global.pipeline)),
         Command::Peek { source, count } => peek::peek(&cli.global, &source, count).await,
         Command::Run(options) => run::run(&cli.global, &config, options).await,
         Command::Query { sql } => query::query(&cli.global, &config, &sql).await,
         Command::Rejected { command } => rejected::rejected(&cli.global, &config, command).await,
         Command::Status => status::status(&cli.global, &config).await,
-        Command::Produce(options) => run::produce(options).await,
+        Command::Produce(options) => produce_file(options).await,
+    }
+}
+
+async fn produce_file(options: produce::ProduceOptions) -> Result<Exit, Failure> {
+    let topic = options.topic.clone();
+    match produce::produce(options).await {
+        Ok(produced) => {
+            let produce::Produced { records, bytes, schema_id } = produced;
+            say(&format!("{records} records ({bytes} bytes) sent to {topic}, schema id {schema_id}"));
+            Ok(Exit::Well)
+        }
+        Err(error) if error.is_environment() => Err(Failure::environment(error)),
+        Err(error) => Err(Failure::findings(error)),
     }
 }

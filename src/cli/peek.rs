@@ -27,7 +27,7 @@ pub async fn peek(global: &Global, name: &str, count: usize) -> Result<Exit, Fai
     let mut preparer = Preparer::new(&pipeline, None).map_err(Failure::environment)?;
     let limits = ReadLimits { max_records: count.max(1), until_end: true, ..ReadLimits::default() };
     let schemas = preparer.schemas(name).map_err(Failure::fatal)?;
-    let mut handle = source::spawn(plan, Positions::new(), limits, schemas).map_err(Failure::environment)?;
+    let mut handle = source::spawn(plan, Positions::new(), limits, Some(schemas)).map_err(Failure::environment)?;
     let mut rows = Vec::new();
     while rows.len() < count {
         match handle.events.recv().await {

@@ -161,7 +161,7 @@ impl Session {
             }
         });
         let state_id = engine::state_id(&*self.store).await.map_err(|error| store_failure(error, true))?;
-        let sink = table_sink(pipeline, &self.location, &state_id)?;
+        let sink = table_sink(pipeline, &config.data, &state_id)?;
         status.change(|status| {
             status.sink.name = match &pipeline.warehouse {
                 Warehouse::Lake => "lake".to_string(),
@@ -244,9 +244,9 @@ fn stop_on_signal(engine: mpsc::Sender<Input>) {
 }
 
 /// ClickHouse or the lake, as the pipeline says.
-pub fn table_sink(pipeline: &Pipeline, location: &Location, state_id: &str) -> Result<Box<dyn TableSink>, Failure> {
+pub fn table_sink(pipeline: &Pipeline, data: &str, state_id: &str) -> Result<Box<dyn TableSink>, Failure> {
     Ok(match &pipeline.warehouse {
-        Warehouse::Lake => Box::new(LakeSink::new(location).map_err(Failure::environment)?),
+        Warehouse::Lake => Box::new(LakeSink::new(data, state_id).map_err(Failure::environment)?),
         Warehouse::ClickHouse { url, database, user, password } => {
             Box::new(ClickHouseSink::new(url, database, user.as_deref(), password.as_deref(), &pipeline.name, state_id))
         }

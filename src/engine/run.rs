@@ -133,7 +133,7 @@ async fn start_source(
             positions.insert((topic, partition), codec::decode(1, "position", &value)?);
         }
     }
-    source::spawn(plan, positions, options.limits, schemas)
+    source::spawn(plan, positions, options.limits, Some(schemas))
         .map_err(|error| EngineError::Start(format!("source {}: {error}", plan.name())))
 }
 

@@ -148,7 +148,6 @@ pub struct Transformer {
     steps: Vec<BoundStep>,
     tables: Vec<Table>,
     output: Vec<usize>,
-    output_schema: SchemaRef,
 }
 
 /// What came of a batch.
@@ -269,7 +268,6 @@ impl Transformer {
             column::COUNT + place.unwrap_or(index) // always there: they went in first
         }));
         let output = wanted.collect();
-        let output_schema = schema_with(&plan.fields);
         let fields = FieldSet::new(&fields);
         Ok(Transformer {
             sources,
@@ -280,13 +278,13 @@ impl Transformer {
             steps,
             tables,
             output,
-            output_schema,
         })
     }
 
-    /// The columns of the batches it gives: the envelope and the plan's `fields`.
+    /// The envelope and the fields that later stages read: what [`Transformer::apply`] gives.
     pub fn schema(&self) -> SchemaRef {
-        self.output_schema.clone()
+        let fields: Vec<_> = self.output.iter().map(|index| self.schema.field(*index).clone()).collect();
+        Arc::new(arrow::datatypes::Schema::new(fields))
     }
 
     /// Reads a table's file again.

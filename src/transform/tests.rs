@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use arrow::array::{
     ArrayRef, AsArray, Date32Array, Decimal128Array, Float64Array, Int64Array, StringArray, StructArray,
 };
-use arrow::datatypes::{Field as ArrowField, Float64Type, Int32Type, Int64Type, Schema, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field as ArrowField, Float64Type, Int32Type, Int64Type, Schema};
 use serde_json::json;
 
 use super::*;

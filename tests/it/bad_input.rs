@@ -147,7 +147,7 @@ fn pipeline(folder: &std::path::Path, topic: &str) -> PathBuf {
 sources:
   orders:
     kafka: {{ brokers: "${{env:KAFKA_BROKERS}}", topics: [{topic}] }}
-    format: {{ avro: {{ registry: "${{env:SCHEMA_REGISTRY_URL}}", schema: order.avsc }} }}
+    format: {{ avro: {{ registry: "${{env:SCHEMA_REGISTRY_URL}}", reader: order.avsc }} }}
     map:
       event: {{ value: Order Completed }}
       message_id: id
