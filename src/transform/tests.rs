@@ -1,7 +1,9 @@
 use std::collections::BTreeSet;
 
-use arrow::array::{ArrayRef, AsArray, Date32Array, Decimal128Array, Float64Array, Int64Array, StringArray, StructArray};
-use arrow::datatypes::{Field as ArrowField, Float64Type, Int32Type, Int64Type, Schema, TimestampMicrosecondType};
+use arrow::array::{
+    ArrayRef, AsArray, Date32Array, Decimal128Array, Float64Array, Int64Array, StringArray, StructArray,
+};
+use arrow::datatypes::{DataType, Field as ArrowField, Float64Type, Int32Type, Int64Type, Schema};
 use serde_json::json;
 
 use super::*;
@@ -9,9 +11,9 @@ use crate::decode::Format;
 use crate::decode::json::JsonDecoder;
 
 /// The broker's timestamp of every record: 2026-03-01T12:00:00Z.
-const RECEIVED: i64 = 1_772_366_400_000_000;
+pub const RECEIVED: i64 = 1_772_366_400_000_000;
 
-fn raw(payloads: &[impl AsRef<str>]) -> RawBatch {
+pub fn raw(payloads: &[impl AsRef<str>]) -> RawBatch {
     let mut raw = RawBatch::new("web".into());
     let topic: Arc<str> = "shop.events".into();
     for (offset, payload) in payloads.iter().enumerate() {
@@ -21,7 +23,7 @@ fn raw(payloads: &[impl AsRef<str>]) -> RawBatch {
 }
 
 /// Decodes envelopes and takes them through the plan.
-fn run(plan: &TransformPlan, payloads: &[impl AsRef<str>]) -> Transformed {
+pub fn run(plan: &TransformPlan, payloads: &[impl AsRef<str>]) -> Transformed {
     let raw = raw(payloads);
     let mut decoder = JsonDecoder::new(&Format::JsonEnvelope).unwrap();
     let schemas = BTreeMap::from([(raw.source.clone(), decoder.schema())]);
@@ -33,8 +35,9 @@ fn run(plan: &TransformPlan, payloads: &[impl AsRef<str>]) -> Transformed {
 }
 
 /// Takes columns of a source through a plan.
-fn run_columns(plan: &TransformPlan, columns: Vec<(&str, ArrayRef)>) -> Result<Transformed, TransformError> {
-    let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap();
+pub fn run_columns(plan: &TransformPlan, columns: Vec<(&str, ArrayRef)>) -> Result<Transformed, TransformError> {
+    let batch =
+        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap();
     let raw = raw(&vec![""; batch.num_rows()]);
     let schemas = BTreeMap::from([(raw.source.clone(), batch.schema())]);
     let mut transformer = Transformer::new(plan, &schemas)?;
@@ -42,7 +45,7 @@ fn run_columns(plan: &TransformPlan, columns: Vec<(&str, ArrayRef)>) -> Result<T
     transformer.apply(&raw, Decoded { columns: batch, records, rejects: vec![] })
 }
 
-fn field(path: &str, value_type: ValueType) -> Field {
+pub fn field(path: &str, value_type: ValueType) -> Field {
     let mut keys: Vec<String> = path.split('.').map(str::to_string).collect();
     let root = match keys[0].as_str() {
         "properties" => Root::Properties,
@@ -56,23 +59,23 @@ fn field(path: &str, value_type: ValueType) -> Field {
     Field { root, path: keys, value_type, presence: false }
 }
 
-fn texts(transformed: &Transformed, index: usize) -> Vec<Option<String>> {
+pub fn texts(transformed: &Transformed, index: usize) -> Vec<Option<String>> {
     transformed.events.strings(index).iter().map(|text| text.map(str::to_string)).collect()
 }
 
-fn column<'a>(transformed: &'a Transformed, name: &str) -> &'a ArrayRef {
+pub fn column<'a>(transformed: &'a Transformed, name: &str) -> &'a ArrayRef {
     transformed.events.batch.column_by_name(name).unwrap_or_else(|| panic!("{name}"))
 }
 
-fn some(texts: &[&str]) -> Vec<Option<String>> {
+pub fn some(texts: &[&str]) -> Vec<Option<String>> {
     texts.iter().map(|text| Some(text.to_string())).collect()
 }
 
-fn codes(transformed: &Transformed) -> Vec<(&str, i64)> {
+pub fn codes(transformed: &Transformed) -> Vec<(&str, i64)> {
     transformed.rejects.iter().map(|reject| (reject.code.as_str(), reject.position.offset)).collect()
 }
 
-fn identifiers(transformed: &Transformed, row: usize) -> Vec<(String, String)> {
+pub fn identifiers(transformed: &Transformed, row: usize) -> Vec<(String, String)> {
     let map = transformed.events.batch.column(column::IDENTIFIERS).as_map();
     if map.is_null(row) {
         return vec![];
@@ -104,9 +107,7 @@ fn what_is_missing_is_filled_in_from_the_record() {
 #[test]
 fn skew_is_corrected_and_absurd_times_are_clamped() {
     let day = 24 * 3600 * 1_000_000_i64;
-    let at = |offset_us: i64| {
-        chrono::DateTime::from_timestamp_micros(RECEIVED + offset_us).unwrap().to_rfc3339()
-    };
+    let at = |offset_us: i64| chrono::DateTime::from_timestamp_micros(RECEIVED + offset_us).unwrap().to_rfc3339();
     let cases: &[(serde_json::Value, i64, bool)] = &[
         (json!({"timestamp": at(-5)}), RECEIVED - 5, false),
         (json!({"timestamp": at(-5), "sentAt": at(100), "originalTimestamp": at(90)}), RECEIVED - 5, false),
@@ -262,7 +263,10 @@ fn literals_and_columns_of_other_types_map_to_the_envelope() {
 #[test]
 fn columns_by_name_are_cast() {
     let customer = StructArray::from(vec![
-        (Arc::new(ArrowField::new("email", DataType::Utf8, true)), Arc::new(StringArray::from(vec![Some("a@b.c"), None])) as ArrayRef),
+        (
+            Arc::new(ArrowField::new("email", DataType::Utf8, true)),
+            Arc::new(StringArray::from(vec![Some("a@b.c"), None])) as ArrayRef,
+        ),
         (Arc::new(ArrowField::new("no", DataType::Int64, true)), Arc::new(Int64Array::from(vec![7, 8])) as ArrayRef),
     ]);
     let out = run_columns(
@@ -287,10 +291,13 @@ fn columns_by_name_are_cast() {
     assert_eq!(texts(&out, column::TRAITS), some(&[r#"{"email":"a@b.c","no":7}"#, r#"{"email":null,"no":8}"#]));
     let refused = run_columns(&TransformPlan::default(), vec![("timestamp", Arc::new(Decimal128Array::from(vec![1])))]);
     assert!(refused.unwrap_err().to_string().starts_with("source web: timestamp: cannot be made of"));
-    let bad = run_columns(&TransformPlan::default(), vec![
-        ("event", Arc::new(StringArray::from(vec!["A", "B"]))),
-        ("timestamp", Arc::new(StringArray::from(vec![Some("soon"), None]))),
-    ])
+    let bad = run_columns(
+        &TransformPlan::default(),
+        vec![
+            ("event", Arc::new(StringArray::from(vec!["A", "B"]))),
+            ("timestamp", Arc::new(StringArray::from(vec![Some("soon"), None]))),
+        ],
+    )
     .unwrap();
     assert_eq!(codes(&bad), [("bad_timestamp", 100)]);
 }
@@ -306,17 +313,23 @@ fn unnest(events: &[&str], from: &str, event: &str) -> Step {
 #[test]
 fn unnest_adds_an_event_per_element_after_its_parent() {
     let plan = TransformPlan {
-        steps: vec![unnest(&["Order"], "properties.products", "Product"), unnest(&["Product"], "properties.parts", "Part"),
-            unnest(&["Order"], "properties.gifts", "Gift")],
+        steps: vec![
+            unnest(&["Order"], "properties.products", "Product"),
+            unnest(&["Product"], "properties.parts", "Part"),
+            unnest(&["Order"], "properties.gifts", "Gift"),
+        ],
         fields: vec![field("properties.sku", ValueType::String), field("context.ip", ValueType::String)],
         ..Default::default()
     };
-    let out = run(&plan, &[
-        r#"{"message_id":"m1","event":"Order","user_id":"u","traits":{"a":1},"context":{"ip":"1.2.3.4"},"timestamp":"2026-03-01T10:00:00Z",
+    let out = run(
+        &plan,
+        &[
+            r#"{"message_id":"m1","event":"Order","user_id":"u","traits":{"a":1},"context":{"ip":"1.2.3.4"},"timestamp":"2026-03-01T10:00:00Z",
             "properties":{"products":[{"sku":"a","parts":["x"]},null,{"sku":"b"}, 7],"gifts":[{"sku":"g"}]}}"#,
-        r#"{"message_id":"m2","event":"Order","properties":{"products":{"sku":"no array"}}}"#,
-        r#"{"message_id":"m3","event":"Other","properties":{"products":[{"sku":"c"}]}}"#,
-    ]);
+            r#"{"message_id":"m2","event":"Order","properties":{"products":{"sku":"no array"}}}"#,
+            r#"{"message_id":"m3","event":"Other","properties":{"products":[{"sku":"c"}]}}"#,
+        ],
+    );
     assert_eq!(codes(&out), []);
     let ids = ["m1", "m1:4", "m1:0", "m1:0:0", "m1:2", "m1:3", "m2", "m3"];
     assert_eq!(texts(&out, column::MESSAGE_ID), some(&ids));
