@@ -497,7 +497,12 @@ mod measure {
         let text = r#"{"order_id":"o-1234567","total":129.95,"currency":"EUR","items":3,"coupon":null,"paid":true,"channel":"web","store":"berlin-1","products":[{"sku":"a"}]}"#;
         let rows = 20_000;
         let texts = StringArray::from_iter_values((0..rows).map(|_| text));
-        let field = |path: &str, value_type| Field { root: Root::Properties, path: vec![path.into()], value_type, presence: false };
+        let field = |path: &str, value_type| Field {
+            root: Root::Properties,
+            path: vec![path.into()],
+            value_type,
+            presence: false,
+        };
         let fields = FieldSet::new(&[
             field("order_id", ValueType::String),
             field("total", ValueType::Double),

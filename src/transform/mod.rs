@@ -269,16 +269,7 @@ impl Transformer {
         }));
         let output = wanted.collect();
         let fields = FieldSet::new(&fields);
-        Ok(Transformer {
-            sources,
-            contracts,
-            contract_mode: plan.contract_mode,
-            fields,
-            schema,
-            steps,
-            tables,
-            output,
-        })
+        Ok(Transformer { sources, contracts, contract_mode: plan.contract_mode, fields, schema, steps, tables, output })
     }
 
     /// The envelope and the fields that later stages read: what [`Transformer::apply`] gives.
