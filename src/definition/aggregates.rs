@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 //! Aggregates: their names and places; what they may say is checked by `aggregate`.
-=======
-//! Aggregates: checked by `aggregate` itself; here their names and the places of what it finds.
->>>>>>> main
 
 use super::check::Checker;
 use super::findings::Span;
