@@ -136,7 +136,10 @@ fn main() {
     };
     let whole = median(&figures[&6].per_cpu_second);
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "| step | events per CPU-second | ns per event | events per second (wall) | allocations per event | the whole is |");
+    let _ = writeln!(
+        out,
+        "| step | events per CPU-second | ns per event | events per second (wall) | allocations per event | the whole is |"
+    );
     let _ = writeln!(out, "|---|---:|---:|---:|---:|---:|");
     for (index, (name, _)) in steps.iter().enumerate() {
         let figure = &figures[&index];

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use apache_avro::Schema;
 use apache_avro::types::Value;
-use apache_avro::{Schema, to_avro_datum};
+use apache_avro::writer::datum::GenericDatumWriter;
 use fastrand::Rng;
 use tributary::event::RawBatch;
 
@@ -12,6 +13,7 @@ use tributary::event::RawBatch;
 pub fn batches(events: usize, profiles: usize, per_batch: usize, seed: u64) -> Vec<RawBatch> {
     let json = std::fs::read_to_string("benches/pipeline/schemas/event-1.avsc").expect("the envelope's schema");
     let schema = Schema::parse_str(&json).expect("a schema");
+    let writer = GenericDatumWriter::builder(&schema).build().expect("a writer");
     let mut random = Rng::with_seed(seed);
     let topic: Arc<str> = "bench.events".into();
     let mut batches = Vec::new();
@@ -22,7 +24,8 @@ pub fn batches(events: usize, profiles: usize, per_batch: usize, seed: u64) -> V
             last.clone()
         } else {
             let mut payload = vec![0, 0, 0, 0, 1];
-            payload.extend(to_avro_datum(&schema, event(number, profiles, &schema, &mut random)).expect("encoded"));
+            let value = event(number, profiles, &schema, &mut random);
+            payload.extend(writer.write_value_to_vec(value).expect("encoded"));
             payload
         };
         let at = 1_772_000_000_000_000 + number as i64 * 1_000;
@@ -56,16 +59,16 @@ fn event(number: usize, profiles: usize, schema: &Schema, random: &mut Rng) -> V
             None,
             true,
         ),
-        5..10 => (
-            "identify",
-            None,
-            None,
-            Some(format!(r#"{{"email":"user{person}@shop.example","plan":"basic"}}"#)),
-            true,
-        ),
-        10..35 => {
-            ("track", Some("Page Viewed"), Some(format!(r#"{{"path":"/p/{sku}","title":"Product {sku}"}}"#)), None, false)
+        5..10 => {
+            ("identify", None, None, Some(format!(r#"{{"email":"user{person}@shop.example","plan":"basic"}}"#)), true)
         }
+        10..35 => (
+            "track",
+            Some("Page Viewed"),
+            Some(format!(r#"{{"path":"/p/{sku}","title":"Product {sku}"}}"#)),
+            None,
+            false,
+        ),
         35..45 => ("track", Some("Product Added"), Some(format!(r#"{{"sku":"sku{sku}","quantity":1}}"#)), None, false),
         _ => (
             "track",
@@ -85,7 +88,10 @@ fn event(number: usize, profiles: usize, schema: &Schema, random: &mut Rng) -> V
         ("timestamp", Value::TimestampMicros(1_772_000_000_000_000 + number as i64 * 1_000)),
         ("properties", text(properties)),
         ("traits", text(traits)),
-        ("context", Value::String(r#"{"ip":"203.0.113.9","locale":"en","page":{"path":"/","referrer":""}}"#.to_string())),
+        (
+            "context",
+            Value::String(r#"{"ip":"203.0.113.9","locale":"en","page":{"path":"/","referrer":""}}"#.to_string()),
+        ),
     ];
     let Schema::Record(record) = schema else { panic!("the envelope is a record") };
     // Every field of the schema: the value above where there is one, else null or an empty map.

@@ -1,5 +1,7 @@
 //! Logs on stderr, metrics for Prometheus. The one list of metric names is [`describe`].
 
+use std::io::IsTerminal;
+
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
@@ -14,7 +16,8 @@ pub enum LogFormat {
 /// Starts logging; `filter` is in the syntax of `RUST_LOG` (`info`, `tributary=debug`). Called once.
 pub fn init_logs(filter: &str, format: LogFormat) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = logs.with_target(false).with_ansi(std::io::stderr().is_terminal());
     // A second call (in tests) keeps the first subscriber.
     let _ = match format {
         LogFormat::Text => logs.try_init(),
@@ -42,11 +45,17 @@ fn describe() {
     use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
     describe_counter!("tributary_records_total", "raw records committed");
     describe_counter!("tributary_events_total", "events applied, by source");
-    describe_counter!("tributary_duplicates_total", "events dropped because their message id was seen before, by source");
+    describe_counter!(
+        "tributary_duplicates_total",
+        "events dropped because their message id was seen before, by source"
+    );
     describe_counter!("tributary_rejected_total", "input rejected, by source and code");
     describe_counter!("tributary_deliveries_total", "delivery attempts, by destination and outcome");
     describe_counter!("tributary_rows_shipped_total", "rows acknowledged by the table sink");
-    describe_counter!("tributary_ship_retries_total", "shipments that the table sink did not take and that are tried again");
+    describe_counter!(
+        "tributary_ship_retries_total",
+        "shipments that the table sink did not take and that are tried again"
+    );
     describe_counter!("tributary_state_bytes_total", Unit::Bytes, "keys and values committed to the state");
     describe_gauge!("tributary_source_lag", "records between position and end, by source");
     describe_gauge!("tributary_profiles", "profiles");

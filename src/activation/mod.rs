@@ -66,7 +66,11 @@ pub enum DestinationKind {
         /// Lets addresses inside (loopback, private) be called.
         allow_private: bool,
     },
-    Kafka { brokers: String, topic: String, settings: BTreeMap<String, String> },
+    Kafka {
+        brokers: String,
+        topic: String,
+        settings: BTreeMap<String, String>,
+    },
 }
 
 impl std::fmt::Debug for DestinationKind {
@@ -135,7 +139,11 @@ pub struct Triggered {
 
 impl Activations {
     /// `segments` are the names in the order of their indices.
-    pub fn new(plans: Vec<ActivationPlan>, segments: &[String], events: &SchemaRef) -> Result<Activations, ActivationError> {
+    pub fn new(
+        plans: Vec<ActivationPlan>,
+        segments: &[String],
+        events: &SchemaRef,
+    ) -> Result<Activations, ActivationError> {
         let mut bound = Vec::new();
         for plan in plans.into_iter().filter(|plan| plan.status != Status::Paused) {
             let (segment, filter) = match &plan.trigger {
@@ -144,7 +152,8 @@ impl Activations {
                 }
                 Trigger::Event { filter, .. } => (None, filter.as_ref().map(|filter| filter.bind(events))),
             };
-            let filter = filter.transpose().map_err(|source| ActivationError::Bind { name: plan.name.clone(), source })?;
+            let filter =
+                filter.transpose().map_err(|source| ActivationError::Bind { name: plan.name.clone(), source })?;
             let compile = |step: &SendStep| step.body.as_ref().map(Template::compile).transpose();
             let templates = plan.steps.iter().map(compile).collect::<Result<Vec<_>, _>>();
             let templates =
@@ -222,7 +231,13 @@ impl Activations {
     }
 
     /// Seals the deliveries of one trigger. `profile` is `{id, traits, identifiers, segments}`.
-    pub fn render(&self, trigger: &Triggered, events: &EventBatch, segments: &[String], profile: &Value) -> Vec<Rendered> {
+    pub fn render(
+        &self,
+        trigger: &Triggered,
+        events: &EventBatch,
+        segments: &[String],
+        profile: &Value,
+    ) -> Vec<Rendered> {
         let bound = &self.bound[trigger.activation];
         let plan = &bound.plan;
         let mut context = Map::new();
@@ -297,8 +312,7 @@ fn event_json(events: &EventBatch, row: usize) -> Value {
     ] {
         event.insert(name.to_string(), json!(events.text(index, row)));
     }
-    for (name, index) in
-        [("properties", column::PROPERTIES), ("traits", column::TRAITS), ("context", column::CONTEXT)]
+    for (name, index) in [("properties", column::PROPERTIES), ("traits", column::TRAITS), ("context", column::CONTEXT)]
     {
         let parsed = events.text(index, row).and_then(|text| serde_json::from_str(text).ok());
         event.insert(name.to_string(), parsed.unwrap_or_else(|| json!({})));

@@ -85,17 +85,10 @@ pub struct Global {
     pub output: Option<Output>,
 }
 
-/// `check`: findings on stderr, a summary on stdout.
-fn check_definitions(global: &Global) -> Result<Exit, Failure> {
-    let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
-    let code = check::check(&global.pipeline, &mut out, &mut err).map_err(Failure::environment)?;
-    Ok(if code == 0 { Exit::Well } else { Exit::Findings })
-}
-
 #[derive(Debug, Subcommand)]
 enum Command {
     /// A small shop, start to finish, with no server
-    Demo(crate::cli::run::DemoOptions),
+    Demo,
     /// Parse and check the definitions: every error at once
     Check,
     /// A few records of a source, raw beside mapped
@@ -154,8 +147,8 @@ pub fn main() -> ExitCode {
 async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let config = NodeConfig::load(&cli.global).map_err(|error| Failure { exit: Exit::Usage, message: error })?;
     match cli.command {
-        Command::Demo(options) => crate::cli::run::demo(&config, options).await,
-        Command::Check => check_definitions(&cli.global),
+        Command::Demo => Err(Failure::fatal("the demo is not there yet")),
+        Command::Check => Ok(check::check(&cli.global.pipeline)),
         Command::Peek { source, count } => peek::peek(&cli.global, &source, count).await,
         Command::Run(options) => run::run(&cli.global, &config, options).await,
         Command::Query { sql } => query::query(&cli.global, &config, &sql).await,

@@ -40,9 +40,9 @@ pub fn print(text: &str) {
 /// Batches of rows in the form asked for.
 pub fn print_batches(batches: &[RecordBatch], output: Option<Output>) -> Result<(), Failure> {
     let format = match Output::or_default(output) {
-        Output::Table => query::Format::Table,
-        Output::Json => query::Format::Json,
-        Output::Csv => query::Format::Csv,
+        Output::Table => query::Output::Table,
+        Output::Json => query::Output::Json,
+        Output::Csv => query::Output::Csv,
     };
     print(&query::render(batches, format).map_err(Failure::fatal)?);
     Ok(())

@@ -20,13 +20,14 @@ pub async fn peek(global: &Global, name: &str, count: usize) -> Result<Exit, Fai
     let Some(plan) = pipeline.sources.iter().find(|plan| **plan.name() == *name) else {
         let names: Vec<&str> = pipeline.sources.iter().map(|plan| &**plan.name()).collect();
         let nearest = crate::expression::nearest(name, &names).map(|near| format!("; did you mean {near}?"));
-        let message = format!("there is no source {name}{}; sources: {}", nearest.unwrap_or_default(), names.join(", "));
+        let message =
+            format!("there is no source {name}{}; sources: {}", nearest.unwrap_or_default(), names.join(", "));
         return Err(Failure::findings(message));
     };
     let mut preparer = Preparer::new(&pipeline, None).map_err(Failure::environment)?;
     let limits = ReadLimits { max_records: count.max(1), until_end: true, ..ReadLimits::default() };
     let schemas = preparer.schemas(name).map_err(Failure::fatal)?;
-    let mut handle = source::spawn(plan, Positions::new(), limits, schemas).map_err(Failure::environment)?;
+    let mut handle = source::spawn(plan, Positions::new(), limits, Some(schemas)).map_err(Failure::environment)?;
     let mut rows = Vec::new();
     while rows.len() < count {
         match handle.events.recv().await {
@@ -83,7 +84,9 @@ fn mapped_row(events: &EventBatch, row: usize) -> Value {
             column::PROPERTIES | column::TRAITS | column::CONTEXT | column::ENRICHED => {
                 events.text(index, row).and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null)
             }
-            column::TIMESTAMP | column::SENT_AT | column::RECEIVED_AT => json!(time_text(events.times(index).value(row))),
+            column::TIMESTAMP | column::SENT_AT | column::RECEIVED_AT => {
+                json!(time_text(events.times(index).value(row)))
+            }
             column::IDENTIFIERS => {
                 use arrow::array::AsArray;
                 let entries = column.as_map().value(row);

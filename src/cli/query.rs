@@ -4,15 +4,11 @@ use super::output::print_batches;
 use super::{Exit, Failure, Global, NodeConfig, run};
 use crate::definition::{Mode, Warehouse};
 use crate::query::{self, QueryError, Target};
-use crate::state::location::Location;
 
 pub async fn query(global: &Global, config: &NodeConfig, sql: &str) -> Result<Exit, Failure> {
     let pipeline = run::load(global, Mode::Run)?;
     let target = match &pipeline.warehouse {
-        Warehouse::Lake => {
-            let location = Location::parse(&config.data).map_err(Failure::environment)?;
-            Target::Lake(location)
-        }
+        Warehouse::Lake => Target::Lake { root: config.data.clone() },
         Warehouse::ClickHouse { url, database, user, password } => Target::ClickHouse {
             url: url.clone(),
             database: database.clone(),

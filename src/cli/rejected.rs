@@ -8,11 +8,11 @@ use super::run::{RunOptions, Session};
 use super::{Exit, Failure, Global, NodeConfig, run, say, status};
 use crate::definition::Mode;
 use crate::engine::{Command, Input, Outcome, Replayed, SharedStatus, StoredReject};
+use crate::state::Store;
+use crate::state::codec;
 use crate::state::keys::{self, Tag};
 use crate::state::location::Location;
 use crate::state::slate::SlateReader;
-use crate::state::Store;
-use crate::state::codec;
 use crate::telemetry;
 
 #[derive(Debug, Subcommand)]
@@ -57,10 +57,8 @@ async fn list(global: &Global, config: &NodeConfig, count: usize) -> Result<Exit
         .into_iter()
         .map(|StoredReject { number, reject, .. }| {
             let start: Vec<u8> = reject.payload.iter().take(60).copied().collect();
-            let start: String = String::from_utf8_lossy(&start)
-                .chars()
-                .map(|c| if c.is_control() { '·' } else { c })
-                .collect();
+            let start: String =
+                String::from_utf8_lossy(&start).chars().map(|c| if c.is_control() { '·' } else { c }).collect();
             [number.to_string(), reject.position.to_string(), reject.code, reject.reason, start]
         })
         .collect();
@@ -112,8 +110,7 @@ async fn replay(global: &Global, config: &NodeConfig) -> Result<Exit, Failure> {
     let (answer, replayed) = oneshot::channel();
     let _ = engine.send(Input::Command(Command::Replay { answer })).await;
     let options = RunOptions { drain: true, ..RunOptions::default() };
-    let outcome =
-        session.run(&pipeline, config, &options, false, SharedStatus::default(), engine, input).await?;
+    let outcome = session.run(&pipeline, config, &options, false, SharedStatus::default(), engine, input).await?;
     match (outcome, replayed.await) {
         (Outcome::Stopped, Ok(replayed)) => Ok(report(replayed)),
         (Outcome::Fenced, _) => Ok(Exit::TakenOver),

@@ -69,7 +69,9 @@ pub async fn run(global: &Global, config: &NodeConfig, options: RunOptions) -> R
             Ok(Exit::Well)
         }
         Outcome::Fenced => {
-            say("another instance has taken over this state: this one has stopped for good and has written nothing since");
+            say(
+                "another instance has taken over this state: this one has stopped for good and has written nothing since",
+            );
             Ok(Exit::TakenOver)
         }
     }
@@ -102,7 +104,8 @@ pub struct Session {
 impl Session {
     /// Waits for another instance to be silent, or takes over at once.
     pub async fn open(config: &NodeConfig, takeover: bool) -> Result<Session, Failure> {
-        let location = Location::parse(&config.data).map_err(|error| Failure { exit: Exit::Usage, message: error.to_string() })?;
+        let location =
+            Location::parse(&config.data).map_err(|error| Failure { exit: Exit::Usage, message: error.to_string() })?;
         let heartbeat =
             heartbeat::acquire(&location, takeover, |holder| say(holder)).await.map_err(Failure::environment)?;
         let store = SlateStore::open(&location).await.map_err(|error| store_failure(error, true))?;
@@ -121,7 +124,8 @@ impl Session {
             Ok(listener) => listener,
             Err(_) => {
                 let free = TcpListener::bind((config.listen.ip(), 0)).await;
-                let free = free.map_err(|error| Failure::environment(format!("cannot listen on {}: {error}", config.listen)))?;
+                let free =
+                    free.map_err(|error| Failure::environment(format!("cannot listen on {}: {error}", config.listen)))?;
                 tracing::warn!(wanted = %config.listen, "the address is taken; using a free port");
                 free
             }
@@ -157,7 +161,7 @@ impl Session {
             }
         });
         let state_id = engine::state_id(&*self.store).await.map_err(|error| store_failure(error, true))?;
-        let sink = table_sink(pipeline, &self.location, &state_id)?;
+        let sink = table_sink(pipeline, &config.data, &state_id)?;
         status.change(|status| {
             status.sink.name = match &pipeline.warehouse {
                 Warehouse::Lake => "lake".to_string(),
@@ -240,9 +244,9 @@ fn stop_on_signal(engine: mpsc::Sender<Input>) {
 }
 
 /// ClickHouse or the lake, as the pipeline says.
-pub fn table_sink(pipeline: &Pipeline, location: &Location, state_id: &str) -> Result<Box<dyn TableSink>, Failure> {
+pub fn table_sink(pipeline: &Pipeline, data: &str, state_id: &str) -> Result<Box<dyn TableSink>, Failure> {
     Ok(match &pipeline.warehouse {
-        Warehouse::Lake => Box::new(LakeSink::new(location).map_err(Failure::environment)?),
+        Warehouse::Lake => Box::new(LakeSink::new(data, state_id).map_err(Failure::environment)?),
         Warehouse::ClickHouse { url, database, user, password } => {
             Box::new(ClickHouseSink::new(url, database, user.as_deref(), password.as_deref(), &pipeline.name, state_id))
         }

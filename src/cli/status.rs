@@ -7,11 +7,11 @@ use super::rejected::render;
 use super::{Exit, Failure, Global, NodeConfig, say};
 use crate::engine::control::ControlFile;
 use crate::engine::{EngineRecord, Status};
+use crate::state::Store;
 use crate::state::codec;
 use crate::state::keys::{self, Tag};
 use crate::state::location::Location;
 use crate::state::slate::SlateReader;
-use crate::state::Store;
 
 /// The way to a running process.
 pub struct Running {
@@ -39,7 +39,8 @@ impl Running {
     }
 
     async fn ask(&self, request: reqwest::RequestBuilder) -> Result<String, Failure> {
-        let failed = |error: reqwest::Error| Failure::environment(format!("the running process does not answer: {error}"));
+        let failed =
+            |error: reqwest::Error| Failure::environment(format!("the running process does not answer: {error}"));
         let response = request.bearer_auth(&self.file.token).send().await.map_err(failed)?;
         response.error_for_status().map_err(failed)?.text().await.map_err(failed)
     }
@@ -64,9 +65,9 @@ pub async fn status(global: &Global, config: &NodeConfig) -> Result<Exit, Failur
 
 async fn stored(config: &NodeConfig) -> Result<Status, Failure> {
     let location = Location::parse(&config.data).map_err(Failure::environment)?;
-    let reader = SlateReader::open(&location)
-        .await
-        .map_err(|error| Failure::environment(format!("there is no state at {} yet, or it cannot be read: {error}", config.data)))?;
+    let reader = SlateReader::open(&location).await.map_err(|error| {
+        Failure::environment(format!("there is no state at {} yet, or it cannot be read: {error}", config.data))
+    })?;
     let key = keys::name(Tag::Engine, EngineRecord::KEY);
     let record: EngineRecord = match reader.get(&key).await.map_err(Failure::environment)? {
         Some(value) => codec::decode(EngineRecord::VERSION, "engine record", &value).map_err(Failure::fatal)?,

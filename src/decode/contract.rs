@@ -178,6 +178,17 @@ impl CompiledContract {
         Ok(index)
     }
 
+    /// Checks a whole text.
+    ///
+    /// # Errors
+    /// As for [`walk`].
+    pub fn check(&self, text: &str) -> Walked<()> {
+        let mut walker = Walker::new(text);
+        let token = walker.begin()?;
+        walk(&mut walker, token, Some(self), &mut (), None)?;
+        walker.end()
+    }
+
     fn nullable(&self, shape: usize) -> bool {
         match &self.shapes[shape] {
             Shape::Null | Shape::Any => true,
@@ -496,13 +507,7 @@ mod tests {
 
     fn check(text: &str) -> Result<(), String> {
         let contract = CompiledContract::compile(ORDER).unwrap();
-        let mut walker = Walker::new(text);
-        let mut walk_all = || -> Walked<()> {
-            let token = walker.begin()?;
-            walk(&mut walker, token, Some(&contract), &mut (), None)?;
-            walker.end()
-        };
-        walk_all().map_err(|error| error.message("properties"))
+        contract.check(text).map_err(|error| error.message("properties"))
     }
 
     #[test]

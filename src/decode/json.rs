@@ -254,7 +254,7 @@ fn read_time(key: &str, token: Token<'_>, start: usize) -> Walked<Option<TimeUs>
 }
 
 /// An object of texts; nulls and empty texts identify nobody and are left out.
-pub(super) fn read_identifiers<'a>(
+pub fn read_identifiers<'a>(
     walker: &mut Walker<'a>,
     token: Token<'a>,
 ) -> Walked<SmallVec<[(Cow<'a, str>, Cow<'a, str>); 4]>> {

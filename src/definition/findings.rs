@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 
 use super::{Diagnostic, Severity};
+use crate::expression;
 
 /// A range of bytes of a file, by the file's index in [`Findings`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -173,9 +174,9 @@ impl std::fmt::Display for Diagnostic {
     }
 }
 
-/// The valid name that is most like a wrong one, as a help text.
+/// The valid name that was probably meant, as a help text.
 pub fn nearest<'n>(wrong: &str, names: impl IntoIterator<Item = &'n str>) -> Option<String> {
-    best(wrong, names).map(|name| format!("did you mean `{name}`?"))
+    expression::nearest(wrong, names).map(|name| format!("did you mean `{name}`?"))
 }
 
 /// As [`nearest`], and else the list of all names.
@@ -184,13 +185,6 @@ pub fn nearest_or_list<'n>(wrong: &str, names: impl IntoIterator<Item = &'n str>
     let verb = if names.len() == 1 { "is" } else { "are" };
     let list = || (!names.is_empty()).then(|| format!("there {verb} {}", and_list(&names)));
     nearest(wrong, names.iter().copied()).or_else(list)
-}
-
-fn best<'n>(wrong: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
-    let lower = wrong.to_lowercase();
-    let scored = names.into_iter().map(|name| (strsim::jaro_winkler(&lower, &name.to_lowercase()), name));
-    let near = scored.filter(|(score, _)| *score > 0.8);
-    near.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
 }
 
 /// `a, b and c`, each in backquotes; long lists are cut.

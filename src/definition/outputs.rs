@@ -373,11 +373,11 @@ fn template_name(
     let roots = ["profile", "activation", "trigger", cause];
     let path: Vec<&str> = name.split('.').collect();
     // How many steps of the path are checked, the last of them against these names.
-    let (step, what, names): (usize, &str, &[&str]) = match path[..] {
-        ["profile", "traits", _, ..] => (2, "trait", trait_names),
-        ["profile", _, ..] => (1, "part of a profile", &PROFILE),
-        ["event", _, ..] if cause == "event" => (1, "part of an event", &EVENT),
-        _ => (0, "name", &roots),
+    let (step, lacks, names): (usize, &str, &[&str]) = match path[..] {
+        ["profile", "traits", _, ..] => (2, "there is no trait", trait_names),
+        ["profile", _, ..] => (1, "a profile has no", &PROFILE),
+        ["event", _, ..] if cause == "event" => (1, "an event has no", &EVENT),
+        _ => (0, "this template cannot know", &roots),
     };
     let wrong = path[step];
     if names.contains(&wrong) {
@@ -388,7 +388,7 @@ fn template_name(
     let start = scalar.text.find(name).unwrap_or(0) + before;
     let source = &findings.files()[whole.file].text;
     let span = scalar.locate(&(start..start + wrong.len()), whole, source);
-    findings.error(span, format!("there is no {what} `{wrong}` here"), nearest_or_list(wrong, names.iter().copied()));
+    findings.error(span, format!("{lacks} `{wrong}`"), nearest_or_list(wrong, names.iter().copied()));
     false
 }
 

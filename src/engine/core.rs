@@ -91,7 +91,8 @@ impl Core {
         send: bool,
     ) -> Result<Core, EngineError> {
         let record: EngineRecord =
-            load_one(&*store, &keys::name(Tag::Engine, EngineRecord::KEY), EngineRecord::VERSION, "engine record").await?;
+            load_one(&*store, &keys::name(Tag::Engine, EngineRecord::KEY), EngineRecord::VERSION, "engine record")
+                .await?;
         let sink: SinkRecord =
             load_one(&*store, &keys::name(Tag::Sink, SinkRecord::KEY), SinkRecord::VERSION, "sink record").await?;
         let slots = definitions(&*store, pipeline, record.commit > 0).await?;
@@ -246,7 +247,8 @@ impl Core {
         let seen = self.dedupe.check(&batch.message_hashes, batch.arrival, &mut staged.writes);
         let duplicates = seen.iter().filter(|seen| **seen).count();
         self.record.totals.duplicates += duplicates as u64;
-        metrics::counter!("tributary_duplicates_total", "source" => batch.source.to_string()).increment(duplicates as u64);
+        metrics::counter!("tributary_duplicates_total", "source" => batch.source.to_string())
+            .increment(duplicates as u64);
         if duplicates == 0 {
             return Ok(batch.events.clone());
         }
@@ -309,7 +311,9 @@ impl Core {
             .await?;
         for (number, value) in found {
             let Some(value) = value else {
-                return Err(StoreError::Damaged(format!("profile {number} is named by identifiers but not stored")).into());
+                return Err(
+                    StoreError::Damaged(format!("profile {number} is named by identifiers but not stored")).into()
+                );
             };
             let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", &value)?;
             self.profiles.insert_clean(number, record.load(&self.slots));
@@ -345,13 +349,14 @@ impl Core {
         let mut shown: Vec<Vec<bool>> = profiles.iter().map(members).collect();
         let mut moved = Vec::new();
         // Sides of each profile under another id than its new one: (index, id, memberships).
-        let mut place = |index: usize, old: ProfileId, new: ProfileId, member: Vec<bool>, shown: &mut Vec<Vec<bool>>| {
-            if old == new {
-                shown[index].iter_mut().zip(member).for_each(|(shown, held)| *shown |= held);
-            } else {
-                moved.push(Moved { into: index as u32, id: old, member });
-            }
-        };
+        let mut place =
+            |index: usize, old: ProfileId, new: ProfileId, member: Vec<bool>, shown: &mut Vec<Vec<bool>>| {
+                if old == new {
+                    shown[index].iter_mut().zip(member).for_each(|(shown, held)| *shown |= held);
+                } else {
+                    moved.push(Moved { into: index as u32, id: old, member });
+                }
+            };
         for (index, number) in touched.numbers.iter().enumerate() {
             let Some(new) = resolved.changed_ids.get(number) else { continue };
             let old = profiles[index].id;
@@ -405,16 +410,16 @@ impl Core {
                 let profile = &profiles[index as usize];
                 describe(&self.identities, &self.segment_names, profile, component, traits, index as usize)
             });
-            for Rendered { delivery, error } in
-                self.activations.render(trigger, events, &self.segment_names, profile)
-            {
+            for Rendered { delivery, error } in self.activations.render(trigger, events, &self.segment_names, profile) {
                 let number = self.record.next_delivery;
                 self.record.next_delivery += 1;
                 self.record.totals.deliveries += 1;
                 let queued = Queued { number, delivery, attempts: 0, next_attempt_at: 0 };
                 let now = self.record.now;
                 match error {
-                    Some(detail) => failed.push(Attempt { queued, outcome: AttemptOutcome::Failed, detail, attempted_at: now }),
+                    Some(detail) => {
+                        failed.push(Attempt { queued, outcome: AttemptOutcome::Failed, detail, attempted_at: now })
+                    }
                     None if queued.delivery.dry_run => {
                         let detail = "the activation's status is dry_run".to_string();
                         failed.push(Attempt { queued, outcome: AttemptOutcome::DryRun, detail, attempted_at: now });
@@ -466,8 +471,7 @@ impl Core {
             rows::identifiers(&tables.identifiers, self.identities.plan(), &resolved.identifiers, &id_of, commit)?;
         add(&tables.identifiers, identifiers);
         add(&tables.profile_merges, rows::profile_merges(&tables.profile_merges, &resolved.merges, commit)?);
-        let changes =
-            rows::segment_changes(&tables.segment_changes, &self.segment_names, transitions, as_of, commit)?;
+        let changes = rows::segment_changes(&tables.segment_changes, &self.segment_names, transitions, as_of, commit)?;
         add(&tables.segment_changes, changes);
         if batch.replayed.is_none() {
             // A replayed input that is rejected again has its row already.
@@ -492,7 +496,9 @@ impl Core {
                     let number = self.record.next_reject;
                     self.record.next_reject += 1;
                     let stored = StoredReject { number, reject: reject.clone(), attempts: 0 };
-                    staged.writes.put(keys::number(Tag::Rejected, number), codec::encode(StoredReject::VERSION, &stored));
+                    staged
+                        .writes
+                        .put(keys::number(Tag::Rejected, number), codec::encode(StoredReject::VERSION, &stored));
                 }
             }
             Some(numbers) => {
@@ -501,7 +507,9 @@ impl Core {
                     let place = (reject.position.topic.to_string(), reject.position.partition, reject.position.offset);
                     let Some(number) = left.remove(&place) else { continue };
                     let stored = StoredReject { number, reject: reject.clone(), attempts: 1 };
-                    staged.writes.put(keys::number(Tag::Rejected, number), codec::encode(StoredReject::VERSION, &stored));
+                    staged
+                        .writes
+                        .put(keys::number(Tag::Rejected, number), codec::encode(StoredReject::VERSION, &stored));
                 }
                 left.values().for_each(|number| staged.writes.delete(keys::number(Tag::Rejected, *number)));
                 self.record.totals.rejected = self.record.totals.rejected.saturating_sub(left.len() as u64);
@@ -596,7 +604,8 @@ impl Core {
         totals.profiles = (totals.profiles + resolved.created.len() as u64).saturating_sub(absorbed as u64);
         totals.identifiers += resolved.identifiers.len() as u64;
         totals.merges += absorbed as u64;
-        metrics::counter!("tributary_events_total", "source" => batch.source.to_string()).increment(events.len() as u64);
+        metrics::counter!("tributary_events_total", "source" => batch.source.to_string())
+            .increment(events.len() as u64);
         for transition in transitions {
             let name = &self.segment_names[transition.segment as usize];
             let change = if transition.entered { 1 } else { -1 };

@@ -721,5 +721,6 @@ impl Exact {
 }
 
 #[cfg(test)]
+#[expect(clippy::print_stdout, reason = "figures are printed")]
 #[path = "dedupe_tests.rs"]
 mod tests;

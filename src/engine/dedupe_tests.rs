@@ -220,7 +220,7 @@ fn figures_with_ten_sealed_generations() {
             let mut out = WriteBatch::default();
             let one = on_cpu();
             dedupe.check(&hashes, 0, &mut out);
-            slowest = slowest.max((on_cpu() - one));
+            slowest = slowest.max(on_cpu() - one);
             largest = largest.max(out.bytes());
             deleted = deleted.max(out.writes.iter().filter(|write| matches!(write, Write::Delete(_))).count());
             store.commit(out).await;

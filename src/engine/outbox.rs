@@ -90,7 +90,9 @@ pub async fn read(store: &dyn Store, tables: &BTreeMap<String, Table>, commit: u
         // A table that the definitions no longer have is still shipped in the shape it was sealed in.
         let table = match tables.get(&name) {
             Some(table) => Table { schema: batch.schema(), ..table.clone() },
-            None => Table { name: name.clone(), kind: crate::sink::tables::TableKind::Aggregate, schema: batch.schema() },
+            None => {
+                Table { name: name.clone(), kind: crate::sink::tables::TableKind::Aggregate, schema: batch.schema() }
+            }
         };
         rows.push((table, batch));
     }
@@ -116,8 +118,9 @@ pub fn join(parts: &[Arc<Rows>]) -> Result<Rows, StoreError> {
     let mut joined = Vec::new();
     for (_, (table, batches)) in by_table {
         let schema = batches[0].schema();
-        let batch = arrow::compute::concat_batches(&schema, &batches)
-            .map_err(|error| StoreError::Damaged(format!("sealed rows of {} do not fit together: {error}", table.name)))?;
+        let batch = arrow::compute::concat_batches(&schema, &batches).map_err(|error| {
+            StoreError::Damaged(format!("sealed rows of {} do not fit together: {error}", table.name))
+        })?;
         joined.push((table, batch));
     }
     Ok(joined)

@@ -99,8 +99,7 @@ pub fn profiles(
         let empty = arrow::array::new_null_array(array.data_type(), gone.len());
         arrow::compute::concat(&[array.as_ref(), empty.as_ref()]).map_err(failed)
     };
-    let deleted: BooleanArray =
-        ids_now.iter().map(|_| Some(false)).chain(gone.iter().map(|_| Some(true))).collect();
+    let deleted: BooleanArray = ids_now.iter().map(|_| Some(false)).chain(gone.iter().map(|_| Some(true))).collect();
     let events = traits.column(2);
     let mut columns: Vec<ArrayRef> = vec![
         ids(ids_now.iter().copied().chain(gone.iter().map(|gone| gone.id)).map(Some)),

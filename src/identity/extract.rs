@@ -52,8 +52,11 @@ pub fn extract<'a>(plan: &IdentityPlan, events: &'a EventBatch) -> Extracted<'a>
         .collect();
 
     let rows = events.len();
-    let mut extracted =
-        Extracted { starts: Vec::with_capacity(rows + 1), items: Vec::with_capacity(rows * 2), blocked_rows: Vec::new() };
+    let mut extracted = Extracted {
+        starts: Vec::with_capacity(rows + 1),
+        items: Vec::with_capacity(rows * 2),
+        blocked_rows: Vec::new(),
+    };
     extracted.starts.push(0);
     for row in 0..rows {
         for (kind, source) in sources.iter().enumerate() {
@@ -89,8 +92,23 @@ fn valid(values: &StringArray, row: usize) -> Option<&str> {
 /// Empty, runs of zeros or dashes, and the words below, in any case.
 pub fn blocked(value: &str) -> bool {
     const WORDS: [&str; 17] = [
-        "null", "none", "nil", "nan", "undefined", "anonymous", "unknown", "guest", "n/a", "na", "test", "true", "false",
-        "(null)", "[object object]", "test@test.com", "user@example.com",
+        "null",
+        "none",
+        "nil",
+        "nan",
+        "undefined",
+        "anonymous",
+        "unknown",
+        "guest",
+        "n/a",
+        "na",
+        "test",
+        "true",
+        "false",
+        "(null)",
+        "[object object]",
+        "test@test.com",
+        "user@example.com",
     ];
     let longest = 16;
     if value.len() > longest {
@@ -105,7 +123,18 @@ mod tests {
 
     #[test]
     fn values_that_stand_for_nobody_are_blocked() {
-        let nobody = ["", "null", "NULL", "0000", "0", "--", "00000000-0000-0000-0000-000000000000", "anonymous", "test@test.com", "[object Object]"];
+        let nobody = [
+            "",
+            "null",
+            "NULL",
+            "0000",
+            "0",
+            "--",
+            "00000000-0000-0000-0000-000000000000",
+            "anonymous",
+            "test@test.com",
+            "[object Object]",
+        ];
         for value in nobody {
             assert!(blocked(value), "{value:?} should be blocked");
         }

@@ -15,7 +15,7 @@ mod resolve;
 
 pub use component::{Component, Identifier};
 pub use extract::{Extracted, blocked, extract};
-pub use resolve::{Identities, IdentifierRow, Merge, NO_PROFILE, Resolved};
+pub use resolve::{IdentifierRow, Identities, Merge, NO_PROFILE, Resolved};
 
 use hmac::{Hmac, KeyInit, Mac};
 

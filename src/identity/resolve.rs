@@ -2,9 +2,9 @@
 
 use hashbrown::{HashMap, HashSet};
 
+use super::IdentityPlan;
 use super::component::{Component, Identifier};
 use super::extract::{Extracted, Item};
-use super::IdentityPlan;
 use crate::event::{EventBatch, ProfileId, ProfileNumber, TimeUs, column};
 use crate::state::cache::{Cache, Weigh};
 use crate::state::filter::SeenFilter;
@@ -130,7 +130,13 @@ impl Identities {
     /// Makes all links of the batch and stages what changed under `commit`.
     ///
     /// Everything that `missing_identifiers` and `missing_components` named must have been loaded.
-    pub fn resolve(&mut self, events: &EventBatch, extracted: &Extracted<'_>, commit: u64, out: &mut WriteBatch) -> Resolved {
+    pub fn resolve(
+        &mut self,
+        events: &EventBatch,
+        extracted: &Extracted<'_>,
+        commit: u64,
+        out: &mut WriteBatch,
+    ) -> Resolved {
         let mut resolved = Resolved { numbers: Vec::with_capacity(events.len()), ..Resolved::default() };
         let mut changes: HashMap<ProfileNumber, Change> = HashMap::new();
         let mut absorbed: HashMap<ProfileNumber, ProfileNumber> = HashMap::new();
@@ -166,7 +172,8 @@ impl Identities {
                     self.next_number += 1;
                     let empty = Component { id: ProfileId([0; 16]), identifiers: Vec::new(), former_ids: Vec::new() };
                     self.components.insert_dirty(number, empty, commit);
-                    changes.insert(number, Change { shown: None, cause: "created", message_id: message_id.clone(), at });
+                    changes
+                        .insert(number, Change { shown: None, cause: "created", message_id: message_id.clone(), at });
                     resolved.created.push(number);
                     number
                 }
@@ -260,7 +267,13 @@ impl Identities {
         let value: Box<str> = item.value.into();
         if let Some(component) = self.components.get_mut_dirty(&number, commit) {
             let message_id = message_id.into();
-            component.identifiers.push(Identifier { hash: item.hash, kind: item.kind, value: value.clone(), message_id, linked_at: at });
+            component.identifiers.push(Identifier {
+                hash: item.hash,
+                kind: item.kind,
+                value: value.clone(),
+                message_id,
+                linked_at: at,
+            });
         }
         resolved.identifiers.push(IdentifierRow { kind: item.kind, value, number, linked_at: at });
     }
@@ -275,7 +288,8 @@ impl Identities {
         at: TimeUs,
     ) {
         let shown = self.components.get(&number).map(|component| component.id);
-        let change = changes.entry(number).or_insert_with(|| Change { shown, cause, message_id: message_id.into(), at });
+        let change =
+            changes.entry(number).or_insert_with(|| Change { shown, cause, message_id: message_id.into(), at });
         if cause == "merge" && change.cause != "merge" {
             (change.cause, change.message_id, change.at) = (cause, message_id.into(), at);
         }

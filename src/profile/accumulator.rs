@@ -44,7 +44,11 @@ impl Scalar {
 pub enum Accumulator {
     /// `latest` and `first`: the value of the event with the greatest (least) (timestamp, message id). None is
     /// an explicit null, which deletes: it wins like any other value.
-    Dated { at: TimeUs, message_id: Box<str>, value: Option<Scalar> },
+    Dated {
+        at: TimeUs,
+        message_id: Box<str>,
+        value: Option<Scalar>,
+    },
     Count(i64),
     /// An integer of the trait's scale; saturates at the ends of `i128`, far beyond any sum of doubles.
     Sum(i128),

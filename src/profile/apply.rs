@@ -85,7 +85,8 @@ impl Traits {
         for (index, (plan, bound)) in self.plans.iter().zip(&self.bound).enumerate() {
             let Some(wanted) = names.wanted(plan.events.as_deref()) else { continue };
             let failed = |source| TraitError::Evaluate { name: plan.name.clone(), source };
-            let filter = bound.filter.as_ref().map(|f| f.evaluate_predicate(&events.batch)).transpose().map_err(failed)?;
+            let filter =
+                bound.filter.as_ref().map(|f| f.evaluate_predicate(&events.batch)).transpose().map_err(failed)?;
             let input = bound.input.as_ref().map(|input| input.evaluate(&events.batch)).transpose().map_err(failed)?;
             let input = input.map(|array| typed(plan, array)).transpose()?;
             let presence = bound.presence.map(|column| events.batch.column(column).as_boolean());
@@ -237,7 +238,9 @@ impl Values<'_> {
         match self.plan.kind {
             TraitKind::Count => Some(Accumulator::Count(1)),
             TraitKind::Sum => match self.scalar(row)? {
-                Scalar::Long(value) => Some(Accumulator::Sum(i128::from(value) * 10i128.pow(u32::from(self.plan.scale)))),
+                Scalar::Long(value) => {
+                    Some(Accumulator::Sum(i128::from(value) * 10i128.pow(u32::from(self.plan.scale))))
+                }
                 Scalar::Double(value) => scaled(value, self.plan.scale).map(Accumulator::Sum),
                 _ => None,
             },

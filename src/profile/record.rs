@@ -3,8 +3,8 @@
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
-use super::accumulator::Accumulator;
 use super::TraitPlan;
+use super::accumulator::Accumulator;
 use crate::event::{ProfileId, TimeUs};
 use crate::state::cache::Weigh;
 
@@ -121,8 +121,7 @@ impl Slots {
             slot
         };
         let traits: Vec<u16> = traits.map(|(name, version)| slot(format!("trait {name}"), version)).collect();
-        let segments: Vec<u16> =
-            segments.map(|(name, version)| slot(format!("segment {name}"), version)).collect();
+        let segments: Vec<u16> = segments.map(|(name, version)| slot(format!("segment {name}"), version)).collect();
         self.trait_of_slot = traits.iter().enumerate().map(|(index, slot)| (*slot, index)).collect();
         self.segment_of_slot = segments.iter().enumerate().map(|(index, slot)| (*slot, index)).collect();
         (self.traits, self.segments) = (traits, segments);

@@ -1,1 +1,74 @@
-//! SQL over the lake or ClickHouse.
+//! SQL over the lake or ClickHouse: the same tables, the same views, the same JSON functions.
+
+mod json;
+mod lake;
+mod render;
+
+use arrow::array::RecordBatch;
+use clickhouse_ext_arrow::ArrowQueryExt as _;
+
+pub use lake::lake_context;
+pub use render::{Output, render};
+
+use crate::sink::clickhouse;
+
+/// Where a query runs.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The data folder or URL that the lake is in.
+    Lake {
+        root: String,
+    },
+    ClickHouse {
+        url: String,
+        database: String,
+        user: Option<String>,
+        password: Option<String>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// The statement is at fault.
+    #[error("{0}")]
+    Sql(String),
+    /// The tables cannot be reached, or are not there yet.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Runs one reading statement. At least one batch comes back, if an empty one, so that the columns are known.
+///
+/// # Errors
+/// [`QueryError::Sql`] names what is wrong in the statement and the nearest table or column there is.
+pub async fn query(target: &Target, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
+    let sql = sql.trim().trim_end_matches(';');
+    match target {
+        Target::Lake { root } => lake::run(&lake_context(root).await?, sql).await,
+        Target::ClickHouse { url, database, user, password } => {
+            let client = clickhouse::client(url, user.as_deref(), password.as_deref()).with_database(database);
+            let failed = |error: ::clickhouse::error::Error| {
+                let text = clickhouse::readable(&error);
+                match clickhouse::exception_code(&error) {
+                    // Credentials, missing database, server overloaded: not the statement.
+                    Some(81 | 192..=194 | 202 | 241 | 497 | 516) | None => {
+                        QueryError::Unavailable(format!("clickhouse: {text}"))
+                    }
+                    Some(_) => QueryError::Sql(text),
+                }
+            };
+            let mut cursor = client
+                .query_raw(sql)
+                .with_setting("output_format_arrow_string_as_string", "1")
+                .with_setting("output_format_arrow_low_cardinality_as_dictionary", "0")
+                .with_setting("readonly", "2") // reads only, settings allowed
+                .fetch_arrow()
+                .map_err(failed)?;
+            let mut batches = cursor.collect().await.map_err(failed)?;
+            if let (true, Some(schema)) = (batches.is_empty(), cursor.schema()) {
+                batches.push(RecordBatch::new_empty(schema));
+            }
+            Ok(batches)
+        }
+    }
+}

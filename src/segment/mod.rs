@@ -77,7 +77,9 @@ pub fn membership_column(segment: &str) -> String {
 impl Segments {
     pub fn new(plans: Vec<SegmentPlan>, traits: &SchemaRef) -> Result<Segments, SegmentError> {
         let mut fields: Vec<Arc<Field>> = traits.fields().iter().cloned().collect();
-        fields.extend(plans.iter().map(|plan| Arc::new(Field::new(membership_column(&plan.name), DataType::Boolean, true))));
+        fields.extend(
+            plans.iter().map(|plan| Arc::new(Field::new(membership_column(&plan.name), DataType::Boolean, true))),
+        );
         let schema = Arc::new(Schema::new(fields));
         let bind = |plan: &SegmentPlan| {
             plan.predicate.bind(&schema).map_err(|source| SegmentError::Bind { name: plan.name.clone(), source })

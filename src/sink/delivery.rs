@@ -68,7 +68,9 @@ pub struct Attempt {
 pub enum AttemptOutcome {
     Sent,
     /// Will be tried again at this time.
-    Retry { next_attempt_at: TimeUs },
+    Retry {
+        next_attempt_at: TimeUs,
+    },
     /// Given up: refused for good, or the attempts are used up.
     Failed,
     /// The activation is a dry run: nothing was sent.
@@ -111,7 +113,8 @@ pub async fn work(
             }
         }
         let next_due = waiting.peek().filter(|_| under_way.len() < AT_ONCE).map(|Reverse((due, _))| *due);
-        let until_due = next_due.map_or(Duration::from_secs(3600), |due| Duration::from_micros((due - now).max(0) as u64));
+        let until_due =
+            next_due.map_or(Duration::from_secs(3600), |due| Duration::from_micros((due - now).max(0) as u64));
         tokio::select! {
             queued = queue.recv() => match queued {
                 Some(queued) => {

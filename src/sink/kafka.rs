@@ -59,7 +59,7 @@ impl KafkaDestination {
     async fn produce(&self, key: &str, body: &str, headers: &[(&str, &str)]) -> Outcome {
         let mut record_headers = OwnedHeaders::new_with_capacity(headers.len());
         for (key, value) in headers {
-            record_headers = record_headers.insert(Header { key, value: Some(*value) });
+            record_headers = record_headers.insert(Header { key, value: Some(value.as_bytes()) });
         }
         let record = FutureRecord::to(&self.topic).key(key).payload(body).headers(record_headers);
         let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -272,7 +272,41 @@ impl StoredColumn {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array, UInt64Array, new_null_array};
+    use arrow::compute::cast;
+
     use super::*;
+
+    /// A batch of a table: given columns by name as text (cast), nulls and filler elsewhere. Its commit is
+    /// `commit`, its rows are numbered.
+    pub(crate) fn batch(table: &Table, commit: u64, given: &[(&str, Vec<Option<&str>>)]) -> RecordBatch {
+        let rows = given[0].1.len();
+        let columns: Vec<ArrayRef> = table
+            .schema
+            .fields()
+            .iter()
+            .map(|field| match given.iter().find(|(name, _)| name == field.name()) {
+                Some((_, values)) => {
+                    let texts: ArrayRef = Arc::new(StringArray::from(values.clone()));
+                    cast(&texts, field.data_type()).expect("cast")
+                }
+                None if field.name() == "_batch" => Arc::new(UInt64Array::from(vec![commit; rows])) as ArrayRef,
+                None if field.name() == "_seq" => Arc::new(UInt32Array::from_iter_values(0..rows as u32)),
+                None if field.is_nullable() => new_null_array(field.data_type(), rows),
+                None => {
+                    let filler = match field.data_type() {
+                        DataType::Utf8 | DataType::Binary => "",
+                        DataType::Boolean => "false",
+                        data_type if *data_type == time_type() => "2026-01-01T00:00:00Z",
+                        _ => "0",
+                    };
+                    let texts: ArrayRef = Arc::new(StringArray::from(vec![filler; rows]));
+                    cast(&texts, field.data_type()).expect("cast")
+                }
+            })
+            .collect();
+        RecordBatch::try_new(table.schema.clone(), columns).expect("batch")
+    }
 
     /// Every table of the house, with traits of every type and an aggregate.
     pub(crate) fn all() -> Vec<Table> {

@@ -114,7 +114,8 @@ impl Destination for Webhook {
         }
         match request.send().await {
             Ok(response) => {
-                let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+                let retry_after =
+                    response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
                 judge(response.status(), retry_after.map(Duration::from_secs))
             }
             // `without_url`: the address may carry a token.
@@ -190,7 +191,12 @@ pub fn is_public(address: IpAddr) -> bool {
             let unique_local = parts[0] & 0xfe00 == 0xfc00;
             let link_local = parts[0] & 0xffc0 == 0xfe80;
             let documentation = parts[0] == 0x2001 && parts[1] == 0xdb8;
-            !(v6.is_loopback() || v6.is_unspecified() || v6.is_multicast() || unique_local || link_local || documentation)
+            !(v6.is_loopback()
+                || v6.is_unspecified()
+                || v6.is_multicast()
+                || unique_local
+                || link_local
+                || documentation)
         }
     }
 }
@@ -227,7 +233,18 @@ mod tests {
 
     #[test]
     fn a_status_is_sent_retried_or_given_up() {
-        let rows = [(200, "sent"), (204, "sent"), (301, "retry"), (400, "failed"), (404, "failed"), (408, "retry"), (410, "failed"), (429, "retry"), (500, "retry"), (503, "retry")];
+        let rows = [
+            (200, "sent"),
+            (204, "sent"),
+            (301, "retry"),
+            (400, "failed"),
+            (404, "failed"),
+            (408, "retry"),
+            (410, "failed"),
+            (429, "retry"),
+            (500, "retry"),
+            (503, "retry"),
+        ];
         for (status, expected) in rows {
             let outcome = match judge(StatusCode::from_u16(status).unwrap(), None) {
                 Outcome::Sent(_) => "sent",
@@ -241,8 +258,21 @@ mod tests {
     #[test]
     fn addresses_inside_are_refused() {
         let inside = [
-            "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
-            "::1", "fc00::1", "fe80::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:7f00:1::", "ff02::1",
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "::1",
+            "fc00::1",
+            "fe80::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "2002:7f00:1::",
+            "ff02::1",
         ];
         for address in inside {
             assert!(!is_public(address.parse().unwrap()), "{address}");

@@ -1,8 +1,9 @@
 //! Who is running on this state: a small object beside it that the running process renews (SEMANTICS §12).
 //!
-//! 1. [`acquire`] waits until nobody else is running, or takes over, and writes an instance id of its own.
-//! 2. [`Heartbeat::run`] renews it every second. Where it finds another instance's id it reports that the state is
-//!    lost; the process then stops for good, so two never fight.
+//! 1. [`acquire`] waits until nobody else is running, or takes over, and writes an instance id of its own. From then on a
+//!    task renews it every second. Where it finds another instance's id it reports that the state is lost; the process
+//!    then stops for good, so two never fight.
+//! 2. [`Heartbeat::run`] adds where commands are taken.
 //! 3. [`Running::release`] removes it, so that the next start need not wait.
 //!
 //! This is courtesy, not the guard: between reading and writing the object another process can write it. The guard is
@@ -63,15 +64,15 @@ pub struct HeartbeatInfo {
     pub interval_ms: u64,
 }
 
-/// The state is ours; [`Heartbeat::run`] must follow soon, or others will take it for dead.
+/// The state is ours, and is renewed while this lives: opening the store may take longer than others wait.
 #[derive(Debug)]
 pub struct Heartbeat {
-    place: Place,
-    info: HeartbeatInfo,
-    interval: Duration,
+    running: Running,
+    control_address: watch::Sender<Option<String>>,
 }
 
-/// A heartbeat that renews itself.
+/// A heartbeat of a process that is at work. Without [`Running::release`] it ends when this is dropped, and its object
+/// stays as that of a dead process.
 #[derive(Debug)]
 pub struct Running {
     place: Place,
@@ -101,26 +102,49 @@ pub async fn read(location: &Location) -> Option<HeartbeatInfo> {
 }
 
 impl Heartbeat {
-    /// Starts to renew, with the address where commands are taken, if any.
-    pub fn run(mut self, control_address: Option<String>) -> Running {
-        self.info.control_address = control_address;
-        let (found, lost) = watch::channel(false);
-        let (stop, stopped) = oneshot::channel();
-        let (place, instance) = (self.place.clone(), self.info.instance.clone());
-        let task = tokio::spawn(self.renew(found, stopped));
-        Running { place, instance, lost, stop, task }
+    /// Says where commands are taken, if anywhere.
+    pub fn run(self, control_address: Option<String>) -> Running {
+        // Nobody listens where the state is lost already.
+        let _ = self.control_address.send(control_address);
+        self.running
     }
 
-    async fn renew(mut self, lost: watch::Sender<bool>, mut stopped: oneshot::Receiver<()>) {
+    fn start(place: Place, info: HeartbeatInfo, interval: Duration) -> Heartbeat {
+        let (found, lost) = watch::channel(false);
+        let (stop, stopped) = oneshot::channel();
+        let (control_address, address) = watch::channel(None);
+        let instance = info.instance.clone();
+        let renewal = Renewal { place: place.clone(), info, interval };
+        let task = tokio::spawn(renewal.run(found, address, stopped));
+        Heartbeat { running: Running { place, instance, lost, stop, task }, control_address }
+    }
+}
+
+/// What the task does.
+struct Renewal {
+    place: Place,
+    info: HeartbeatInfo,
+    interval: Duration,
+}
+
+impl Renewal {
+    async fn run(
+        mut self,
+        lost: watch::Sender<bool>,
+        mut address: watch::Receiver<Option<String>>,
+        mut stopped: oneshot::Receiver<()>,
+    ) {
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 _ = &mut stopped => return,
+                // Said at once; the sender is gone when it has been said.
+                Ok(()) = address.changed() => self.info.control_address = address.borrow_and_update().clone(),
                 _ = ticks.tick() => {}
             }
-            match self.renew_once().await {
+            match self.renew().await {
                 Ok(true) => {}
                 Ok(false) => {
                     lost.send_replace(true);
@@ -133,7 +157,7 @@ impl Heartbeat {
     }
 
     /// False: another instance has taken the state.
-    async fn renew_once(&mut self) -> Result<bool, HeartbeatError> {
+    async fn renew(&mut self) -> Result<bool, HeartbeatError> {
         let found = self.place.read().await?.as_ref().and_then(parse);
         // Where the object is gone or unreadable nobody has taken the state: it is written again.
         if found.is_some_and(|found| found.instance != self.info.instance) {
@@ -215,7 +239,7 @@ async fn acquire_at(
             None => None,
         };
         if write_and_settle(&place, &info, holder.as_ref(), interval).await? {
-            return Ok(Heartbeat { place, info, interval });
+            return Ok(Heartbeat::start(place, info, interval));
         }
         // Another start came later, and has it: it is waited for like any other, also when this one was to take over.
         takeover = false;
@@ -395,6 +419,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn it_is_renewed_from_the_start_also_while_the_store_is_still_being_opened() {
+        let place = place();
+        let (first, _) = acquired(&place, "first", false).await;
+        tokio::time::sleep(SHORT * 10).await;
+        let found = holder(&place).await.unwrap();
+        assert!(found.sequence >= 9, "{found:?}");
+        // A start that fails lets go of it.
+        drop(first);
+        tokio::time::sleep(SHORT * 10).await;
+        assert!(holder(&place).await.unwrap().sequence <= found.sequence + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_living_instance_is_waited_for_and_a_silent_one_taken_over() {
         let place = place();
         let (first, _) = acquired(&place, "first", false).await;
@@ -450,13 +487,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_renewal_that_was_under_way_does_not_undo_a_takeover() {
         let place = place();
-        let first = acquired(&place, "first", false).await.0;
+        let _first = acquired(&place, "first", false).await.0;
         let (taking, renewing) = tokio::join!(acquired(&place, "second", true), async {
             tokio::time::sleep(SHORT / 8).await;
-            place.write(&first.info).await
+            place.write(&elsewhere("first")).await
         });
         renewing.unwrap();
-        assert_eq!(taking.0.info.instance, "second");
+        assert_eq!(taking.0.running.instance, "second");
         assert_eq!(holder(&place).await.unwrap().instance, "second");
     }
 

@@ -326,6 +326,7 @@ impl From<LocationError> for StoreError {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, clippy::print_stdout, reason = "figures are measured and printed")]
 mod tests {
     use std::time::Instant;
 

@@ -44,11 +44,25 @@ fn monthly(rows: &str, separator: char) -> BTreeMap<String, (u64, i64)> {
         .collect()
 }
 
-const MONTHLY: &str = "SELECT month, orders, CAST(round(revenue * 100) AS BIGINT) AS cents FROM revenue_by_month ORDER BY 1";
+const MONTHLY: &str =
+    "SELECT month, orders, CAST(round(revenue * 100) AS BIGINT) AS cents FROM revenue_by_month ORDER BY 1";
 
 pub fn produce(topic: &str, kafka: &str) {
     let schema = "pipelines/cdnow/schemas/order-1.avsc";
-    let args = ["produce", CSV, "--brokers", kafka, "--topic", topic, "--partitions", "6", "--schema", schema, "--key", "customer_id"];
+    let args = [
+        "produce",
+        CSV,
+        "--brokers",
+        kafka,
+        "--topic",
+        topic,
+        "--partitions",
+        "6",
+        "--schema",
+        schema,
+        "--key",
+        "customer_id",
+    ];
     output_of(tributary(&args));
 }
 

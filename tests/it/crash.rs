@@ -54,9 +54,10 @@ fn tables(url: &str, database: &str) -> BTreeMap<&'static str, String> {
 #[test]
 fn twenty_kills_at_random_moments_change_nothing() {
     const KILLS: usize = 20;
-    let seed = std::env::var("CRASH_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| {
-        u64::from(std::process::id())
-    });
+    let seed = std::env::var("CRASH_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| u64::from(std::process::id()));
     println!("CRASH_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
 
