@@ -11,4 +11,5 @@ mod crash;
 mod definitions;
 mod deploy;
 mod fencing;
+mod order;
 mod tidy;
