@@ -1,6 +1,6 @@
--- One row per accepted event. Applied by `tributary` itself; safe to apply by hand and again.
+-- One row per accepted event. Applied by `tributary` itself. It is safe to apply by hand and again.
 --
--- Order: (event, timestamp). Analysts ask "this event, in this time"; event names are few, so a question about time
+-- Order: (event, timestamp). Analysts ask "this event, in this time". Event names are few, so a question about time
 -- alone still skips most granules. One profile's events are found through a bloom filter.
 --
 -- No partitions: one insert then is one part, there as a whole or not at all, however many years its rows span (a

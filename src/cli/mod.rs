@@ -86,19 +86,6 @@ pub struct Global {
     pub output: Option<Output>,
 }
 
-async fn produced(options: produce::ProduceOptions) -> Result<Exit, Failure> {
-    let topic = options.topic.clone();
-    match produce::produce(options).await {
-        Ok(done) => {
-            let produce::Produced { records, bytes, schema_id } = done;
-            say(&format!("{records} records ({bytes} bytes) to {topic}, schema id {schema_id}"));
-            Ok(Exit::Well)
-        }
-        Err(error) if error.is_environment() => Err(Failure::environment(error)),
-        Err(error) => Err(Failure::findings(error)),
-    }
-}
-
 #[derive(Debug, Subcommand)]
 enum Command {
     /// A small shop, start to finish, with no server
@@ -168,6 +155,19 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Query { sql } => query::query(&cli.global, &config, &sql).await,
         Command::Rejected { command } => rejected::rejected(&cli.global, &config, command).await,
         Command::Status => status::status(&cli.global, &config).await,
-        Command::Produce(options) => produced(options).await,
+        Command::Produce(options) => produce_file(options).await,
+    }
+}
+
+async fn produce_file(options: produce::ProduceOptions) -> Result<Exit, Failure> {
+    let topic = options.topic.clone();
+    match produce::produce(options).await {
+        Ok(produced) => {
+            let produce::Produced { records, bytes, schema_id } = produced;
+            say(&format!("{records} records ({bytes} bytes) sent to {topic}, schema id {schema_id}"));
+            Ok(Exit::Well)
+        }
+        Err(error) if error.is_environment() => Err(Failure::environment(error)),
+        Err(error) => Err(Failure::findings(error)),
     }
 }

@@ -1,4 +1,4 @@
-//! Aggregates: checked by `aggregate` itself; here their names and the places of what it finds.
+//! Aggregates: their names and places; what they may say is checked by `aggregate`.
 
 use super::check::Checker;
 use super::findings::Span;

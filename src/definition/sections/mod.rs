@@ -1,0 +1,225 @@
+//! Nodes → specs: every section and every entry by itself, so that one fault does not hide another.
+
+mod input;
+mod output;
+
+use std::collections::BTreeMap;
+
+use self::input::{source, step, table};
+use self::output::{a_trait, activation, destination, segment, warehouse};
+use super::findings::{Span, nearest_or_list};
+use super::read::{IDENTITY_RULES, Keys, NOT_YET, Reader};
+use super::spec::*;
+use super::yaml::{Entry, Node, Value};
+use crate::transform::ContractMode;
+
+const SECTIONS: Keys = Keys {
+    known: &[
+        "pipeline",
+        "timezone",
+        "contracts",
+        "sources",
+        "tables",
+        "transforms",
+        "dedupe",
+        "identity",
+        "traits",
+        "segments",
+        "destinations",
+        "activations",
+        "aggregates",
+        "warehouse",
+        "tests",
+    ],
+    later: &[("consent", NOT_YET), ("groups", NOT_YET), ("audiences", NOT_YET)],
+};
+
+/// Reads the documents of all files into one definition.
+pub fn read(documents: &[Node], reader: &Reader) -> Definition {
+    let mut definition = Definition::default();
+    // Sections that are one value, and where they were first written.
+    let mut written: BTreeMap<String, Span> = BTreeMap::new();
+    documents.iter().for_each(|document| hide_secrets(document, reader));
+    for document in documents.iter().filter(|document| !document.is_null()) {
+        if reader.fields(document, "a pipeline file", document.span, SECTIONS).is_none() {
+            continue;
+        }
+        let Value::Map(sections) = &document.value else { continue };
+        for Entry { key, value } in sections {
+            let name = key.text.as_str();
+            let single = matches!(name, "pipeline" | "timezone" | "contracts" | "dedupe" | "identity" | "warehouse");
+            if let Some(first) = written.insert(name.to_string(), key.span).filter(|_| single) {
+                let first = format!("first written at {}", reader.findings.place_name(first));
+                reader.findings.error(key.span, format!("`{name}` is defined twice"), first);
+                continue;
+            }
+            section(&mut definition, name, key.span, value, reader);
+        }
+    }
+    definition
+}
+
+fn section(definition: &mut Definition, name: &str, span: Span, node: &Node, reader: &Reader) {
+    match name {
+        "pipeline" => definition.pipeline = reader.literal(node, "`pipeline`"),
+        "timezone" => definition.timezone = reader.literal(node, "`timezone`"),
+        "contracts" => {
+            let modes = [("strict", ContractMode::Strict), ("flag", ContractMode::Flag)];
+            definition.contracts = reader.choice(node, "`contracts`", &modes);
+        }
+        "sources" => named(&mut definition.sources, node, "source", reader, source),
+        "tables" => named(&mut definition.tables, node, "table", reader, table),
+        "transforms" => {
+            let steps = reader.list(node, "`transforms`").iter();
+            definition.transforms.extend(steps.filter_map(|node| step(node, reader)));
+        }
+        "dedupe" => definition.dedupe = dedupe(node, span, reader),
+        "identity" => definition.identity = identity(node, span, reader),
+        "traits" => named(&mut definition.traits, node, "trait", reader, a_trait),
+        "segments" => named(&mut definition.segments, node, "segment", reader, segment),
+        "destinations" => named(&mut definition.destinations, node, "destination", reader, destination),
+        "activations" => named(&mut definition.activations, node, "activation", reader, activation),
+        "aggregates" => {
+            named(&mut definition.aggregates, node, "aggregate", reader, |reader, node, what, _| {
+                reader.sql(node, what)
+            });
+        }
+        "warehouse" => definition.warehouse = warehouse(node, span, reader),
+        "tests" => {
+            let tests = reader.list(node, "`tests`").iter();
+            definition.tests.extend(tests.map(|node| reader.json(node)));
+        }
+        // Reported with the keys of the file.
+        _ => {}
+    }
+}
+
+/// A section of names: each body is read, and a name that is there already is reported with both places.
+fn named<T>(
+    into: &mut Vec<Named<T>>,
+    node: &Node,
+    what: &str,
+    reader: &Reader,
+    read: impl Fn(&Reader, &Node, &str, Span) -> Option<T>,
+) {
+    for Entry { key, value } in reader.entries(node, &format!("{what}s")) {
+        reader.check_name(&key.text, key.span, what);
+        if let Some(first) = into.iter().find(|other| other.name == key.text) {
+            let first = format!("first defined at {}", reader.findings.place_name(first.span));
+            reader.findings.error(key.span, format!("{what} `{}` is defined twice", key.text), first);
+            continue;
+        }
+        let full = format!("{what} `{}`", key.text);
+        let body = if value.is_null() {
+            reader.findings.error(key.span, format!("{full} is empty"), None);
+            None
+        } else {
+            read(reader, value, &full, key.span)
+        };
+        into.push(Named { name: key.text.clone(), span: key.span, body });
+    }
+}
+
+fn dedupe(node: &Node, span: Span, reader: &Reader) -> Option<DedupeSpec> {
+    let fields =
+        reader.fields(node, "`dedupe`", span, Keys { known: &["by", "within"], later: &[("prefer", NOT_YET)] })?;
+    if let Some(node) = fields.get("by") {
+        reader.choice(node, "`by`", &[("message_id", ())]);
+    }
+    let within = fields.required("within")?;
+    if within.as_scalar().is_some_and(|scalar| scalar.text == "forever") {
+        return Some(DedupeSpec { within: None });
+    }
+    Some(DedupeSpec { within: Some(reader.duration(within, "`within`")?) })
+}
+
+fn identity(node: &Node, span: Span, reader: &Reader) -> Option<IdentitySpec> {
+    let keys = Keys {
+        known: &["identifiers", "key"],
+        later: &[("block", IDENTITY_RULES), ("on_conflict", IDENTITY_RULES), ("limit", IDENTITY_RULES)],
+    };
+    let fields = reader.fields(node, "`identity`", span, keys)?;
+    let key = fields.get("key").map(|node| reader.secret(node, "`key`"));
+    let mut identifiers: Vec<(String, Span)> = Vec::new();
+    for node in fields.required("identifiers").map(|node| reader.list(node, "`identifiers`")).unwrap_or_default() {
+        let Some((name, span)) = identifier(node, reader) else { continue };
+        reader.check_name(&name, span, "identifier type");
+        if identifiers.iter().any(|(other, _)| *other == name) {
+            reader.findings.error(span, format!("identifier type `{name}` is listed twice"), None);
+            continue;
+        }
+        identifiers.push((name, span));
+    }
+    Some(IdentitySpec { identifiers, key: key.map_or(Some(None), |key| key.map(Some))? })
+}
+
+/// `email`, or `email: { … }` with options.
+fn identifier(node: &Node, reader: &Reader) -> Option<(String, Span)> {
+    const OPTIONS: Keys = Keys {
+        known: &[],
+        later: &[
+            ("limit", IDENTITY_RULES),
+            ("normalize", IDENTITY_RULES),
+            ("region", IDENTITY_RULES),
+            ("block", IDENTITY_RULES),
+            ("on_conflict", IDENTITY_RULES),
+        ],
+    };
+    match &node.value {
+        Value::Scalar(scalar) if !scalar.is_null() => Some((scalar.text.clone(), node.span)),
+        Value::Map(entries) => match &entries[..] {
+            [Entry { key, value }] => {
+                if !value.is_null() {
+                    reader.fields(value, format!("identifier type `{}`", key.text), key.span, OPTIONS);
+                }
+                Some((key.text.clone(), key.span))
+            }
+            _ => {
+                let help = "write `- email` or `- email: { … }`, one type to an item, best first".to_string();
+                reader.findings.error(node.span, "one identifier type is wanted here", help);
+                None
+            }
+        },
+        _ => {
+            reader.findings.error(node.span, format!("an identifier type is a name, this is {}", node.kind()), None);
+            None
+        }
+    }
+}
+
+/// Blots out what looks like a secret that was written down, wherever it stands and whatever else is wrong: the
+/// line may be shown for another fault.
+fn hide_secrets(node: &Node, reader: &Reader) {
+    match &node.value {
+        Value::List(items) => items.iter().for_each(|item| hide_secrets(item, reader)),
+        Value::Map(entries) => {
+            for Entry { key, value } in entries {
+                let name = key.text.to_lowercase();
+                let secret = ["password", "secret", "authorization", "token"].iter().any(|word| name.contains(word));
+                let written = value.as_scalar().is_some_and(|scalar| !scalar.text.contains("${"));
+                if secret && written {
+                    reader.findings.hide(value.span);
+                }
+                hide_secrets(value, reader);
+            }
+        }
+        // http://user:password@host
+        Value::Scalar(scalar) => {
+            let authority = scalar.text.split_once("://").map(|(_, rest)| rest.split('/').next().unwrap_or(rest));
+            let user = authority.and_then(|authority| authority.rsplit_once('@')).map(|(user, _)| user);
+            if user.is_some_and(|user| user.contains(':') && !user.contains("${")) {
+                reader.findings.hide(node.span);
+            }
+        }
+    }
+}
+
+/// A name that must be one of those defined: reported with the nearest where it is not.
+pub fn check_reference(reader: &Reader, literal: &Literal, what: &str, names: &[&str]) -> bool {
+    let known = names.contains(&literal.text.as_str());
+    if !known {
+        let help = nearest_or_list(&literal.text, names.iter().copied());
+        reader.findings.error(literal.span, format!("there is no {what} `{}`", literal.text), help);
+    }
+    known
+}

@@ -1,0 +1,272 @@
+//! Traits, segments, destinations, activations and the warehouse.
+
+use std::collections::BTreeMap;
+
+use super::input::settings;
+use crate::activation::Status;
+use crate::definition::Mode;
+use crate::definition::findings::Span;
+use crate::definition::read::{Fields, Keys, NOT_YET, Reader};
+use crate::definition::spec::*;
+use crate::definition::yaml::{Entry, Node, Value};
+use crate::profile::TraitKind;
+
+const TRAIT_KINDS: [(&str, TraitKind); 6] = [
+    ("latest", TraitKind::Latest),
+    ("first", TraitKind::First),
+    ("count", TraitKind::Count),
+    ("sum", TraitKind::Sum),
+    ("min", TraitKind::Min),
+    ("max", TraitKind::Max),
+];
+
+pub fn a_trait(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<TraitSpec> {
+    let keys = Keys {
+        known: &["latest", "first", "count", "sum", "min", "max", "event", "where"],
+        later: &[
+            ("mean", NOT_YET),
+            ("most_frequent", NOT_YET),
+            ("least_frequent", NOT_YET),
+            ("distinct", NOT_YET),
+            ("funnel", NOT_YET),
+            ("sequence", NOT_YET),
+            ("gap", NOT_YET),
+            ("formula", NOT_YET),
+            ("stages", NOT_YET),
+            ("window", NOT_YET),
+            ("within", NOT_YET),
+            ("by", NOT_YET),
+            ("keep", NOT_YET),
+            ("quantile", NOT_YET),
+            ("on_merge", NOT_YET),
+        ],
+    };
+    let fields = reader.fields(node, what, span, keys)?;
+    let event = fields.get("event").map(|node| reader.literals(node, "`event`"));
+    let filter = fields.get("where").map(|node| reader.sql(node, "`where`"));
+    let (name, input_node) = fields.one_of(&["latest", "first", "count", "sum", "min", "max"])?;
+    let kind = TRAIT_KINDS.iter().find(|(other, _)| *other == name).map(|(_, kind)| *kind)?;
+    let input = reader.sql(input_node, &format!("`{name}`"))?;
+    let every = input.scalar.text.trim() == "*";
+    if every && kind != TraitKind::Count {
+        reader.findings.error(input.span, "only `count` can take `*`", None);
+        return None;
+    }
+    Some(TraitSpec {
+        kind,
+        input_span: input.span,
+        input: (!every).then_some(input),
+        event: event.map_or(Some(None), |event| event.map(Some))?,
+        filter: filter.map_or(Some(None), |filter| filter.map(Some))?,
+    })
+    .filter(|_| fields.sound)
+}
+
+pub fn segment(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<Sql> {
+    if matches!(node.value, Value::Map(_)) {
+        let keys = Keys { known: &[], later: &[("sample", NOT_YET), ("list", NOT_YET), ("match", NOT_YET)] };
+        reader.fields(node, what, span, keys);
+        return None;
+    }
+    reader.sql(node, what)
+}
+
+// Destinations, activations, the warehouse
+
+pub fn destination(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<DestinationSpec> {
+    let keys =
+        Keys { known: &["webhook", "kafka"], later: &[("connector", NOT_YET), ("email", NOT_YET), ("with", NOT_YET)] };
+    let fields = reader.fields(node, what, span, keys)?;
+    match fields.one_of(&["webhook", "kafka"])? {
+        ("webhook", node) => webhook(reader, node, fields.key_span("webhook")),
+        (_, node) => {
+            let keys = Keys { known: &["brokers", "topic", "settings"], later: &[] };
+            let fields = reader.fields(node, "`kafka`", fields.key_span("kafka"), keys)?;
+            let brokers = fields.required("brokers").and_then(|node| reader.literal(node, "`brokers`"));
+            let topic = fields.required("topic").and_then(|node| reader.literal(node, "`topic`"));
+            let settings = fields.get("settings").map(|node| settings(reader, node));
+            Some(DestinationSpec::Kafka {
+                brokers: brokers?,
+                topic: topic?,
+                settings: settings.unwrap_or(Some(BTreeMap::new()))?,
+            })
+        }
+    }
+}
+
+fn webhook(reader: &Reader, node: &Node, span: Span) -> Option<DestinationSpec> {
+    let keys = Keys { known: &["url", "secret", "headers", "allow_private"], later: &[] };
+    let fields = reader.fields(node, "`webhook`", span, keys)?;
+    let url = fields.required("url").and_then(|node| url(reader, node));
+    let secret = fields.get("secret").map(|node| reader.secret(node, "`secret`"));
+    let allow_private = fields.get("allow_private").map(|node| reader.boolean(node, "`allow_private`"));
+    let mut headers = BTreeMap::new();
+    for Entry { key, value } in fields.get("headers").map(|node| reader.entries(node, "headers")).unwrap_or_default() {
+        let literal = header(reader, &key.text, value)?;
+        headers.insert(key.text.clone(), literal);
+    }
+    Some(DestinationSpec::Webhook {
+        url: url?,
+        secret: secret.map_or(Some(None), |secret| secret.map(Some))?,
+        headers,
+        allow_private: allow_private.unwrap_or(Some(false))?,
+    })
+}
+
+/// `Authorization: "Bearer ${env:TOKEN}"`: around the secret there may be other text, but it must be there.
+fn header(reader: &Reader, name: &str, node: &Node) -> Option<Literal> {
+    let lower = name.to_ascii_lowercase();
+    let words = ["authorization", "token", "secret", "key", "password", "cookie"];
+    let secret = words.iter().any(|word| lower.contains(word));
+    let filled = node.as_scalar().is_some_and(|s| s.text.contains("${env:") || s.text.contains("${file:"));
+    if secret && !filled {
+        reader.findings.hide(node.span);
+        let help = "write \"Bearer ${env:NAME}\" or the like".to_string();
+        reader.findings.error(
+            node.span,
+            format!("header `{name}` is a secret and must not be written down here"),
+            help,
+        );
+        return None;
+    }
+    reader.literal(node, &format!("header `{name}`"))
+}
+
+fn url(reader: &Reader, node: &Node) -> Option<Literal> {
+    let literal = reader.literal(node, "`url`")?;
+    let problem = match url::Url::parse(&literal.text) {
+        _ if !literal.known => None,
+        Ok(url) if !matches!(url.scheme(), "http" | "https") => Some("only http and https can be called".to_string()),
+        Ok(url) if url.password().is_some() => {
+            reader.findings.hide(node.span);
+            Some("a password in a URL would be seen in logs".to_string())
+        }
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
+    };
+    match problem {
+        Some(problem) => {
+            reader.findings.error(node.span, format!("`url` cannot be used: {problem}"), None);
+            None
+        }
+        None => Some(literal),
+    }
+}
+
+pub fn activation(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<ActivationSpec> {
+    let keys = Keys {
+        known: &["trigger", "status", "do"],
+        later: &[
+            ("consent", NOT_YET),
+            ("re_entry", NOT_YET),
+            ("frequency_cap", NOT_YET),
+            ("exit_when", NOT_YET),
+            ("quiet_hours", NOT_YET),
+        ],
+    };
+    let fields = reader.fields(node, what, span, keys)?;
+    let statuses = [("paused", Status::Paused), ("dry_run", Status::DryRun), ("live", Status::Live)];
+    let status = fields.get("status").map(|node| reader.choice(node, "`status`", &statuses));
+    let trigger = fields.required("trigger").and_then(|node| trigger(reader, node, fields.key_span("trigger")));
+    let do_node = fields.required("do");
+    let mut steps: Vec<SendSpec> = Vec::new();
+    let items = do_node.map(|node| reader.list(node, "`do`")).unwrap_or_default();
+    for node in items {
+        let Some(step) = send(reader, node) else { continue };
+        if steps.iter().any(|other| other.id.text == step.id.text) {
+            let help = "a step's id is part of the idempotency key of what it sends".to_string();
+            reader.findings.error(step.id.span, format!("{what} has two steps `{}`", step.id.text), help);
+        }
+        steps.push(step);
+    }
+    if let Some(node) = do_node.filter(|_| items.is_empty()) {
+        reader.findings.error(node.span, format!("{what} does nothing: `do` is empty"), None);
+        return None;
+    }
+    Some(ActivationSpec { trigger: trigger?, status: status.flatten().unwrap_or(Status::DryRun), steps })
+}
+
+fn trigger(reader: &Reader, node: &Node, span: Span) -> Option<TriggerSpec> {
+    let keys = Keys {
+        known: &["enters", "exits", "event", "where"],
+        later: &[("changes", NOT_YET), ("schedule", NOT_YET), ("over", NOT_YET)],
+    };
+    let fields = reader.fields(node, "`trigger`", span, keys)?;
+    let filter = fields.get("where").map(|node| reader.sql(node, "`where`"));
+    match fields.one_of(&["enters", "exits", "event"])? {
+        ("event", node) => {
+            let event = reader.literals(node, "`event`");
+            let filter = filter.map_or(Some(None), |filter| filter.map(Some));
+            Some(TriggerSpec::Event { event: event?, filter: filter? })
+        }
+        (kind, node) => {
+            if filter.is_some() {
+                let help = "put the condition into the segment".to_string();
+                reader.findings.error(fields.key_span("where"), "`where` goes with `event`", help);
+                return None;
+            }
+            let segment = reader.literal(node, &format!("`{kind}`"))?;
+            Some(if kind == "enters" { TriggerSpec::Enters(segment) } else { TriggerSpec::Exits(segment) })
+        }
+    }
+}
+
+fn send(reader: &Reader, node: &Node) -> Option<SendSpec> {
+    let keys = Keys {
+        known: &["id", "send"],
+        later: &[
+            ("wait", NOT_YET),
+            ("wait_until", NOT_YET),
+            ("wait_for", NOT_YET),
+            ("on_timeout", NOT_YET),
+            ("branch", NOT_YET),
+            ("split", NOT_YET),
+            ("set", NOT_YET),
+            ("stop", NOT_YET),
+        ],
+    };
+    let step: Fields = reader.fields(node, "a step", node.span, keys)?;
+    let id = step.required("id").and_then(|node| reader.literal(node, "`id`"));
+    if let Some(id) = &id {
+        reader.check_name(&id.text, id.span, "step");
+    }
+    let send = step.required("send")?;
+    let keys = Keys { known: &["to", "body"], later: &[] };
+    let fields = reader.fields(send, "`send`", step.key_span("send"), keys)?;
+    let to = fields.required("to").and_then(|node| reader.literal(node, "`to`"));
+    let body = fields.get("body").map(|node| (reader.json(node), node.clone()));
+    Some(SendSpec { id: id?, to: to?, body }).filter(|_| fields.sound && step.sound)
+}
+
+pub fn warehouse(node: &Node, span: Span, reader: &Reader) -> Option<WarehouseSpec> {
+    if let Some(scalar) = node.as_scalar() {
+        if scalar.text == "lake" {
+            return Some(WarehouseSpec::Lake);
+        }
+        let help = "write lake, or { clickhouse: { url: …, database: … } }".to_string();
+        reader.findings.error(node.span, format!("there is no warehouse `{}`", scalar.text), help);
+        return None;
+    }
+    let fields = reader.fields(node, "`warehouse`", span, Keys { known: &["clickhouse"], later: &[] })?;
+    let node = fields.required("clickhouse")?;
+    let keys = Keys { known: &["url", "database", "user", "password"], later: &[] };
+    let fields = reader.fields(node, "`clickhouse`", fields.key_span("clickhouse"), keys)?;
+    let url_node = fields.required("url")?;
+    let address = reader.literal(url_node, "`url`")?;
+    let lake = address.known && address.text.is_empty();
+    // Without a URL it is the lake, and the other variables need not be set.
+    let reader = &Reader { mode: if lake { Mode::Check } else { reader.mode }, ..reader.clone() };
+    let checked = if lake { Some(address) } else { url(reader, url_node) };
+    let database = fields.required("database").and_then(|node| reader.literal(node, "`database`"));
+    let user = fields.get("user").map(|node| reader.literal(node, "`user`"));
+    let password = fields.get("password").map(|node| reader.secret(node, "`password`"));
+    if lake {
+        return Some(WarehouseSpec::Lake);
+    }
+    Some(WarehouseSpec::ClickHouse {
+        url: checked?,
+        database: database?,
+        user: user.map_or(Some(None), |user| user.map(Some))?,
+        password: password.map_or(Some(None), |password| password.map(Some))?,
+    })
+}
