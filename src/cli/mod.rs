@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod config;
+mod demo;
 mod output;
 mod peek;
 pub mod produce;
@@ -88,7 +89,7 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// A small shop, start to finish, with no server
-    Demo,
+    Demo(demo::DemoOptions),
     /// Parse and check the definitions: every error at once
     Check,
     /// A few records of a source, raw beside mapped
@@ -147,7 +148,7 @@ pub fn main() -> ExitCode {
 async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let config = NodeConfig::load(&cli.global).map_err(|error| Failure { exit: Exit::Usage, message: error })?;
     match cli.command {
-        Command::Demo => Err(Failure::fatal("the demo is not there yet")),
+        Command::Demo(options) => demo::demo(&config, options).await,
         Command::Check => Ok(check::check(&cli.global.pipeline)),
         Command::Peek { source, count } => peek::peek(&cli.global, &source, count).await,
         Command::Run(options) => run::run(&cli.global, &config, options).await,
