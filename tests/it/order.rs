@@ -116,7 +116,7 @@ fn run(folder: &std::path::Path, events: &[Event], order: &[usize], random: &mut
             }
             let prepared = preparer.prepare(&raw, Vec::new()).expect("prepared");
             assert!(prepared.rejects.is_empty(), "{:?}", prepared.rejects.first());
-            let mut staged = core.apply(Some(prepared), &mut Vec::new(), 0).await.expect("applied");
+            let mut staged = core.apply(Some(prepared), &[], 0).await.expect("applied");
             store.commit(std::mem::take(&mut staged.writes)).await.expect("committed");
             core.durable(staged.commit);
             commits.push(staged);
@@ -140,9 +140,11 @@ fn read(commits: &[Staged]) -> Seen {
                         continue;
                     }
                     let schema = rows.schema();
-                    let shown = schema.fields().iter().zip(rows.columns()).filter(|(field, _)| {
-                        !matches!(field.name().as_str(), "_batch" | "_seq" | "profile_id")
-                    });
+                    let shown = schema
+                        .fields()
+                        .iter()
+                        .zip(rows.columns())
+                        .filter(|(field, _)| !matches!(field.name().as_str(), "_batch" | "_seq" | "profile_id"));
                     let shown: Vec<String> =
                         shown.map(|(field, column)| format!("{}={}", field.name(), text(column, row))).collect();
                     profiles.insert(id, shown.join(" "));

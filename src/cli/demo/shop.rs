@@ -369,7 +369,7 @@ impl Maker {
         let shipping = if products < 50_00 { 4_90 } else { 0 };
         let cents = products + shipping;
         self.truth.revenue_cents += cents;
-        self.truth.big_orders += u64::from(cents >= 300_00);
+        self.truth.big_orders += u64::from(cents >= 30_000);
         let items: Vec<String> = cart
             .iter()
             .map(|(product, quantity)| {
