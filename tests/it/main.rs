@@ -9,6 +9,7 @@ mod bad_input;
 mod cdnow;
 mod crash;
 mod definitions;
+mod demo;
 mod deploy;
 mod fencing;
 mod tidy;
