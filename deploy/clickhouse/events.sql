@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS events
     partition       Int32                             COMMENT 'partition, 0 for a file',
     offset          Int64                             COMMENT 'offset, or row of a file from 1',
     `index`         Int32                             COMMENT '0 for the event itself, n for the n-th row that unnest made of it',
-    flags           Nullable(String)                  COMMENT 'remarks, comma-separated: contract, clamped, no_identifier',
+    flags           Nullable(String)                  COMMENT 'remarks, comma-separated: contract, clamped, blocked_identifier, no_identifier',
     _batch          UInt64                            COMMENT 'the commit',
     _seq            UInt32                            COMMENT 'the row within commit and table',
     properties_json JSON ALIAS CAST(ifNull(properties, '{}') AS JSON) COMMENT 'properties as the JSON type, computed when read',

@@ -7,11 +7,10 @@ use arrow::datatypes::DataType;
 
 use super::findings::{Span, nearest_or_list};
 use super::read::Reader;
-use super::scope::{Aliases, Contracts, EventScope};
 use super::spec::*;
 use crate::event::{Field, ValueType};
 use crate::expression::{Expression, Scope};
-use crate::transform::Contract;
+use crate::transform::{Aliases, Contract, Contracts, EventScope};
 
 pub struct Checker<'d> {
     pub reader: Reader<'d>,

@@ -9,14 +9,13 @@ use arrow::datatypes::DataType;
 use super::check::Checker;
 use super::findings::{Span, nearest_or_list};
 use super::read::Reader;
-use super::scope::{EventScope, MapScope};
 use super::sections::check_reference;
 use super::spec::*;
 use crate::decode::{DecodePlan, Format, Framing, SchemaOrigin};
 use crate::event::{self, Field, Root, ValueType, column};
 use crate::expression::Expression;
 use crate::source::{FileFormat, FilePlan, KafkaPlan, SourcePlan};
-use crate::transform::{Action, Contract, MapPlan, MapTarget, MapValue, Step, TablePlan};
+use crate::transform::{Action, Contract, EventScope, MapPlan, MapScope, MapTarget, MapValue, Step, TablePlan};
 
 /// The contracts that ship: the events of Segment's e-commerce specification.
 const SHIPPED_CONTRACTS: [(&str, &str); 3] = [

@@ -156,7 +156,7 @@ fn the_documented_columns_are_those_of_the_ddl() {
 #[test]
 fn every_key_of_a_definition_is_documented() {
     let docs = read("docs/pipeline-reference.md");
-    let source = read("src/definition/sections.rs");
+    let source: String = files_below("src/definition").iter().map(|file| read(&file.display().to_string())).collect();
     let lists = source.split("known: &[").skip(1).filter_map(|rest| rest.split(']').next());
     let keys: BTreeSet<&str> = lists.flat_map(|list| list.split('"').skip(1).step_by(2)).collect();
     assert!(keys.len() > 40, "{keys:?}");

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod away;
 mod bad_input;
 mod cdnow;
 mod crash;
@@ -12,4 +13,5 @@ mod definitions;
 mod demo;
 mod deploy;
 mod fencing;
+mod order;
 mod tidy;
