@@ -1,10 +1,10 @@
--- Identifier to profile, versioned: the latest row of (type, value) counts, see `current_identifiers`.
+-- Identifier to profile, once, when it was first seen; merges are in `profile_merges`. See `current_identifiers`.
 CREATE TABLE IF NOT EXISTS identifiers
 (
     type            LowCardinality(String)            COMMENT 'identifier type: user_id, email, anonymous_id and those defined',
     value           String                            COMMENT 'normalised value',
-    profile_id      String                            COMMENT 'the profile it belongs to since this commit',
-    first_seen      DateTime64(6, 'UTC')              COMMENT 'timestamp of the earliest event with it',
+    profile_id      String                            COMMENT 'the profile it belonged to after this commit',
+    first_seen      DateTime64(6, 'UTC')              COMMENT 'timestamp of the event that brought it',
     _batch          UInt64                            COMMENT 'the commit',
     _seq            UInt32                            COMMENT 'the row within commit and table',
     INDEX by_profile profile_id TYPE bloom_filter(0.01) GRANULARITY 4,
@@ -16,4 +16,4 @@ SETTINGS
     non_replicated_deduplication_window = 10000,
     fsync_after_insert = 1,
     fsync_part_directory = 1
-COMMENT 'identifier to profile, versioned, see current_identifiers';
+COMMENT 'identifier to profile when first seen, see current_identifiers';

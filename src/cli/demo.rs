@@ -65,6 +65,7 @@ const BATCH_RECORDS: usize = 1_000;
 /// `tributary demo`.
 pub async fn demo(config: &NodeConfig, options: DemoOptions) -> Result<Exit, Failure> {
     telemetry::init_logs("warn", config.log_format);
+    let began = clock::instant();
     let folder = options.keep.as_path();
     let data = folder.join(DATA);
     let config = NodeConfig { data: data.display().to_string(), batch_records: BATCH_RECORDS, ..config.clone() };
@@ -105,6 +106,7 @@ pub async fn demo(config: &NodeConfig, options: DemoOptions) -> Result<Exit, Fai
         truth: &shop.truth,
         received: receiver.received(),
         took,
+        began,
     };
     let right = story.tell().await?;
     if !right {
@@ -185,8 +187,11 @@ fn write(folder: &Path, shop: &Shop, url: &str, secret: &str) -> Result<(), Fail
 fn for_the_demo(name: &str, text: &str, url: &str) -> String {
     match name {
         "shop.yaml" => {
-            let text = without(text, "  site:\n", "tables:\n").replace("    unless: \"${env:KAFKA_BROKERS:-}\"\n", "");
-            let text = without(&text, "# Where the tables go", "").replace("  site_files:", "  site:");
+            let text =
+                without(text, "  site:\n", "\n# A small table").replace("    unless: \"${env:KAFKA_BROKERS:-}\"\n", "");
+            let text = without(&text, "# Where the tables go", "")
+                .replace("  site_files:", "  site:")
+                .replace(" -C pipelines/shop", "");
             let text = text.replace("the files in data/, or from Kafka when KAFKA_BROKERS is set. Nothing\n# has to be mapped, the shape is known.", "the files in data/. Nothing has to be mapped, the\n# shape is known.");
             format!("{text}# Where the tables go: Parquet files beside the state.\nwarehouse: lake\n")
         }

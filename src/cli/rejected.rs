@@ -72,6 +72,8 @@ pub fn render<const N: usize>(header: &[&str; N], rows: &[[String; N]], output: 
         Output::Table => {
             let mut table = comfy_table::Table::new();
             table.load_preset(comfy_table::presets::UTF8_BORDERS_ONLY).set_header(header);
+            // As wide as the terminal, where there is one.
+            table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
             rows.iter().for_each(|row| {
                 table.add_row(row);
             });

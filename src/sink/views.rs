@@ -25,7 +25,7 @@ pub struct View {
 pub fn views(tables: &[Table], dialect: Dialect) -> Vec<View> {
     let view = |name: &str, sql: String| View { name: name.to_string(), sql };
     let mut views = Vec::new();
-    // `current_events` reads `profile_ids`, so that comes first whatever the order of the tables.
+    // Two of the others read `profile_ids`, so that comes first whatever the order of the tables.
     let merges = tables.iter().any(|table| table.kind == TableKind::ProfileMerges);
     if merges {
         views.push(view(
@@ -44,10 +44,9 @@ pub fn views(tables: &[Table], dialect: Dialect) -> Vec<View> {
                 let sql = latest(dialect, "profiles", &["profile_id"], &shown, Some(("deleted", "false")));
                 views.push(view("current_profiles", sql));
             }
-            TableKind::Identifiers => views.push(view(
-                "current_identifiers",
-                latest(dialect, "identifiers", &["type", "value"], &["profile_id", "first_seen"], None),
-            )),
+            TableKind::Identifiers => {
+                views.push(view("current_identifiers", current_identifiers(dialect, merges)));
+            }
             TableKind::SegmentChanges => views.push(view(
                 "segment_members",
                 latest(
@@ -107,29 +106,51 @@ fn latest(dialect: Dialect, table: &str, keys: &[&str], shown: &[&str], only: Op
     }
 }
 
-/// Events under the profile id that is valid now. One step through `profile_ids` is enough: a merge writes a row for
-/// every id that points to the survivor.
+/// Events under the profile id that is valid now.
 fn current_events(dialect: Dialect, table: &Table) -> String {
     let items: Vec<String> = columns(table)
-        .map(|field| match (field.name().as_str(), dialect) {
-            // Without a match ClickHouse joins the empty text, not null.
-            ("profile_id", Dialect::ClickHouse) => {
-                "if(m.profile_id = '', e.profile_id, m.profile_id) AS profile_id".to_string()
-            }
-            ("profile_id", Dialect::DataFusion) => "coalesce(m.profile_id, e.profile_id) AS profile_id".to_string(),
-            (name, _) => format!("e.{0} AS {0}", quoted(name)),
+        .map(|field| match field.name().as_str() {
+            "profile_id" => valid_now(dialect, "e"),
+            name => format!("e.{0} AS {0}", quoted(name)),
         })
         .collect();
+    format!(
+        "SELECT {}, e._batch AS _batch, e._seq AS _seq FROM events AS e{}",
+        items.join(", "),
+        to_valid(dialect, "e")
+    )
+}
+
+/// Identifiers under the profile id that is valid now: a merge moves none of their rows.
+fn current_identifiers(dialect: Dialect, merges: bool) -> String {
+    let latest = latest(dialect, "identifiers", &["type", "value"], &["profile_id", "first_seen"], None);
+    if !merges {
+        return latest;
+    }
+    format!(
+        "SELECT i.type AS type, i.value AS value, {}, i.first_seen AS first_seen FROM ({latest}) AS i{}",
+        valid_now(dialect, "i"),
+        to_valid(dialect, "i")
+    )
+}
+
+/// The profile id that is valid now, after the join of [`to_valid`].
+fn valid_now(dialect: Dialect, rows: &str) -> String {
+    match dialect {
+        // Without a match ClickHouse joins the empty text, not null.
+        Dialect::ClickHouse => format!("if(m.profile_id = '', {rows}.profile_id, m.profile_id) AS profile_id"),
+        Dialect::DataFusion => format!("coalesce(m.profile_id, {rows}.profile_id) AS profile_id"),
+    }
+}
+
+/// One step through `profile_ids` is enough: a merge writes a row for every id that points to the survivor.
+fn to_valid(dialect: Dialect, rows: &str) -> String {
     let settings = match dialect {
         // A user's own default must not turn the empty text into null.
         Dialect::ClickHouse => " SETTINGS join_use_nulls = 0",
         Dialect::DataFusion => "",
     };
-    format!(
-        "SELECT {}, e._batch AS _batch, e._seq AS _seq FROM events AS e \
-         LEFT JOIN profile_ids AS m ON e.profile_id = m.old_profile_id{settings}",
-        items.join(", ")
-    )
+    format!(" LEFT JOIN profile_ids AS m ON {rows}.profile_id = m.old_profile_id{settings}")
 }
 
 /// Partial rows added up. Columns are qualified because the results have the same names. A sum over nothing but nulls

@@ -10,6 +10,7 @@ mod bad_input;
 mod cdnow;
 mod crash;
 mod definitions;
+mod demo;
 mod deploy;
 mod fencing;
 mod order;

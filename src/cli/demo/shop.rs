@@ -154,7 +154,7 @@ fn time(at_ms: i64) -> String {
 }
 
 /// 12.50, without the detour over a float.
-pub fn money(cents: u64) -> String {
+fn money(cents: u64) -> String {
     format!("{}.{:02}", cents / 100, cents % 100)
 }
 
@@ -506,7 +506,7 @@ impl Maker {
                     Body::Bytes(bytes) => bytes.clone(),
                 };
                 line.truncate(line.len() * (30 + self.rng.usize(0..60)) / 100);
-                ("truncated", line)
+                ("not_json", line)
             }
             1 | 8 | 9 => {
                 let order = "\"order_id\":\"o-by-hand\",\"total\":\"12,50\",\"currency\":\"EUR\",\"products\":[]";
@@ -522,7 +522,7 @@ impl Maker {
             4 => {
                 let mut line = format!("{{\"type\":\"page\",{head},\"properties\":{{\"path\":\"/caf").into_bytes();
                 line.extend_from_slice(b"\xe9\"}}");
-                ("bad_utf8", line)
+                ("not_utf8", line)
             }
             _ => {
                 let line = format!(
@@ -637,7 +637,7 @@ mod tests {
         assert!(truth.profiles > truth.persons, "some devices are never logged in");
         assert!(truth.late > events / 200 && truth.nobody > 0 && truth.orders > 0, "{truth:?}");
         let kinds: Vec<&str> = truth.broken.keys().copied().collect();
-        assert_eq!(kinds, ["bad_timestamp", "bad_utf8", "contract", "duplicate_key", "not_an_event", "truncated"]);
+        assert_eq!(kinds, ["bad_timestamp", "contract", "duplicate_key", "not_an_event", "not_json", "not_utf8"]);
     }
 
     /// Identifiers by group, the slow and plain way.

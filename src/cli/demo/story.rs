@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::receiver::Received;
-use super::shop::{Truth, money};
+use super::shop::Truth;
 use super::{EVENTS, REFUSED_FIRST};
 use crate::cli::Failure;
 use crate::cli::output::print;
@@ -26,23 +26,26 @@ pub struct Story<'a> {
     pub totals: Totals,
     pub truth: &'a Truth,
     pub received: Received,
+    /// Of the run.
     pub took: Duration,
+    /// When the whole began.
+    pub began: Instant,
 }
 
 /// Said before the run, which takes a while.
 pub fn open(folder: &Path, seed: u64, truth: &Truth) {
-    say("Tributary demo: a month of a small shop, from its events to one profile per person,");
-    say("on this machine alone.");
+    say("Tributary demo: a month of a small shop, from its events to one profile per");
+    say("person, on this machine alone, with no server.");
     say("");
     say(&format!(
         "{} has been written: {} lines (seed {seed}).",
         folder.join(EVENTS).display(),
         grouped(truth.records)
     ));
-    say("The pipeline beside it reads them as a stream, in batches ...");
+    say("The pipeline beside it reads them as a stream, in small batches ...");
 }
 
-/// A figure that the shop's maker knows, and what Tributary has found.
+/// A figure that is known, and what Tributary has found.
 struct Compared {
     name: &'static str,
     made: String,
@@ -55,12 +58,12 @@ impl Story<'_> {
         self.came_in().await?;
         self.rejected().await?;
         self.people().await?;
-        self.one_person().await?;
+        let user = self.one_person().await?;
         self.segments().await?;
         self.webhooks().await?;
         self.questions().await?;
         let right = self.compare().await?;
-        self.next();
+        self.next(user.as_deref().unwrap_or("u1"));
         Ok(right)
     }
 
@@ -76,9 +79,11 @@ impl Story<'_> {
         row(records, &format!("lines were read, in {commits} batches, in {:.1} s", self.took.as_secs_f64()));
         row(duplicates, "were there already: sent twice, or the same order again");
         row(filtered, "came from bots; the pipeline filters them out");
-        row(rejected, "could not be used: section 2");
+        row(rejected, "were rejected: section 2");
         row(taken, &format!("events were taken, {} of them more than a day late", grouped(late)));
         row(made, "events more, one for each product of an order (`unnest`)");
+        say("");
+        say("By kind:");
         say("");
         for row in self.rows(BY_EVENT).await? {
             say(&format!("  {:>8}  {}", grouped_text(&row[1]), row[0]));
@@ -88,8 +93,8 @@ impl Story<'_> {
 
     async fn rejected(&self) -> Result<(), Failure> {
         title("2  What was rejected, and why");
-        say("Nothing is dropped silently, and nothing stops the stream. The bytes are kept with");
-        say("reason and place, and can be read again after a fix (`rejected replay`).");
+        say("Bad input never stops the stream and is never dropped silently: the bytes are");
+        say("kept with reason and place, and can be read again after a fix.");
         say("");
         let sql = "SELECT code, count(*) AS n, min(\"offset\") AS line FROM rejected_events GROUP BY code ORDER BY n DESC, code";
         for row in self.rows(sql).await? {
@@ -104,8 +109,10 @@ impl Story<'_> {
             .number("SELECT count(DISTINCT anonymous_id) FROM events WHERE flags LIKE '%blocked_identifier%'")
             .await?;
         say("");
-        say(&format!("{nobody} events were taken that name the user \"null\". Such a value stands for nobody: it is"));
-        say(&format!("set aside, or these {others} devices would have become one person."));
+        paragraph(&format!(
+            "{nobody} events that name the user \"null\" were taken, but that name was set aside: it stands for nobody. \
+             Otherwise these {others} devices would have become one person."
+        ));
         Ok(())
     }
 
@@ -119,81 +126,89 @@ impl Story<'_> {
         }
         let identifiers = self.number(IDENTIFIERS).await?;
         let profiles = self.number(PROFILES).await?;
-        let merged = self.number("SELECT count(*) FROM profile_ids").await?;
+        let given_up = self.number("SELECT count(*) FROM profile_ids").await?;
         say(&format!("  {:>8}  identifiers became {} profiles", grouped(identifiers), grouped(profiles)));
         say("");
-        say(&format!(
-            "{} profile ids were given up on the way, when their person turned out to be known",
-            grouped(merged)
+        paragraph(&format!(
+            "{} ids of profiles were given up on the way, when two profiles turned out to be one person, or a person \
+             became known by something better than a device. They stay valid in all tables.",
+            grouped(given_up)
         ));
-        say(&format!(
-            "already or got a better name. The maker of the shop knows of {} people: the other",
-            grouped(self.truth.persons)
-        ));
-        say(&format!(
-            "{} profiles are devices on which nobody logged in, so that nobody can know.",
+        say("");
+        paragraph(&format!(
+            "The shop was made up with {} people. The {} profiles more are further devices on which their owners never \
+             logged in: nothing in the data could tell.",
+            grouped(self.truth.persons),
             grouped(profiles.saturating_sub(self.truth.persons))
         ));
         Ok(())
     }
 
-    async fn one_person(&self) -> Result<(), Failure> {
+    /// The person with the most ids given up; gives their user id, for the last section.
+    async fn one_person(&self) -> Result<Option<String>, Failure> {
         title("4  One person, step by step");
         let sql =
             "SELECT profile_id, count(*) AS n FROM profile_ids GROUP BY profile_id ORDER BY n DESC, profile_id LIMIT 1";
-        let Some(id) = self.rows(sql).await?.into_iter().next().map(|row| row[0].clone()) else { return Ok(()) };
-        // What each identifier was worth at the time: the id its profile had after that commit.
+        let Some(id) = self.rows(sql).await?.into_iter().next().map(|row| row[0].clone()) else { return Ok(None) };
+        paragraph(
+            "A profile has its id from the best that is known of the person: customer number, else user id, else e-mail \
+             address, else a device (the order under `identity:`). What changed that, in the order of arrival:",
+        );
+        say("");
+        // The events say under which id they were processed, the merges what became of that id.
+        let ids = format!("SELECT old_profile_id FROM profile_ids WHERE profile_id = '{id}'");
+        let mut ids: Vec<String> = self.rows(&ids).await?.into_iter().flatten().collect();
+        ids.push(id.clone());
+        let ids = format!("('{}')", ids.join("', '"));
         let merges = format!(
-            "SELECT message_id, old_profile_id, profile_id, cause FROM profile_merges WHERE old_profile_id IN \
-             (SELECT old_profile_id FROM profile_ids WHERE profile_id = '{id}') ORDER BY _batch, _seq"
+            "SELECT message_id, old_profile_id, profile_id, cause FROM profile_merges \
+             WHERE old_profile_id IN {ids} ORDER BY _batch, _seq"
         );
-        let mut merged: BTreeMap<String, Vec<[String; 3]>> = BTreeMap::new();
-        for row in self.rows(&merges).await? {
-            if let [message, old, new, cause] = row.as_slice() {
-                merged.entry(message.clone()).or_default().push([old.clone(), new.clone(), cause.clone()]);
-            }
-        }
+        let merges = self.rows(&merges).await?;
         let sql = format!(
-            "SELECT e.timestamp, coalesce(e.event, e.type), e.message_id, n.profile_id, e.anonymous_id, e.user_id, \
-             coalesce(e.identifiers['email'], JSONExtractString(e.traits, 'email')), e.identifiers['customer_no'], e.flags \
-             FROM current_events AS e JOIN events AS n ON n._batch = e._batch AND n._seq = e._seq \
-             WHERE e.profile_id = '{id}' AND e.\"index\" = 0 ORDER BY e._batch, e._seq"
+            "SELECT timestamp, coalesce(event, type), message_id, profile_id, \
+             sent_at > timestamp + INTERVAL '1 day', anonymous_id, nullif(user_id, 'null'), \
+             coalesce(identifiers['email'], JSONExtractString(traits, 'email')), identifiers['customer_no'] \
+             FROM events WHERE profile_id IN {ids} AND \"index\" = 0 ORDER BY _batch, _seq"
         );
-        let rows = self.rows(&sql).await?;
-        let mut known: Vec<String> = Vec::new();
-        let mut ids_shown: Vec<String> = Vec::new();
-        for row in &rows {
-            let [at, event, message, profile, anonymous, user, email, customer, flags] = row.as_slice() else {
-                continue;
-            };
-            let user = if flags.contains("blocked_identifier") { "" } else { user };
-            let named = [("device", anonymous.as_str()), ("user", user), ("email", email), ("customer", customer)];
-            let named: Vec<&str> = named.iter().map(|(_, value)| *value).filter(|value| !value.is_empty()).collect();
+        let (mut known, mut given_up): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
+        let mut user = None;
+        for row in &self.rows(&sql).await? {
+            let [at, event, message, profile, late, identifiers @ ..] = row.as_slice() else { continue };
+            let named: Vec<&str> = identifiers.iter().map(String::as_str).filter(|value| !value.is_empty()).collect();
+            user = user.or_else(|| identifiers.get(1).filter(|user| !user.is_empty()).cloned());
             let new = named.iter().any(|value| !known.iter().any(|k| k == value));
-            let became = merged.get(message);
-            if !new && became.is_none() {
+            // Ids that were given up before only point further now.
+            let caused = merges.iter().filter(|merge| merge[0] == *message && !given_up.contains(&merge[1]));
+            let caused: Vec<&Vec<String>> = caused.collect();
+            if !new && caused.is_empty() {
                 continue;
+            }
+            let when = at.get(5..16).unwrap_or(at).replace('T', " ");
+            let late = if late == "true" { " (days late)" } else { "" };
+            say(&format!("  {when}  {event}{late}: {}", named.join(" + ")));
+            for merge in &caused {
+                let (old, new) = (short(&merge[1]), short(&merge[2]));
+                say(&match merge[3].as_str() {
+                    "merge" => format!("{:17}{old} is the same person: now {new}", ""),
+                    _ => format!("{:17}{old} is known by something better: now {new}", ""),
+                });
+            }
+            if caused.is_empty() {
+                let seen = known.iter().any(|value| named.contains(&value.as_str()));
+                say(&format!("{:17}{} {}", "", if seen { "still" } else { "a new profile:" }, short(profile)));
             }
             known.extend(named.iter().map(|value| value.to_string()));
-            say(&format!("  {}  {:<16} {}", &at.get(5..16).unwrap_or(at).replace('T', " "), event, named.join(" + ")));
-            match became {
-                None if ids_shown.contains(profile) => say(&format!("{:33}  of {}", "", short(profile))),
-                None => say(&format!("{:33}  a new profile, {}", "", short(profile))),
-                Some(merges) => {
-                    for [old, new, cause] in merges {
-                        let why = if cause == "merge" { "one person" } else { "a better name" };
-                        say(&format!("{:33}  {} becomes {}: {why}", "", short(old), short(new)));
-                    }
-                }
-            }
-            ids_shown.push(profile.clone());
+            given_up.extend(caused.iter().map(|merge| merge[1].clone()));
         }
-        let sql = format!("SELECT events, orders, revenue FROM current_profiles WHERE profile_id = '{id}'");
+        let sql = format!(
+            "SELECT events, orders, CAST(revenue AS DECIMAL(18, 2)) FROM current_profiles WHERE profile_id = '{id}'"
+        );
         if let Some([events, orders, revenue]) = self.rows(&sql).await?.first().map(Vec::as_slice) {
             say("");
-            say(&format!("Now {}: {events} events, {orders} orders, revenue {revenue}.", short(&id)));
+            say(&format!("So {} has all of it: {events} events, orders {orders}, revenue {revenue}.", short(&id)));
         }
-        Ok(())
+        Ok(user)
     }
 
     async fn segments(&self) -> Result<(), Failure> {
@@ -202,25 +217,20 @@ impl Story<'_> {
             "SELECT segment, change, count(*) FROM segment_changes WHERE cause = 'event' GROUP BY segment, change";
         let changes = self.rows(changes).await?;
         let sizes = self.rows("SELECT segment, count(*) FROM segment_members GROUP BY segment").await?;
-        let of = |segment: &str, change: &str| {
-            changes
-                .iter()
-                .find(|row| row[0] == segment && row[1] == change)
-                .map_or("0", |row| row[2].as_str())
-                .to_string()
+        let of = |segment: &str, change: &str| -> i64 {
+            let found = changes.iter().find(|row| row[0] == segment && row[1] == change);
+            found.and_then(|row| row[2].parse().ok()).unwrap_or_default()
         };
-        say("   members  entered   left");
+        say("  entered    left  merged  members");
         for plan in self.segments {
-            let size = sizes.iter().find(|row| row[0] == plan.name).map_or("0", |row| row[1].as_str());
+            let size = sizes.iter().find(|row| row[0] == plan.name).and_then(|row| row[1].parse().ok()).unwrap_or(0);
             let (entered, left) = (of(&plan.name, "entered"), of(&plan.name, "exited"));
-            say(&format!(
-                "  {:>8} {:>8} {:>6}  {}",
-                grouped_text(size),
-                grouped_text(&entered),
-                grouped_text(&left),
-                plan.name
-            ));
+            let merged = entered - left - size;
+            let condition = cut(&plan.predicate.sql, 80 - 52);
+            say(&format!("  {entered:>7} {left:>7} {merged:>7} {size:>8}  {:<13} {condition}", plan.name));
         }
+        say("");
+        say("`merged`: no more members, since their profile became part of another.");
         Ok(())
     }
 
@@ -231,11 +241,10 @@ impl Story<'_> {
         say(&format!("(Standard Webhooks) and answered its first {REFUSED_FIRST} requests with 500.",));
         say("");
         let row = |count: u64, text: &str| say(&format!("  {:>8}  {text}", grouped(count)));
-        row(received.requests, "requests came in");
-        row(received.requests - received.bad_signatures, "were signed with the right secret");
-        row(received.refused, "were refused, and came again later:");
-        row(received.repeats, "repeats with the same id and the same body");
-        row(received.messages.len() as u64, "different messages were taken:");
+        let signed = received.requests - received.bad_signatures;
+        row(received.requests, &format!("requests came in, {} of them rightly signed", grouped(signed)));
+        row(received.refused, &format!("were refused; {} came again, with the same id and body", received.repeats));
+        row(received.messages.len() as u64, "different messages were taken");
         let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
         for body in received.messages.values() {
             let body: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
@@ -244,7 +253,10 @@ impl Story<'_> {
         for (kind, count) in kinds {
             say(&format!("  {:>8}    {kind}", grouped(count)));
         }
-        if let Some((id, body)) = received.messages.iter().next() {
+        let welcome = received.messages.iter().find(|(_, body)| body.contains('@'));
+        if let Some((id, body)) = welcome.or(received.messages.iter().next()) {
+            say("");
+            say("One of them:");
             say("");
             say(&format!("  webhook-id: {id}"));
             say(&format!("  {body}"));
@@ -253,7 +265,7 @@ impl Story<'_> {
     }
 
     async fn questions(&self) -> Result<(), Failure> {
-        title("7  Three questions");
+        title("7  Three questions, in SQL");
         for (number, (question, sql)) in QUESTIONS.iter().enumerate() {
             if number > 0 {
                 say("");
@@ -268,7 +280,8 @@ impl Story<'_> {
 
     async fn compare(&self) -> Result<bool, Failure> {
         title("8  Is it right?");
-        say("Whoever made up the shop knows what happened; Tributary had only the lines.");
+        say("The shop was made up, so what happened in it is known. Tributary had only its");
+        say("lines.");
         say("");
         let truth = self.truth;
         let rejected = self.number("SELECT count(*) FROM rejected_events").await?;
@@ -295,7 +308,7 @@ impl Story<'_> {
         );
         add("webhooks: big orders", truth.big_orders, self.number(BIG_ORDERS).await?);
         let revenue = self.number("SELECT CAST(round(sum(revenue) * 100) AS BIGINT) FROM current_profiles").await?;
-        rows.push(Compared { name: "revenue", made: money(truth.revenue_cents), found: money(revenue) });
+        rows.push(Compared { name: "revenue in cents", made: grouped(truth.revenue_cents), found: grouped(revenue) });
         say(&format!("  {:<22} {:>12} {:>12}", "", "happened", "found"));
         let mut right = true;
         for Compared { name, made, found } in &rows {
@@ -306,20 +319,30 @@ impl Story<'_> {
         Ok(right)
     }
 
-    fn next(&self) {
+    fn next(&self, user: &str) {
         let Story { program, folder, .. } = self;
+        say("");
+        say(&format!("All of this took {:.1} s.", self.began.elapsed().as_secs_f64()));
         title("What next");
+        say("Everything is still there to look at:");
+        say("");
         say(&format!("  cd {}", folder.display()));
-        say(&format!("  {program} query \"SELECT * FROM segment_members LIMIT 5\""));
+        say(&format!("  {program} query \"SELECT * FROM current_profiles LIMIT 5\""));
         say(&format!("  {program} status"));
-        say(&format!("  {program} rejected list -n 3"));
+        say(&format!("  {program} rejected list -n 5"));
         say(&format!("  {program} peek site -n 1"));
         say("");
-        say("Add an order of your own and run again; only what is new is read:");
+        say("An order more for the person of section 4; only what is new is read:");
         say("");
-        say("  echo '{\"type\":\"track\",\"event\":\"Order Completed\",\"userId\":\"u1\",\"properties\":");
-        say("    {\"order_id\":\"mine\",\"total\":12.50}}' >> data/events.ndjson");
+        say(&format!("  echo '{{\"event\":\"Order Completed\",\"userId\":\"{user}\",\"properties\":' \\"));
+        say("    '{\"order_id\":\"mine\",\"total\":12.50}}' >> data/events.ndjson");
         say(&format!("  {program} run --drain --no-send"));
+        say(&format!("  {program} query \"SELECT email, orders, revenue FROM current_profiles"));
+        say("    ORDER BY last_seen DESC LIMIT 1\"");
+        say("");
+        say("The definitions are the *.yaml there. Change one, and see what `check` says:");
+        say("");
+        say(&format!("  {program} check"));
     }
 
     async fn rows(&self, sql: &str) -> Result<Vec<Vec<String>>, Failure> {
@@ -358,13 +381,17 @@ const BY_EVENT: &str =
 const QUESTIONS: [(&str, &str); 3] = [
     (
         "Which days brought most? (from `aggregates:`)",
-        "SELECT day, orders, revenue FROM revenue_by_day\nORDER BY revenue DESC LIMIT 3",
+        "SELECT CAST(day AS DATE) AS day, orders,\n\
+         \x20      CAST(revenue AS DECIMAL(18, 2)) AS revenue\n\
+         FROM revenue_by_day ORDER BY revenue DESC LIMIT 3",
     ),
     (
         "Where do good customers come from? (from `traits:` and `segments:`)",
-        "SELECT first_source, count(*) AS people, round(sum(revenue), 2) AS revenue\n\
-         FROM current_profiles AS p JOIN segment_members AS m ON m.profile_id = p.profile_id\n\
-         WHERE segment = 'high_value' GROUP BY first_source ORDER BY revenue DESC",
+        "SELECT coalesce(first_source, 'none') AS source, count(*) AS people,\n\
+         \x20      CAST(sum(revenue) AS DECIMAL(18, 2)) AS revenue\n\
+         FROM current_profiles AS p\n\
+         JOIN segment_members AS m ON m.profile_id = p.profile_id\n\
+         WHERE segment = 'high_value' GROUP BY 1 ORDER BY revenue DESC",
     ),
     (
         "What is bought? (from the events themselves, with what `enrich` added)",
@@ -409,6 +436,19 @@ fn grouped_text(number: &str) -> String {
 /// The beginning of a profile id: enough to tell them apart here.
 fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
+}
+
+/// The beginning of a text that is too long.
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_string();
+    }
+    let start: String = text.chars().take(width - 3).collect();
+    format!("{start}...")
+}
+
+fn paragraph(text: &str) {
+    wrapped(text, 0);
 }
 
 /// Words in lines of at most 80 columns.

@@ -145,9 +145,15 @@ async fn ids_identifiers_and_events_follow_merges() {
         answer(&target, "SELECT message_id, profile_id FROM current_events ORDER BY 1").await,
         "1,c\n2,c\n3,c\n4,"
     );
+    // A key of a map beside a filter on the joined column: the optimizer's push-down of such expressions breaks on it.
+    assert_eq!(
+        answer(&target, "SELECT identifiers['x'] FROM current_events AS e WHERE e.profile_id = 'none'").await,
+        ""
+    );
     assert_eq!(
         answer(&target, "SELECT type, value, profile_id FROM current_identifiers ORDER BY 1").await,
-        "email,x,c\nphone,x,a"
+        "email,x,c\nphone,x,c",
+        "a's row says a, and a is c by now"
     );
 }
 
