@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use apache_avro::Schema;
 use apache_avro::types::Value;
-use apache_avro::{Schema, to_avro_datum};
+use apache_avro::writer::datum::GenericDatumWriter;
 use fastrand::Rng;
 use tributary::event::RawBatch;
 
@@ -12,6 +13,7 @@ use tributary::event::RawBatch;
 pub fn batches(events: usize, profiles: usize, per_batch: usize, seed: u64) -> Vec<RawBatch> {
     let json = std::fs::read_to_string("benches/pipeline/schemas/event-1.avsc").expect("the envelope's schema");
     let schema = Schema::parse_str(&json).expect("a schema");
+    let writer = GenericDatumWriter::builder(&schema).build().expect("a writer");
     let mut random = Rng::with_seed(seed);
     let topic: Arc<str> = "bench.events".into();
     let mut batches = Vec::new();
@@ -22,7 +24,8 @@ pub fn batches(events: usize, profiles: usize, per_batch: usize, seed: u64) -> V
             last.clone()
         } else {
             let mut payload = vec![0, 0, 0, 0, 1];
-            payload.extend(to_avro_datum(&schema, event(number, profiles, &schema, &mut random)).expect("encoded"));
+            let value = event(number, profiles, &schema, &mut random);
+            payload.extend(writer.write_value_to_vec(value).expect("encoded"));
             payload
         };
         let at = 1_772_000_000_000_000 + number as i64 * 1_000;

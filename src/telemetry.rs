@@ -1,5 +1,7 @@
 //! Logs on stderr, metrics for Prometheus. The one list of metric names is [`describe`].
 
+use std::io::IsTerminal;
+
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
@@ -14,7 +16,8 @@ pub enum LogFormat {
 /// Starts logging; `filter` is in the syntax of `RUST_LOG` (`info`, `tributary=debug`). Called once.
 pub fn init_logs(filter: &str, format: LogFormat) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = logs.with_target(false).with_ansi(std::io::stderr().is_terminal());
     // A second call (in tests) keeps the first subscriber.
     let _ = match format {
         LogFormat::Text => logs.try_init(),

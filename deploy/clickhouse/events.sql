@@ -1,6 +1,6 @@
--- One row per accepted event. Applied by `tributary` itself; safe to apply by hand and again.
+-- One row per accepted event. Applied by `tributary` itself. It is safe to apply by hand and again.
 --
--- Order: (event, timestamp). Analysts ask "this event, in this time"; event names are few, so a question about time
+-- Order: (event, timestamp). Analysts ask "this event, in this time". Event names are few, so a question about time
 -- alone still skips most granules. One profile's events are found through a bloom filter.
 --
 -- No partitions: one insert then is one part, there as a whole or not at all, however many years its rows span (a
@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS events
     partition       Int32                             COMMENT 'partition, 0 for a file',
     offset          Int64                             COMMENT 'offset, or row of a file from 1',
     `index`         Int32                             COMMENT '0 for the event itself, n for the n-th row that unnest made of it',
-    flags           Nullable(String)                  COMMENT 'remarks, comma-separated: contract, clamped, no_identifier',
+    flags           Nullable(String)                  COMMENT 'remarks, comma-separated: contract, clamped, blocked_identifier, no_identifier',
     _batch          UInt64                            COMMENT 'the commit',
     _seq            UInt32                            COMMENT 'the row within commit and table',
     properties_json JSON ALIAS CAST(ifNull(properties, '{}') AS JSON) COMMENT 'properties as the JSON type, computed when read',

@@ -1,6 +1,6 @@
 -- One row per profile id that became another, with its cause. When the surviving id is merged in turn, every id that
 -- pointed to it gets a new row, so the latest row of an old id always names the profile that exists: one step is
--- enough. `profile_ids` shows these latest rows; `current_events` applies them.
+-- enough. `profile_ids` shows these latest rows, `current_events` applies them.
 CREATE TABLE IF NOT EXISTS profile_merges
 (
     old_profile_id  String                            COMMENT 'the id that is no more',

@@ -144,17 +144,15 @@ impl Groups {
         values: impl Iterator<Item = Option<V>>,
         start: A,
         mut add: impl FnMut(&mut A, V),
-    ) -> impl Iterator<Item = A> + '_
-    where
-        A: 'static,
-    {
+    ) -> impl Iterator<Item = A> {
         let mut accumulated = vec![start; self.sorted.len()];
         for (group, value) in self.of_row.iter().zip(values) {
             if let Some(value) = value {
                 add(&mut accumulated[*group as usize], value);
             }
         }
-        self.sorted.iter().map(move |group| accumulated[*group as usize].clone())
+        let in_order: Vec<A> = self.sorted.iter().map(|group| accumulated[*group as usize].clone()).collect();
+        in_order.into_iter()
     }
 }
 
@@ -218,7 +216,7 @@ fn extreme(values: &ArrayRef, groups: &Groups, wanted: std::cmp::Ordering) -> Op
     Some(array)
 }
 
-fn best<V: Clone + 'static>(
+fn best<V: Clone>(
     values: impl Iterator<Item = Option<V>>,
     groups: &Groups,
     wanted: std::cmp::Ordering,

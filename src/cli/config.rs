@@ -38,7 +38,7 @@ impl NodeConfig {
             ("cache_mib", "1024"),
             ("batch_records", "20000"),
             ("linger_ms", "5"),
-            ("log", "info"),
+            ("log", "warn,tributary=info"),
             ("log_format", "text"),
         ];
         // The whole file name: `tributary` alone would also find the program itself in the working folder.

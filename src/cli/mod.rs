@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod config;
+mod demo;
 mod output;
 mod peek;
 pub mod produce;
@@ -85,23 +86,10 @@ pub struct Global {
     pub output: Option<Output>,
 }
 
-async fn produced(options: produce::ProduceOptions) -> Result<Exit, Failure> {
-    let topic = options.topic.clone();
-    match produce::produce(options).await {
-        Ok(done) => {
-            let produce::Produced { records, bytes, schema_id } = done;
-            say(&format!("{records} records ({bytes} bytes) to {topic}, schema id {schema_id}"));
-            Ok(Exit::Well)
-        }
-        Err(error) if error.is_environment() => Err(Failure::environment(error)),
-        Err(error) => Err(Failure::findings(error)),
-    }
-}
-
 #[derive(Debug, Subcommand)]
 enum Command {
     /// A small shop, start to finish, with no server
-    Demo,
+    Demo(demo::DemoOptions),
     /// Parse and check the definitions: every error at once
     Check,
     /// A few records of a source, raw beside mapped
@@ -160,13 +148,26 @@ pub fn main() -> ExitCode {
 async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let config = NodeConfig::load(&cli.global).map_err(|error| Failure { exit: Exit::Usage, message: error })?;
     match cli.command {
-        Command::Demo => Err(Failure::fatal("the demo is not there yet")),
+        Command::Demo(options) => demo::demo(&config, options).await,
         Command::Check => Ok(check::check(&cli.global.pipeline)),
         Command::Peek { source, count } => peek::peek(&cli.global, &source, count).await,
         Command::Run(options) => run::run(&cli.global, &config, options).await,
         Command::Query { sql } => query::query(&cli.global, &config, &sql).await,
         Command::Rejected { command } => rejected::rejected(&cli.global, &config, command).await,
         Command::Status => status::status(&cli.global, &config).await,
-        Command::Produce(options) => produced(options).await,
+        Command::Produce(options) => produce_file(options).await,
+    }
+}
+
+async fn produce_file(options: produce::ProduceOptions) -> Result<Exit, Failure> {
+    let topic = options.topic.clone();
+    match produce::produce(options).await {
+        Ok(produced) => {
+            let produce::Produced { records, bytes, schema_id } = produced;
+            say(&format!("{records} records ({bytes} bytes) sent to {topic}, schema id {schema_id}"));
+            Ok(Exit::Well)
+        }
+        Err(error) if error.is_environment() => Err(Failure::environment(error)),
+        Err(error) => Err(Failure::findings(error)),
     }
 }

@@ -337,7 +337,7 @@ pub fn reject(raw: &RawBatch, record: &RawRecord, code: &str, reason: String, by
 }
 
 /// Joins the batches of the writers; `records` names their rows and ends up ascending.
-fn in_log_order(schema: &SchemaRef, batches: &[RecordBatch], records: &mut Vec<u32>) -> Result<RecordBatch, String> {
+fn in_log_order(schema: &SchemaRef, batches: &[RecordBatch], records: &mut [u32]) -> Result<RecordBatch, String> {
     let joined = match batches {
         [] => RecordBatch::new_empty(schema.clone()),
         [one] => one.clone(),

@@ -370,3 +370,239 @@ impl<R: Read> Input<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use apache_avro::types::Value as V;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SCHEMA: &str =
+        r#"{"type":"record","name":"E","fields":[{"name":"n","type":"long"},{"name":"s","type":"string"}]}"#;
+
+    fn datum(n: i64) -> Vec<u8> {
+        let schema = apache_avro::Schema::parse_str(SCHEMA).unwrap();
+        let value = V::Record(vec![("n".to_owned(), V::Long(n)), ("s".to_owned(), V::String(format!("text {n}")))]);
+        apache_avro::writer::datum::GenericDatumWriter::builder(&schema)
+            .build()
+            .unwrap()
+            .write_value_to_vec(value)
+            .unwrap()
+    }
+
+    fn long(value: i64) -> Vec<u8> {
+        let mut value = ((value << 1) ^ (value >> 63)) as u64;
+        let mut bytes = Vec::new();
+        while value >= 0x80 {
+            bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        bytes.push(value as u8);
+        bytes
+    }
+
+    const SYNC: [u8; 16] = *b"0123456789abcdef";
+
+    fn header(codec: &str) -> Vec<u8> {
+        let mut file = MAGIC.to_vec();
+        file.extend(long(2));
+        for text in ["avro.schema", SCHEMA, "avro.codec", codec] {
+            file.extend(long(text.len() as i64));
+            file.extend(text.as_bytes());
+        }
+        file.push(0);
+        file.extend(SYNC);
+        file
+    }
+
+    fn block(count: i64, bytes: &[u8]) -> Vec<u8> {
+        [long(count), long(bytes.len() as i64), bytes.to_vec(), SYNC.to_vec()].concat()
+    }
+
+    /// Each item: the row, and the datum or the code.
+    fn read(file: &[u8]) -> Vec<(u64, Result<Vec<u8>, &'static str>)> {
+        let container = Container::open(file).unwrap();
+        let items = container.map(|item| match item {
+            Ok(datum) => (datum.row, Ok(datum.bytes.to_vec())),
+            Err(OcfError::Bad { row, code, .. }) => (row, Err(code)),
+            Err(error) => panic!("{error}"),
+        });
+        items.collect()
+    }
+
+    fn rows(range: std::ops::RangeInclusive<u64>) -> Vec<(u64, Result<Vec<u8>, &'static str>)> {
+        range.map(|row| (row, Ok(datum(row as i64)))).collect()
+    }
+
+    fn packed(range: std::ops::RangeInclusive<i64>) -> Vec<u8> {
+        range.flat_map(datum).collect()
+    }
+
+    #[test]
+    fn what_apache_avro_writes_is_cut_into_its_datums() {
+        let schema = apache_avro::Schema::parse_str(SCHEMA).unwrap();
+        for codec in [apache_avro::Codec::Null, apache_avro::Codec::Deflate(Default::default())] {
+            let writer = apache_avro::Writer::builder().schema(&schema).writer(Vec::new()).codec(codec).block_size(200);
+            let mut writer = writer.build().unwrap();
+            for n in 1..=500 {
+                let mut bytes = &datum(n)[..];
+                let reader = apache_avro::reader::datum::GenericDatumReader::builder(&schema).build().unwrap();
+                writer.append_value(reader.read_value(&mut bytes).unwrap()).unwrap();
+            }
+            let file = writer.into_inner().unwrap();
+            let container = Container::open(&file[..]).unwrap();
+            assert_eq!(Schema::parse(container.schema_json()).unwrap(), Schema::parse(SCHEMA).unwrap());
+            assert_eq!(read(&file), rows(1..=500));
+        }
+    }
+
+    #[test]
+    fn snappy_and_zstandard_are_unpacked() {
+        let bytes = packed(1..=50);
+        let mut snappy = snap::raw::Encoder::new().compress_vec(&bytes).unwrap();
+        snappy.extend(crc32fast::hash(&bytes).to_be_bytes());
+        assert_eq!(read(&[header("snappy"), block(50, &snappy)].concat()), rows(1..=50));
+        let zstd = zstd::bulk::compress(&bytes, 3).unwrap();
+        assert_eq!(read(&[header("zstandard"), block(50, &zstd)].concat()), rows(1..=50));
+        // The checksum counts, and the next block is read.
+        let last = snappy.len() - 1;
+        snappy[last] ^= 1;
+        let good = [
+            snap::raw::Encoder::new().compress_vec(&packed(51..=51)).unwrap(),
+            crc32fast::hash(&packed(51..=51)).to_be_bytes().to_vec(),
+        ]
+        .concat();
+        let file = [header("snappy"), block(50, &snappy), block(1, &good)].concat();
+        assert_eq!(read(&file), [vec![(1, Err("bad_block"))], rows(51..=51)].concat());
+    }
+
+    #[test]
+    fn a_bomb_is_refused() {
+        let zeros = vec![0u8; 1 << 20];
+        let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
+        for _ in 0..257 {
+            std::io::Write::write_all(&mut encoder, &zeros).unwrap();
+        }
+        let bomb = encoder.finish().unwrap();
+        assert!(bomb.len() < 4 << 20);
+        let file = [header("deflate"), block(1, &bomb)].concat();
+        assert_eq!(read(&file), [(1, Err("bad_block"))]);
+    }
+
+    #[test]
+    fn what_is_broken_costs_its_block_and_reading_goes_on() {
+        let null = || header("null");
+        let check = |blocks: &[Vec<u8>], expect: Vec<(u64, Result<Vec<u8>, &'static str>)>| {
+            assert_eq!(read(&[vec![null()], blocks.to_vec()].concat().concat()), expect);
+        };
+        let (first, second, third) = (block(2, &packed(1..=2)), block(3, &packed(3..=5)), block(2, &packed(6..=7)));
+        check(&[first.clone(), second.clone(), third.clone()], rows(1..=7));
+        check(&[], vec![]);
+
+        // No sync marker behind the second block: its rows are lost, and counted. What follows it is behind the next
+        // marker, which is the third block's end.
+        let mut torn = second.clone();
+        let at = torn.len() - 5;
+        torn[at] ^= 0xff;
+        let fourth = block(1, &packed(8..=8));
+        let lost = vec![(3, Err("bad_block"))];
+        let got = read(&[null(), first.clone(), torn, third.clone(), fourth.clone()].concat());
+        assert_eq!(got[..3], [rows(1..=2), lost.clone()].concat());
+        assert_eq!(got[3].1, Ok(datum(8)));
+
+        // A size that lies is found out by the marker, and the search begins inside the block.
+        let lying = [long(3), long(5), packed(3..=5), SYNC.to_vec()].concat();
+        let got = read(&[null(), first.clone(), lying, third.clone()].concat());
+        assert_eq!(got[..3], [rows(1..=2), lost].concat());
+        assert_eq!(got[3..].iter().map(|(_, datum)| datum.clone()).collect::<Vec<_>>(), [Ok(datum(6)), Ok(datum(7))]);
+        // So is one that reaches beyond the file, or is negative.
+        for size in [1 << 20, 1 << 40, -1] {
+            let lying = [long(3), long(size), packed(3..=5), SYNC.to_vec()].concat();
+            let got = read(&[null(), first.clone(), lying, third.clone()].concat());
+            assert_eq!((got[2].0, got[2].1.is_err()), (3, true));
+            assert_eq!(
+                got[3..].iter().map(|(_, datum)| datum.clone()).collect::<Vec<_>>(),
+                [Ok(datum(6)), Ok(datum(7))]
+            );
+        }
+
+        // A bad datum: what is left of its block is lost with it; the next block has its own rows.
+        let mut bytes = packed(3..=5);
+        let at = datum(3).len() + 1;
+        bytes[at] = 0x7e;
+        check(
+            &[first.clone(), block(3, &bytes), third.clone()],
+            [rows(1..=3), vec![(4, Err("truncated"))], rows(6..=7)].concat(),
+        );
+        // More rows declared than there are, and fewer.
+        check(&[block(3, &packed(1..=2))], [rows(1..=2), vec![(3, Err("truncated"))]].concat());
+        check(
+            &[block(1, &packed(1..=2)), block(1, &packed(2..=2))],
+            [vec![(1, Err("trailing_bytes"))], rows(2..=2)].concat(),
+        );
+        // The file ends in the middle.
+        check(
+            &[first.clone(), second[..second.len() - 20].to_vec()],
+            [rows(1..=2), vec![(3, Err("truncated"))]].concat(),
+        );
+    }
+
+    #[test]
+    fn rows_without_bytes_cannot_be_declared_by_the_billion() {
+        let schema = r#"{"type":"record","name":"E","fields":[]}"#;
+        let mut file = MAGIC.to_vec();
+        file.extend(long(1));
+        for text in ["avro.schema", schema] {
+            file.extend(long(text.len() as i64));
+            file.extend(text.as_bytes());
+        }
+        file.push(0);
+        file.extend(SYNC);
+        file.extend(block(i64::MAX, &[]));
+        assert_eq!(read(&file), [(1, Err("too_many_elements"))]);
+    }
+
+    #[test]
+    fn a_file_that_is_no_container_is_refused_as_a_whole() {
+        let check = |file: &[u8], expect: &str| {
+            let error = Container::open(file).err().unwrap().to_string();
+            assert!(error.contains(expect), "{error}");
+        };
+        check(b"", "does not begin");
+        check(b"PAR1....", "does not begin");
+        check(&header("null")[..40], "ends inside its header");
+        check(&header("bzip2"), "`bzip2`");
+        check(&[MAGIC, &[0], &SYNC].concat(), "no `avro.schema`");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic_and_rows_always_rise(
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            length in any::<prop::sample::Index>(),
+            cut in any::<bool>(),
+        ) {
+            let mut file = [header("null"), block(2, &packed(1..=2)), block(3, &packed(3..=5)), block(2, &packed(6..=7))].concat();
+            for (at, byte) in flips {
+                let at = at.index(file.len());
+                file[at] = byte;
+            }
+            if cut {
+                file.truncate(length.index(file.len()));
+            }
+            if let Ok(container) = Container::open(&file[..]) {
+                let mut last = 0;
+                for item in container {
+                    let row = match item {
+                        Ok(datum) => datum.row,
+                        Err(OcfError::Bad { row, .. }) => row,
+                        Err(error) => return Err(TestCaseError::fail(error.to_string())),
+                    };
+                    prop_assert!(row > last, "row {row} after {last}");
+                    last = row;
+                }
+            }
+        }
+    }
+}

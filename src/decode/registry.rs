@@ -6,13 +6,16 @@
 //! a schema registered late is found, while a flood of bad ids does not become a flood of requests.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::framing::SchemaKey;
+use super::schema::Schema;
 use super::{DecodePlan, Format, Framing, SchemaOrigin};
 
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +137,9 @@ impl Schemas {
     ///
     /// It is the CRC-64-AVRO of the text as it stands, not of the canonical form: that leaves out logical types, and
     /// two files whose timestamps differ in nothing but the unit would share one fingerprint.
+    ///
+    /// A file source's plan has single-object framing and, as it needs no other schemas, its own reader schema as the
+    /// fixed one.
     pub fn register_local(&self, schema_json: &str) -> Result<u64, RegistryError> {
         let fingerprint = rabin(schema_json.as_bytes());
         let key = SchemaKey::Fingerprint(fingerprint);
@@ -159,7 +165,14 @@ impl Schemas {
 
     fn read_folder(&self, path: &Path, framing: Framing) -> Result<(), RegistryError> {
         let failed = |reason: String| RegistryError::Folder { path: path.to_owned(), reason };
-        let mut paths: Vec<PathBuf> = std::fs::read_dir(path)
+        let entries = match std::fs::read_dir(path) {
+            // Containers bring their schemas along; the folder beside them may be there or not.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && framing == Framing::SingleObject => {
+                return Ok(());
+            }
+            entries => entries,
+        };
+        let mut paths: Vec<PathBuf> = entries
             .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
             .map_err(|error| failed(error.to_string()))?;
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "avsc"));
@@ -197,7 +210,10 @@ impl Schemas {
             let path = entry.map_err(|error| failed(error.to_string()))?.path();
             let Some(key) = path.file_name().and_then(|name| name.to_str()).and_then(key_of) else { continue };
             let json = std::fs::read_to_string(&path).map_err(|error| failed(error.to_string()))?;
-            known.entry(key).or_insert(Lookup::Known(json.into()));
+            // A damaged file is as good as none: the schema is asked for again.
+            if Schema::parse(&json).is_ok() {
+                known.entry(key).or_insert(Lookup::Known(json.into()));
+            }
         }
         Ok(())
     }
@@ -205,9 +221,14 @@ impl Schemas {
     /// Writes a schema to the cache: whole or not at all.
     fn keep(&self, key: SchemaKey, json: &str) -> Result<(), RegistryError> {
         let (Some(cache), Some(name)) = (&self.cache, name_of(key)) else { return Ok(()) };
-        let unfinished = cache.join(format!("{name}.new"));
+        // Sources of one registry share the folder, so each writer has a file of its own until it is whole.
+        static WRITES: AtomicU64 = AtomicU64::new(0);
+        let write = WRITES.fetch_add(1, Ordering::Relaxed);
+        let unfinished = cache.join(format!("{name}.{}-{write}.new", std::process::id()));
         let write = || {
-            std::fs::write(&unfinished, json)?;
+            let mut file = std::fs::File::create(&unfinished)?;
+            file.write_all(json.as_bytes())?;
+            file.sync_all()?;
             std::fs::rename(&unfinished, cache.join(&name))
         };
         write().map_err(|error| RegistryError::Cache { path: cache.clone(), reason: error.to_string() })
@@ -393,4 +414,225 @@ fn causes(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use axum::Router;
+    use axum::extract::Path as UrlPath;
+    use axum::http::{HeaderMap, StatusCode};
+    use axum::response::{IntoResponse, Response};
+    use axum::routing::get;
+    use serde_json::json;
+
+    use super::*;
+
+    const SCHEMA: &str = r#"{"type":"record","name":"E","fields":[{"name":"a","type":"int"}]}"#;
+
+    /// A registry on a free port; returns its address and how often it was asked for an id.
+    async fn registry() -> (String, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = asked.clone();
+        let by_id = move |UrlPath(id): UrlPath<u32>, headers: HeaderMap| async move {
+            counter.fetch_add(1, Ordering::SeqCst);
+            let answer = |status: StatusCode, body: Value| (status, axum::Json(body)).into_response();
+            let ok = StatusCode::OK;
+            match id {
+                1 => answer(ok, json!({ "schema": SCHEMA })),
+                2 => answer(ok, json!({ "schema": "{}", "schemaType": "JSON" })),
+                3 => answer(
+                    ok,
+                    json!({ "schema": SCHEMA, "references": [{ "name": "x", "subject": "x", "version": 1 }] }),
+                ),
+                4 => answer(StatusCode::INTERNAL_SERVER_ERROR, json!({ "error_code": 50001, "message": "store down" })),
+                5 => answer(StatusCode::UNAUTHORIZED, json!({ "error_code": 401, "message": "who are you" })),
+                6 => (ok, "<html>").into_response(),
+                7 => StatusCode::NOT_FOUND.into_response(),
+                8 => answer(ok, json!({ "schema": headers.get("authorization").map(|v| v.to_str().unwrap()) })),
+                _ => answer(StatusCode::NOT_FOUND, json!({ "error_code": 40403, "message": "Schema not found" })),
+            }
+        };
+        async fn register(UrlPath(subject): UrlPath<String>, body: String) -> Response {
+            let body: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(body["schema"], SCHEMA);
+            match subject.as_str() {
+                "a/b" => axum::Json(json!({ "id": 12 })).into_response(),
+                _ => (StatusCode::CONFLICT, axum::Json(json!({ "error_code": 409, "message": "incompatible" })))
+                    .into_response(),
+            }
+        }
+        async fn latest(UrlPath(subject): UrlPath<String>) -> Response {
+            match subject.as_str() {
+                "a/b" => {
+                    axum::Json(json!({ "subject": subject, "id": 12, "version": 1, "schema": SCHEMA })).into_response()
+                }
+                _ => (StatusCode::NOT_FOUND, axum::Json(json!({ "error_code": 40401, "message": "no subject" })))
+                    .into_response(),
+            }
+        }
+        let app = Router::new()
+            .route("/base/schemas/ids/{id}", get(by_id))
+            .route("/base/subjects/{subject}/versions", axum::routing::post(register))
+            .route("/base/subjects/{subject}/versions/latest", get(latest));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        (format!("http://{address}/base/"), asked)
+    }
+
+    fn plan(framing: Framing, schemas: SchemaOrigin) -> DecodePlan {
+        DecodePlan { source: "test".into(), format: Format::Avro { framing, schemas, reader: None } }
+    }
+
+    fn of_registry(url: &str, cache: Option<&Path>) -> Schemas {
+        Schemas::open(&plan(Framing::Confluent, SchemaOrigin::Registry { url: url.to_owned() }), cache).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_id_is_known_unusable_or_missing_and_asked_for_once() {
+        let (url, asked) = registry().await;
+        let schemas = of_registry(&url, None);
+        assert_eq!(schemas.lookup(SchemaKey::Id(1)), Lookup::Unknown);
+        for id in [1, 2, 3, 99] {
+            schemas.fetch(SchemaKey::Id(id)).await.unwrap();
+        }
+        assert_eq!(schemas.lookup(SchemaKey::Id(1)), Lookup::Known(SCHEMA.into()));
+        assert!(matches!(schemas.lookup(SchemaKey::Id(2)), Lookup::Unusable(why) if why.contains("JSON")));
+        assert!(matches!(schemas.lookup(SchemaKey::Id(3)), Lookup::Unusable(why) if why.contains("references")));
+        assert_eq!(schemas.lookup(SchemaKey::Id(99)), Lookup::Missing);
+        assert_eq!(asked.load(Ordering::SeqCst), 4);
+
+        schemas.forget_missing();
+        assert_eq!(schemas.lookup(SchemaKey::Id(99)), Lookup::Unknown);
+        assert_eq!(schemas.lookup(SchemaKey::Id(1)), Lookup::Known(SCHEMA.into()));
+        // Fingerprints have no registry.
+        schemas.fetch(SchemaKey::Fingerprint(5)).await.unwrap();
+        assert_eq!(schemas.lookup(SchemaKey::Fingerprint(5)), Lookup::Missing);
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_is_down_or_wrong_makes_nothing_missing() {
+        let (url, _) = registry().await;
+        let schemas = of_registry(&url, None);
+        let check = async |schemas: &Schemas, id: u32, unavailable: bool, expect: &str| {
+            let error = schemas.fetch(SchemaKey::Id(id)).await.unwrap_err();
+            assert_eq!(matches!(error, RegistryError::Unavailable { .. }), unavailable, "{error}");
+            assert!(error.to_string().contains(expect), "{error}");
+            assert_eq!(schemas.lookup(SchemaKey::Id(id)), Lookup::Unknown);
+        };
+        check(&schemas, 4, true, "store down").await;
+        check(&schemas, 5, false, "who are you").await;
+        check(&schemas, 6, false, "not JSON").await;
+        check(&schemas, 7, false, "404").await;
+        let wrong_path = of_registry(&url.replace("/base", "/elsewhere"), None);
+        check(&wrong_path, 1, false, "404").await;
+        // A port that was free a moment ago.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        check(&of_registry(&format!("http://user:secret@{free}"), None), 1, true, "not available").await;
+    }
+
+    #[tokio::test]
+    async fn credentials_are_sent_and_never_shown() {
+        let (url, _) = registry().await;
+        let schemas = of_registry(&url.replace("http://", "http://ada:s%40crt@"), None);
+        schemas.fetch(SchemaKey::Id(8)).await.unwrap();
+        use base64::Engine;
+        let expect = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode("ada:s@crt"));
+        assert_eq!(schemas.lookup(SchemaKey::Id(8)), Lookup::Known(expect.as_str().into()));
+        for id in [4, 5, 6, 7] {
+            let error = schemas.fetch(SchemaKey::Id(id)).await.unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("crt"), "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn schemas_are_registered_and_the_latest_is_read() {
+        let (url, _) = registry().await;
+        let client = RegistryClient::new(&url).unwrap();
+        assert_eq!(client.register("a/b", SCHEMA).await.unwrap(), 12);
+        assert!(client.register("c", SCHEMA).await.unwrap_err().to_string().contains("incompatible"));
+        assert_eq!(client.latest("a/b").await.unwrap(), Some((12, SCHEMA.to_owned())));
+        assert_eq!(client.latest("c").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn known_schemas_outlive_the_process_and_missing_ones_do_not() {
+        let (url, asked) = registry().await;
+        let cache = tempfile::tempdir().unwrap();
+        let schemas = of_registry(&url, Some(cache.path()));
+        schemas.fetch(SchemaKey::Id(1)).await.unwrap();
+        schemas.fetch(SchemaKey::Id(99)).await.unwrap();
+        let local = schemas.register_local(SCHEMA).unwrap();
+
+        let again = of_registry(&url, Some(cache.path()));
+        assert_eq!(again.lookup(SchemaKey::Id(1)), Lookup::Known(SCHEMA.into()));
+        assert_eq!(again.lookup(SchemaKey::Fingerprint(local)), Lookup::Known(SCHEMA.into()));
+        assert_eq!(again.lookup(SchemaKey::Id(99)), Lookup::Unknown);
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+        // A damaged file is asked for again.
+        let folder = again.cache.clone().unwrap();
+        std::fs::write(folder.join("id-1.avsc"), "").unwrap();
+        assert_eq!(of_registry(&url, Some(cache.path())).lookup(SchemaKey::Id(1)), Lookup::Unknown);
+        // Another registry has ids of its own.
+        let other = of_registry("http://localhost:1", Some(cache.path()));
+        assert_eq!(other.lookup(SchemaKey::Id(1)), Lookup::Unknown);
+    }
+
+    #[tokio::test]
+    async fn a_folder_gives_ids_and_fingerprints() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("e-7.avsc", SCHEMA);
+        write("notes.txt", "no schema");
+        let origin = SchemaOrigin::Folder(folder.path().to_owned());
+
+        let by_id = Schemas::open(&plan(Framing::Confluent, origin.clone()), None).unwrap();
+        assert_eq!(by_id.lookup(SchemaKey::Id(7)), Lookup::Known(SCHEMA.into()));
+        // Added later: found when it is asked for.
+        write("e8.avsc", SCHEMA);
+        by_id.fetch(SchemaKey::Id(8)).await.unwrap();
+        assert_eq!(by_id.lookup(SchemaKey::Id(8)), Lookup::Known(SCHEMA.into()));
+        by_id.fetch(SchemaKey::Id(9)).await.unwrap();
+        assert_eq!(by_id.lookup(SchemaKey::Id(9)), Lookup::Missing);
+
+        let twice = Schemas::open(&plan(Framing::SingleObject, origin.clone()), None).err().unwrap().to_string();
+        assert!(twice.contains("e-7.avsc") && twice.contains("e8.avsc"), "{twice}");
+        std::fs::remove_file(folder.path().join("e8.avsc")).unwrap();
+        let by_fingerprint = Schemas::open(&plan(Framing::SingleObject, origin), None).unwrap();
+        let key = SchemaKey::Fingerprint(fingerprint(SCHEMA).unwrap());
+        assert_eq!(by_fingerprint.lookup(key), Lookup::Known(SCHEMA.into()));
+        let nowhere = SchemaOrigin::Folder(folder.path().join("nowhere"));
+        assert!(Schemas::open(&plan(Framing::Confluent, nowhere.clone()), None).is_err());
+        let containers = Schemas::open(&plan(Framing::SingleObject, nowhere), None).unwrap();
+        containers.fetch(SchemaKey::Fingerprint(1)).await.unwrap();
+        assert_eq!(containers.lookup(SchemaKey::Fingerprint(1)), Lookup::Missing);
+    }
+
+    #[test]
+    fn fingerprints_are_those_of_apache_avro() {
+        for json in [SCHEMA, super::super::EVENT_SCHEMA, "\"int\""] {
+            let schema = apache_avro::Schema::parse_str(json).unwrap();
+            let expect = schema.fingerprint::<apache_avro::rabin::Rabin>();
+            assert_eq!(fingerprint(json).unwrap().to_le_bytes().to_vec(), expect.bytes);
+        }
+        // The Avro specification's own figure for "int".
+        assert_eq!(fingerprint("\"int\"").unwrap(), 0x7275_d51a_3f39_5c8f);
+    }
+
+    #[test]
+    fn local_schemas_that_differ_in_a_unit_differ_in_their_fingerprint() {
+        let schemas =
+            Schemas::open(&plan(Framing::SingleObject, SchemaOrigin::Fixed(SCHEMA.to_owned())), None).unwrap();
+        let with = |unit: &str| {
+            format!(
+                r#"{{"type":"record","name":"E","fields":[{{"name":"t","type":{{"type":"long","logicalType":"timestamp-{unit}"}}}}]}}"#
+            )
+        };
+        let (millis, micros) = (with("millis"), with("micros"));
+        assert_eq!(fingerprint(&millis).unwrap(), fingerprint(&micros).unwrap());
+        assert_ne!(schemas.register_local(&millis).unwrap(), schemas.register_local(&micros).unwrap());
+        assert_eq!(schemas.register_local(&millis).unwrap(), schemas.register_local(&millis).unwrap());
+    }
 }

@@ -119,7 +119,11 @@ impl Schema {
                 "`{path}` is recursive or nested more than {DEPTH_MAX} deep, which columns cannot hold"
             )));
         }
-        let inner = |id: NodeId| self.arrow_type(self.nullable(id).0, path, depth + 1);
+        let inner = |id: NodeId| match self.node(id) {
+            // arrow-avro builds no such column, and nobody needs one.
+            Node::Null => Err(DecodeError::Schema(format!("`{path}` holds nothing but nulls, which is no column"))),
+            _ => self.arrow_type(self.nullable(id).0, path, depth + 1),
+        };
         Ok(match self.node(id) {
             Node::Null => DataType::Null,
             Node::Boolean => DataType::Boolean,
@@ -158,6 +162,9 @@ impl Schema {
                     "`{path}` is a union of several types; only [null, T] can be a column"
                 )));
             }
+            Node::Record { fields, .. } if fields.is_empty() => {
+                return Err(DecodeError::Schema(format!("`{path}` is a record without fields, which is no column")));
+            }
             Node::Record { fields, .. } => {
                 let fields = fields
                     .iter()
@@ -170,6 +177,11 @@ impl Schema {
 }
 
 impl Node {
+    /// A number that counts units of time.
+    pub fn is_time(&self) -> bool {
+        matches!(self, Node::Int(logical) | Node::Long(logical) if *logical != Logical::None)
+    }
+
     /// For messages.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -188,8 +188,8 @@ fn format(reader: &Reader, spec: &SourceSpec, is_file: bool) -> Option<(Format, 
             let mapped = spec.map.is_some();
             let default_framing = match (&fixed, is_file) {
                 (_, true) => Framing::SingleObject,
-                (Some(_), false) => Framing::Bare,
-                (None, false) => Framing::Confluent,
+                (Some(_), false) if registry.is_none() && folder.is_none() => Framing::Bare,
+                (_, false) => Framing::Confluent,
             };
             let schemas = match (registry, folder, &fixed) {
                 (Some(registry), _, _) => SchemaOrigin::Registry { url: registry.text.clone() },
@@ -222,8 +222,12 @@ fn format(reader: &Reader, spec: &SourceSpec, is_file: bool) -> Option<(Format, 
 }
 
 fn read_schema(reader: &Reader, file: &Literal) -> Option<String> {
-    let path = reader.path(file);
-    let read = std::fs::read_to_string(&path).map_err(|error| error.to_string());
+    read_schema_at(reader, &reader.path(file), file.span)
+}
+
+/// `path` as it is; findings point at `span`.
+fn read_schema_at(reader: &Reader, path: &Path, span: Span) -> Option<String> {
+    let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
     let checked = read.and_then(|text| match apache_avro::Schema::parse_str(&text) {
         Ok(_) => Ok(text),
         Err(error) => Err(format!("not an Avro schema: {error}")),
@@ -232,7 +236,7 @@ fn read_schema(reader: &Reader, file: &Literal) -> Option<String> {
         Ok(text) => Some(text),
         Err(problem) => {
             let message = format!("the schema {} cannot be used: {problem}", path.display());
-            reader.findings.error(file.span, message, None);
+            reader.findings.error(span, message, None);
             None
         }
     }
@@ -251,8 +255,7 @@ fn newest_schema(reader: &Reader, folder: &Path, literal: &Literal) -> Option<Op
         reader.findings.error(literal.span, message, help);
         return None;
     };
-    let text = newest.display().to_string();
-    read_schema(reader, &Literal { text, ..literal.clone() }).map(Some)
+    read_schema_at(reader, &newest, literal.span).map(Some)
 }
 
 /// The columns of a CSV file, all of them texts.

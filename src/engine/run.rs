@@ -326,8 +326,10 @@ impl Loop {
     async fn run(mut self, mut shipping: JoinHandle<Result<(), EngineError>>) -> Result<Outcome, EngineError> {
         let mut commands: Vec<Command> = Vec::new();
         let mut batch: Option<Prepared> = None;
+        // A run without sources is there for the command that comes first.
+        let mut started = self.options.read;
         loop {
-            if self.options.drain && batch.is_none() && commands.is_empty() && self.is_drained() {
+            if self.options.drain && started && batch.is_none() && commands.is_empty() && self.is_drained() {
                 return Ok(Outcome::Stopped);
             }
             tokio::select! {
@@ -357,6 +359,7 @@ impl Loop {
                     None => return Err(EngineError::Internal("the decoding thread ended".to_string())),
                 },
             }
+            started = true;
             commands.append(&mut self.assigned);
             // Everything else that is waiting goes into the same commit.
             while commands.len() < 10_000 {

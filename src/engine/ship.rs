@@ -44,7 +44,7 @@ impl Shipper {
             self.tables.iter().map(|table| (table.name.clone(), table.clone())).collect();
         let mut waiting: VecDeque<u64> = waiting.into();
         let mut sealed = record.sealed;
-        let mut alone = true;
+        let (mut acknowledged, mut alone) = (record.acknowledged, true);
         self.prepare().await?;
         loop {
             while let Ok(commit) = self.durable.try_recv() {
@@ -60,7 +60,7 @@ impl Shipper {
                 }
                 continue;
             }
-            let (range, parts) = self.next_range(&waiting, sealed, alone, &tables).await?;
+            let (range, parts) = self.next_range(acknowledged, &waiting, sealed, alone, &tables).await?;
             if parts.len() > 1 && sealed.is_none() {
                 let (done, sealed_now) = oneshot::channel();
                 if !self.tell(Command::Seal { range, done }).await || sealed_now.await.is_err() {
@@ -69,13 +69,13 @@ impl Shipper {
             }
             let rows = outbox::join(&parts)?;
             self.ship(range, &rows).await?;
-            let (done, acknowledged) = oneshot::channel();
-            if !self.tell(Command::Acknowledged { upto: range.upto, done }).await || acknowledged.await.is_err() {
+            let (done, recorded) = oneshot::channel();
+            if !self.tell(Command::Acknowledged { upto: range.upto, done }).await || recorded.await.is_err() {
                 return Ok(());
             }
             self.recent.forget_upto(range.upto);
             waiting.retain(|commit| *commit > range.upto);
-            (sealed, alone) = (None, false);
+            (acknowledged, sealed, alone) = (range.upto, None, false);
             self.status.change(|status| status.sink.acknowledged = range.upto);
         }
     }
@@ -84,9 +84,11 @@ impl Shipper {
         self.engine.send(Input::Command(command)).await.is_ok()
     }
 
-    /// The next range and the rows of its commits, oldest first.
+    /// The next range and the rows of its commits, oldest first. Ranges follow each other without a gap; a commit without
+    /// rows lies inside one.
     async fn next_range(
         &self,
+        acknowledged: u64,
         waiting: &VecDeque<u64>,
         sealed: Option<CommitRange>,
         alone: bool,
@@ -113,7 +115,7 @@ impl Shipper {
                 break;
             }
         }
-        let range = sealed.unwrap_or(CommitRange { after: waiting[0] - 1, upto: last });
+        let range = sealed.unwrap_or(CommitRange { after: acknowledged, upto: last });
         Ok((range, parts))
     }
 

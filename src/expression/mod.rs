@@ -20,12 +20,15 @@
 //!   In a predicate null counts as false.
 //! - Text compares by its bytes; positions and lengths count characters, from 1.
 
+mod arguments;
 mod check;
 mod functions;
+mod kinds;
 mod parse;
 mod scope;
 #[cfg(test)]
 mod tests;
+mod total;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -146,7 +149,7 @@ impl Expression {
             return Ok(());
         }
         Err(ExpressionError {
-            message: format!("a condition must be true or false, this is {}", check::describe(&self.data_type)),
+            message: format!("a condition must be true or false, this is {}", kinds::describe(&self.data_type)),
             help: Some("compare it with something, or test IS NOT NULL".into()),
             span: Some(span),
         })

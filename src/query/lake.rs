@@ -36,7 +36,10 @@ use crate::sink::views::{Dialect, views};
 /// # Errors
 /// [`QueryError::Unavailable`]: there is no lake, or it cannot be read.
 pub async fn lake_context(root: &str) -> Result<SessionContext, QueryError> {
-    let location = Location::open(root, false).map_err(unavailable)?;
+    context_of(&Location::open(root, false).map_err(unavailable)?).await
+}
+
+async fn context_of(location: &Location) -> Result<SessionContext, QueryError> {
     let manifest = location.latest().await.map_err(unavailable)?;
     let manifest = manifest.ok_or_else(|| {
         QueryError::Unavailable(format!("lake {}: nothing was written yet; `tributary run` writes it", location.name))
@@ -52,7 +55,7 @@ pub async fn lake_context(root: &str) -> Result<SessionContext, QueryError> {
         context.register_udf(function);
     }
     for table in &manifest.tables {
-        let provider = table_provider(&location, table).map_err(|error| failed(&context, &error))?;
+        let provider = table_provider(location, table).map_err(|error| failed(&context, &error))?;
         context.register_table(bare(&table.name), provider).map_err(|error| failed(&context, &error))?;
     }
     let tables: Vec<Table> = manifest.tables.iter().map(|table| table.table(false)).collect();

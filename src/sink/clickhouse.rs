@@ -241,7 +241,7 @@ impl<'a> Shipment<'a> {
             self.range.after,
             self.range.upto
         );
-        let what = format!("count rows of {} before sending", self.table);
+        let what = format!("count rows of {}", self.table);
         let count = bounded(&what, STATEMENT_TIMEOUT, client.query_raw(&sql).fetch_one::<u64>()).await?;
         if count > sealed as u64 {
             return Err(SinkError::Fatal(format!(

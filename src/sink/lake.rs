@@ -57,15 +57,20 @@ impl LakeSink {
     /// # Errors
     /// Fatal: the folder cannot be made, or the URL is none.
     pub fn new(root: &str, generation: &str) -> Result<Self, SinkError> {
-        Ok(LakeSink {
-            location: Location::open(root, true).map_err(|error| SinkError::Fatal(error.to_string()))?,
+        let location = Location::open(root, true).map_err(|error| SinkError::Fatal(error.to_string()))?;
+        Ok(LakeSink::at(location, generation))
+    }
+
+    pub(crate) fn at(location: Location, generation: &str) -> Self {
+        LakeSink {
+            location,
             generation: generation.to_string(),
             grace: GRACE,
             target_bytes: TARGET_BYTES,
             current: None,
             collected_at: None,
             swept_at: None,
-        })
+        }
     }
 
     /// Merges neighbouring files and removes what nobody can read any more, as of `now`.

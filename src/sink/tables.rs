@@ -340,7 +340,7 @@ pub(crate) mod tests {
     fn every_column_can_be_stored_and_comes_back_the_same() {
         for table in all() {
             for field in table.schema.fields() {
-                let stored = StoredColumn::of(field).expect(field.name());
+                let stored = StoredColumn::of(field).expect("a column type that can be stored");
                 assert_eq!(stored.field().as_ref(), Some(field.as_ref()), "{}.{}", table.name, field.name());
             }
         }

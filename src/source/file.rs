@@ -18,7 +18,8 @@ use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 
 use self::rows::{Cut, Resume, Rows};
-use super::{FileFormat, FilePlan, Positions, ReadLimits, Shared, SourceError, SourceEvent, start_thread, wall_us};
+use super::{FileFormat, FilePlan, Positions, ReadLimits, Shared, SourceError, SourceEvent, start_thread};
+use crate::clock::now_us;
 use crate::decode::registry::Schemas;
 use crate::event::{Position, RawBatch, Reject, TimeUs};
 
@@ -45,7 +46,7 @@ pub(super) fn start(
         let reason = "avro files are decoded by `format: avro` only".to_string();
         return Err(SourceError::Path { source_name: plan.name.clone(), path: plan.path.clone(), reason });
     }
-    let mut reader = Reader::new(plan.clone(), positions, limits, schemas, wall_us);
+    let mut reader = Reader::new(plan.clone(), positions, limits, schemas, now_us);
     let source = plan.name.clone();
     start_thread(&source, move || {
         let mut emit = |event| !shared.stopped() && events.blocking_send(event).is_ok();

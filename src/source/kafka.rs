@@ -25,9 +25,8 @@ use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::Sender;
 
-use super::{
-    KafkaPlan, Positions, ReadLimits, Shared, SourceError, SourceEvent, Start, instant, start_thread, wall_us,
-};
+use super::{KafkaPlan, Positions, ReadLimits, Shared, SourceError, SourceEvent, Start, start_thread};
+use crate::clock::{instant, now_us};
 use crate::event::RawBatch;
 use crate::kafka::{SettingsError, client_config, default_setting, explain, log};
 
@@ -290,7 +289,7 @@ impl Reader {
                     }
                     let timestamp = match message.timestamp().to_millis() {
                         Some(millis) if millis >= 0 => millis.saturating_mul(1000),
-                        _ => wall_us(),
+                        _ => now_us(),
                     };
                     let payload = message.payload().unwrap_or_default();
                     batch.push(&self.topic, message.partition(), message.offset(), timestamp, payload);

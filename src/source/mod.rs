@@ -15,12 +15,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use crate::decode::registry::Schemas;
-use crate::event::{RawBatch, TimeUs};
+use crate::event::RawBatch;
 use crate::kafka::SettingsError;
 
 /// Where a source goes on: (topic or path, partition) → next offset or row. Absent: from its `start`.
@@ -222,16 +222,4 @@ pub fn spawn(
 fn start_thread(source: &Arc<str>, body: impl FnOnce() + Send + 'static) -> Result<(), SourceError> {
     let started = std::thread::Builder::new().name(format!("source-{source}")).spawn(body);
     started.map(|_| ()).map_err(|error| SourceError::Thread { source_name: source.clone(), reason: error.to_string() })
-}
-
-/// The wall clock, for records that carry no time of their own.
-#[expect(clippy::disallowed_methods, reason = "a source owns the time of reading")]
-fn wall_us() -> TimeUs {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX)
-}
-
-#[expect(clippy::disallowed_methods, reason = "a source owns its pace: linger, refreshes, rate limits")]
-fn instant() -> Instant {
-    Instant::now()
 }

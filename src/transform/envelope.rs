@@ -59,7 +59,7 @@ pub struct EnvelopeMap {
 
 enum Input {
     Column(usize),
-    Expression { bound: BoundExpression, data_type: DataType, place: String },
+    Expression { bound: BoundExpression, place: String },
     Literal(serde_json::Value),
 }
 
@@ -119,7 +119,7 @@ impl EnvelopeMap {
                     let bound = expression.bind(&schema).map_err(|error| self.refuse(&name, error.to_string()))?;
                     let data_type = expression.data_type.clone();
                     let place = format!("map.{name}");
-                    (Input::Expression { bound, data_type: data_type.clone(), place }, data_type)
+                    (Input::Expression { bound, place }, data_type)
                 }
             };
             match target {
@@ -281,15 +281,11 @@ struct Make<'a> {
 }
 
 impl Make<'_> {
-    fn value(&mut self, input: &Input) -> Result<ArrayRef, ArrowError> {
+    fn value(&self, input: &Input) -> Result<ArrayRef, TransformError> {
         match input {
             Input::Column(index) => Ok(self.batch.column(*index).clone()),
             Input::Literal(value) => Ok(literal(value, self.records.len())),
-            Input::Expression { bound, data_type, place } => {
-                let (values, faults) = evaluate(bound, data_type, &self.batch, place)?;
-                self.faults.extend(faults);
-                Ok(values)
-            }
+            Input::Expression { bound, place } => evaluate(bound, &self.batch, place),
         }
     }
 
@@ -347,10 +343,10 @@ impl Make<'_> {
 
     /// A JSON column: the texts or rendered values of a column, with these keys put in.
     fn json<'k>(
-        &mut self,
+        &self,
         base: Option<ArrayRef>,
         keys: impl Iterator<Item = &'k (Root, String, Input)>,
-    ) -> Result<ArrayRef, ArrowError> {
+    ) -> Result<ArrayRef, TransformError> {
         let rows = self.records.len();
         let base = match base {
             None => None,

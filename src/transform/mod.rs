@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringBuilder, new_null_array};
-use arrow::compute::{concat, filter_record_batch};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 
 use crate::decode::json_text::JsonError;
@@ -406,31 +406,13 @@ fn flag_texts(flags: &[u8]) -> ArrayRef {
     Arc::new(texts.finish())
 }
 
-/// Evaluates an expression; where the batch as a whole fails, row by row, so that only the rows at fault fail
-/// (their value is null then).
-fn evaluate(
-    expression: &BoundExpression,
-    data_type: &DataType,
-    batch: &RecordBatch,
-    place: &str,
-) -> Result<(ArrayRef, Vec<(usize, Fault)>), ArrowError> {
-    if batch.num_rows() == 0 {
-        return Ok((new_null_array(data_type, 0), Vec::new()));
-    }
-    if let Ok(values) = expression.evaluate(batch) {
-        return Ok((values, Vec::new()));
-    }
-    let mut faults = Vec::new();
-    let mut values = Vec::with_capacity(batch.num_rows());
-    for row in 0..batch.num_rows() {
-        values.push(expression.evaluate(&batch.slice(row, 1)).unwrap_or_else(|error| {
-            faults.push((row, Fault::new("expression", format!("{place}: {error}"))));
-            new_null_array(data_type, 1)
-        }));
-    }
-    let parts: Vec<&dyn Array> = values.iter().map(AsRef::as_ref).collect();
-    Ok((concat(&parts)?, faults))
+/// One value per row; a row that cannot be computed is null.
+fn evaluate(expression: &BoundExpression, batch: &RecordBatch, place: &str) -> Result<ArrayRef, TransformError> {
+    let values = expression.evaluate(batch);
+    values.map_err(|error| TransformError::Definition { place: place.to_string(), reason: error.to_string() })
 }
 
+#[cfg(test)]
+mod step_tests;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Field as ArrowField, Fields as ArrowFields, Sch
 use super::Contract;
 use crate::decode::contract::{CompiledContract, unify};
 use crate::event::{Field, NAMES, Root, ValueType, envelope_schema, time_type};
-use crate::expression::{Resolved, Scope};
+use crate::expression::{ColumnScope, Resolved, Scope};
 
 /// The contracts by event name, compiled.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +43,7 @@ pub type Aliases = BTreeMap<String, Vec<(String, ValueType)>>;
 /// The columns of a source and the record's position: what `map:` may use.
 pub struct MapScope {
     schema: SchemaRef,
+    columns: ColumnScope,
 }
 
 /// The record's position beside a source's columns.
@@ -61,24 +62,20 @@ pub fn with_position(schema: &Schema) -> SchemaRef {
 impl MapScope {
     /// Over the columns a source decodes to.
     pub fn new(schema: &Schema) -> Self {
-        MapScope { schema: with_position(schema) }
+        let schema = with_position(schema);
+        let mut columns = ColumnScope::new();
+        for field in schema.fields() {
+            let column =
+                Resolved { column: field.name().clone(), data_type: field.data_type().clone(), nested: Vec::new() };
+            columns.add(&[field.name()], column);
+        }
+        MapScope { schema, columns }
     }
 }
 
 impl Scope for MapScope {
     fn resolve(&self, path: &[&str]) -> Option<Resolved> {
-        let (column, nested) = path.split_first()?;
-        let field = self.schema.fields().iter().find(|field| field.name() == column)?;
-        let mut data_type = field.data_type();
-        for key in nested {
-            let DataType::Struct(fields) = data_type else { return None };
-            data_type = fields.iter().find(|field| field.name() == key)?.data_type();
-        }
-        Some(Resolved {
-            column: column.to_string(),
-            data_type: data_type.clone(),
-            nested: nested.iter().map(|key| key.to_string()).collect(),
-        })
+        self.columns.resolve(path)
     }
 
     fn names(&self) -> Vec<String> {
@@ -166,6 +163,10 @@ impl Scope for EventScope<'_> {
             let schema = envelope_schema();
             let field = schema.field_with_name(column).ok()?;
             return Some(Resolved { column: name.to_string(), data_type: field.data_type().clone(), nested: vec![] });
+        }
+        if let ["identifiers", kind] = path {
+            let nested = vec![kind.to_string()];
+            return Some(Resolved { column: "identifiers".to_string(), data_type: DataType::Utf8, nested });
         }
         let field = self.field(path)?;
         let resolved =
@@ -344,6 +345,7 @@ mod tests {
         check(None, "product.margn", None);
         check(None, "user_id", Some("user_id"));
         check(None, "identifiers", None);
+        check(None, "identifiers.email", Some("identifiers"));
         check(None, "userid", None);
     }
 

@@ -35,7 +35,6 @@ enum BoundAction {
 /// An expression with what is needed to evaluate it and to name it.
 struct Value {
     bound: BoundExpression,
-    data_type: DataType,
     /// The expression is nothing but the name of a field that holds JSON: its text is a value, not a string.
     json: bool,
     place: String,
@@ -54,7 +53,7 @@ impl Value {
             bound.map_err(|error| TransformError::Definition { place: place.clone(), reason: error.to_string() })?;
         let name = expression.sql.trim();
         let json = expression.inputs.iter().any(|input| input.column.strip_suffix(":json") == Some(name));
-        Ok(Value { bound, data_type: expression.data_type.clone(), json, place })
+        Ok(Value { bound, json, place })
     }
 }
 
@@ -145,12 +144,10 @@ impl BoundStep {
     }
 }
 
-/// Values for the rows in scope, in its order; faults by row of the batch.
-fn values(rows: &Rows<'_>, scope: &[u32], value: &Value) -> Result<(ArrayRef, Vec<(usize, Fault)>), ArrowError> {
+/// Values for the rows in scope, in its order.
+fn values(rows: &Rows<'_>, scope: &[u32], value: &Value) -> Result<ArrayRef, TransformError> {
     let part = if scope.len() == rows.len() { rows.batch.clone() } else { take(&rows.batch, scope)? };
-    let (values, faults) = evaluate(&value.bound, &value.data_type, &part, &value.place)?;
-    let faults = faults.into_iter().map(|(index, fault)| (scope[index] as usize, fault)).collect();
-    Ok((values, faults))
+    evaluate(&value.bound, &part, &value.place)
 }
 
 fn take(batch: &RecordBatch, rows: &[u32]) -> Result<RecordBatch, ArrowError> {
@@ -158,24 +155,18 @@ fn take(batch: &RecordBatch, rows: &[u32]) -> Result<RecordBatch, ArrowError> {
 }
 
 fn filter(rows: &mut Rows<'_>, scope: &[u32], predicate: &Value) -> Result<(), TransformError> {
-    let (values, faults) = values(rows, scope, predicate)?;
-    let values = cast(&values, &DataType::Boolean)?;
+    let values = cast(&values(rows, scope, predicate)?, &DataType::Boolean)?;
     let values = values.as_boolean();
-    // A row that is at fault is rejected below, not dropped: the filter has not said no to it.
-    let failed: HashSet<usize> = faults.iter().map(|(row, _)| *row).collect();
     let mut keep = vec![true; rows.len()];
-    for (index, row) in scope.iter().enumerate() {
-        let row = *row as usize;
-        keep[row] = failed.contains(&row) || values.is_valid(index) && values.value(index);
+    for (place, row) in scope.iter().enumerate() {
+        keep[*row as usize] = values.is_valid(place) && values.value(place);
     }
-    rows.filtered += keep.iter().filter(|keep| !**keep).count();
-    // Rows move when others are dropped: the faults with them.
-    let mut moved = Vec::new();
-    for (row, fault) in faults {
-        moved.push((keep[..row].iter().filter(|keep| **keep).count(), fault));
+    let dropped = keep.iter().filter(|keep| !**keep).count();
+    if dropped > 0 {
+        rows.filtered += dropped;
+        rows.retain(keep)?;
     }
-    rows.retain(keep)?;
-    Ok(rows.reject(moved)?)
+    Ok(())
 }
 
 /// All values are taken from the batch as it was, then put in their places.
@@ -189,8 +180,7 @@ fn set(
     let mut columns = rows.batch.columns().to_vec();
     let mut roots = Vec::new();
     for (target, value) in pairs {
-        let (values, failed) = values(rows, &scope, value)?;
-        faults.extend(failed);
+        let values = values(rows, &scope, value)?;
         match target {
             Target::Column(index @ (column::PROPERTIES | column::TRAITS | column::CONTEXT)) => {
                 let texts = json_texts(&values, true)?;
@@ -458,7 +448,7 @@ fn enrich(
     alias: &str,
     transformer: &Transformer,
 ) -> Result<(), TransformError> {
-    let (keys, faults) = values(rows, &scope, key)?;
+    let keys = values(rows, &scope, key)?;
     // Through the key's type to its text: 7, 7.0 and '7' are one key where the table's key is a number.
     let keys =
         if *keys.data_type() == table.key_type().arrow() { keys } else { cast(&keys, &table.key_type().arrow())? };
@@ -475,6 +465,5 @@ fn enrich(
     }
     let enriched: ArrayRef = Arc::new(new.finish());
     rows.replace(vec![(column::ENRICHED, enriched)])?;
-    transformer.project_again(rows, &[Root::Enriched], |_| false)?;
-    Ok(rows.reject(faults)?)
+    transformer.project_again(rows, &[Root::Enriched], |_| false)
 }

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use tributary::definition::{self, Mode};
+
 fn read(path: &str) -> String {
     let full = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     std::fs::read_to_string(&full).unwrap_or_else(|error| panic!("{path}: {error}"))
@@ -154,7 +156,7 @@ fn the_documented_columns_are_those_of_the_ddl() {
 #[test]
 fn every_key_of_a_definition_is_documented() {
     let docs = read("docs/pipeline-reference.md");
-    let source = read("src/definition/sections.rs");
+    let source: String = files_below("src/definition").iter().map(|file| read(&file.display().to_string())).collect();
     let lists = source.split("known: &[").skip(1).filter_map(|rest| rest.split(']').next());
     let keys: BTreeSet<&str> = lists.flat_map(|list| list.split('"').skip(1).step_by(2)).collect();
     assert!(keys.len() > 40, "{keys:?}");
@@ -167,4 +169,33 @@ fn every_key_of_a_definition_is_documented() {
         .collect();
     let missing: Vec<&&str> = keys.iter().filter(|key| !words.contains(**key)).collect();
     assert!(missing.is_empty(), "docs/pipeline-reference.md lacks {missing:?}");
+}
+
+/// What `check` finds wrong with a pipeline of this text. Tables are found where the shop has its own.
+fn findings(yaml: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("data")).unwrap();
+    std::fs::write(folder.path().join("data/catalogue.csv"), read("pipelines/shop/data/catalogue.csv")).unwrap();
+    std::fs::write(folder.path().join("pipeline.yaml"), yaml).unwrap();
+    let found = match definition::load(folder.path(), Mode::Check) {
+        Ok((_, warnings)) => warnings,
+        Err(findings) => findings,
+    };
+    found.iter().map(|finding| format!("{finding}\n")).collect()
+}
+
+#[test]
+fn the_examples_of_the_reference_are_one_good_pipeline() {
+    let docs = read("docs/pipeline-reference.md");
+    let examples: Vec<&str> = docs.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(examples.len() >= 8, "{}", examples.len());
+    assert_eq!(findings(&examples.concat()), "");
+}
+
+#[test]
+fn the_pipeline_of_the_kubernetes_example_is_good() {
+    let documents: Vec<serde_json::Value> =
+        serde_saphyr::from_multiple(&read("deploy/kubernetes/tributary.yaml")).unwrap();
+    let pipeline = documents.iter().find_map(|document| document["data"]["pipeline.yaml"].as_str());
+    assert_eq!(findings(pipeline.expect("a ConfigMap with pipeline.yaml")), "");
 }

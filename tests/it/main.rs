@@ -5,10 +5,12 @@
 
 mod support;
 
+mod away;
 mod bad_input;
 mod cdnow;
 mod crash;
 mod definitions;
 mod deploy;
 mod fencing;
+mod order;
 mod tidy;

@@ -44,7 +44,7 @@ fn create_aggregate(table: &Table) -> Result<String, String> {
         "CREATE TABLE IF NOT EXISTS {}\n(\n{},\n    INDEX by_batch _batch TYPE minmax GRANULARITY 1\n)\n\
          ENGINE = MergeTree\nORDER BY ({})\nSETTINGS\n    allow_nullable_key = 1,\n    \
          non_replicated_deduplication_window = 10000,\n    fsync_after_insert = 1,\n    fsync_part_directory = 1\n\
-         COMMENT 'partial rows of an aggregate, one set per commit; the view {} adds them up'",
+         COMMENT 'partial rows of an aggregate, one set per commit, added up by the view {}'",
         quoted(&table.name),
         columns?.join(",\n"),
         keys.join(", "),

@@ -66,6 +66,9 @@ mod real {
         std::env::var("CLICKHOUSE_URL").expect("CLICKHOUSE_URL")
     }
 
+    /// One test at a time: the server's fault switch is one for all.
+    static SERVER: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
     async fn fresh(database: &str) -> (ClickHouseSink, Client) {
         let server = client(&url(), None, None);
         server.query_raw(&format!("DROP DATABASE IF EXISTS {database}")).execute().await.expect("drop");
@@ -79,6 +82,7 @@ mod real {
     #[tokio::test]
     #[ignore = "needs CLICKHOUSE_URL"]
     async fn everything_can_be_prepared_twice_and_a_repeated_range_adds_nothing() {
+        let _server = SERVER.lock().await;
         let (mut sink, client) = fresh("sink_repeat").await;
         let tables = tables::tests::all();
         sink.prepare(&tables).await.expect("first");
@@ -115,6 +119,7 @@ mod real {
     #[tokio::test]
     #[ignore = "needs CLICKHOUSE_URL"]
     async fn another_state_and_another_column_type_are_refused_with_names() {
+        let _server = SERVER.lock().await;
         let (mut sink, _) = fresh("sink_refuse").await;
         let trait_of = |value_type| vec![tables::profiles(&[("revenue".to_string(), value_type)])];
         sink.prepare(&trait_of(ValueType::Double)).await.expect("first");
@@ -132,6 +137,7 @@ mod real {
     #[tokio::test]
     #[ignore = "needs CLICKHOUSE_URL"]
     async fn views_show_the_latest() {
+        let _server = SERVER.lock().await;
         let (mut sink, client) = fresh("sink_views").await;
         let profiles = tables::profiles(&[("city".to_string(), ValueType::String)]);
         let column = |name: &str, data_type, role| AggregateColumn { name: name.into(), data_type, role };
@@ -258,11 +264,102 @@ mod real {
         assert_eq!(
             texts(
                 &client,
-                "SELECT concat(properties, ' ', toString(JSONExtractFloat(properties, 'total')), ' ', \
-                 toString(properties_json.total)) FROM events WHERE properties IS NOT NULL"
+                "SELECT assumeNotNull(concat(properties, ' ', toString(JSONExtractFloat(properties, 'total')), ' ', \
+                 toString(properties_json.total))) FROM events WHERE properties IS NOT NULL"
             )
             .await,
             [r#"{"total": 12.50, "n": null} 12.5 12.5"#]
         );
+    }
+
+    /// Sets the test server's switch for the next insert.
+    async fn fault(mode: &str) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let address = url().trim_start_matches("http://").trim_end_matches('/').to_string();
+        let body = format!(r#"{{"mode":"{mode}","count":1}}"#);
+        let request = format!(
+            "POST /_fault HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = tokio::net::TcpStream::connect(&address).await.expect("connect");
+        stream.write_all(request.as_bytes()).await.expect("send");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("answer");
+        assert!(answer.starts_with("HTTP/1.1 200"), "CLICKHOUSE_URL has no fault switch: {answer}");
+    }
+
+    #[tokio::test]
+    #[ignore = "needs CLICKHOUSE_URL of the test server, for its fault switch"]
+    async fn every_fault_is_retried_and_the_rows_are_there_once() {
+        let _server = SERVER.lock().await;
+        let (mut sink, client) = fresh("sink_faults").await;
+        let tables = [tables::events(), tables::identifiers()];
+        sink.prepare(&tables).await.expect("prepare");
+        for (commit, mode) in (1u64..).zip(["error", "cut", "commit_then_cut"]) {
+            let rows: Vec<(Table, RecordBatch)> = tables
+                .iter()
+                .map(|table| {
+                    let given = [(table.schema.field(0).name().as_str(), vec![Some("a"), Some("b"), Some("c")])];
+                    (table.clone(), batch(table, commit, &given))
+                })
+                .collect();
+            fault(mode).await;
+            let failed = sink.ship(range(commit - 1, commit), &rows).await;
+            assert!(matches!(&failed, Err(SinkError::Retry(text)) if text.contains("events")), "{mode}: {failed:?}");
+            // As often as it takes, also by a process that was started anew.
+            if mode == "commit_then_cut" {
+                sink = ClickHouseSink::new(&url(), "sink_faults", None, None, "shop", "g1");
+            }
+            sink.ship(range(commit - 1, commit), &rows).await.expect(mode);
+            for table in &tables {
+                let sql = format!("SELECT count() FROM {} WHERE _batch = {commit}", table.name);
+                assert_eq!(client.query_raw(&sql).fetch_one::<u64>().await.expect("count"), 3, "{mode} {}", table.name);
+            }
+        }
+    }
+
+    #[tokio::test]
+    #[ignore = "needs CLICKHOUSE_URL"]
+    async fn a_query_comes_back_as_batches_and_its_errors_name_what_is_wrong() {
+        use crate::query::{Output, QueryError, Target, query, render};
+        let _server = SERVER.lock().await;
+        let (mut sink, _) = fresh("sink_query").await;
+        let table = tables::events();
+        sink.prepare(std::slice::from_ref(&table)).await.expect("prepare");
+        let rows = batch(
+            &table,
+            1,
+            &[
+                ("message_id", vec![Some("1"), Some("2")]),
+                ("event", vec![Some("Order Completed"), None]),
+                ("properties", vec![Some(r#"{"total": 2.5}"#), None]),
+            ],
+        );
+        sink.ship(range(0, 1), &[(table, rows)]).await.expect("ship");
+        let target = Target::ClickHouse { url: url(), database: "sink_query".to_string(), user: None, password: None };
+        let answer =
+            async |sql: &str| query(&target, sql).await.map(|batches| render(&batches, Output::Csv).expect("csv"));
+        assert_eq!(
+            answer("SELECT message_id, event, JSONExtractFloat(properties, 'total') AS total, timestamp FROM events ORDER BY 1;")
+                .await
+                .expect("rows"),
+            "message_id,event,total,timestamp\n1,Order Completed,2.5,2026-01-01T00:00:00Z\n2,,,2026-01-01T00:00:00Z\n"
+        );
+        assert_eq!(answer("SELECT message_id FROM events WHERE message_id = '?'").await.expect("none"), "message_id\n");
+        for (sql, part) in [
+            ("SELECT mesage_id FROM events", "mesage_id"),
+            ("SELECT 1 FROM evnts", "evnts"),
+            ("DROP TABLE events", "readonly"),
+        ] {
+            let refused = answer(sql).await.expect_err(sql);
+            assert!(matches!(&refused, QueryError::Sql(text) if text.contains(part)), "{sql}: {refused}");
+        }
+        let nobody = Target::ClickHouse {
+            url: "http://127.0.0.1:9".to_string(),
+            database: "x".to_string(),
+            user: None,
+            password: None,
+        };
+        assert!(matches!(query(&nobody, "SELECT 1").await, Err(QueryError::Unavailable(_))));
     }
 }

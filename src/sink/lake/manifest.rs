@@ -152,6 +152,12 @@ impl Location {
         }
     }
 
+    #[cfg(test)]
+    pub fn in_memory() -> Self {
+        let store = Arc::new(object_store::memory::InMemory::new());
+        Location { name: "memory".to_string(), store, base: Path::from("some/where/lake"), folder: None }
+    }
+
     /// An object of the lake by its path below the lake's folder.
     pub fn path(&self, below: &str) -> Path {
         below.split('/').fold(self.base.clone(), |path, part| path.join(part))

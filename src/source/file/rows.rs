@@ -209,6 +209,8 @@ impl Header {
 /// CSV: a row is a record behind the header, handed over as a JSON object of strings.
 pub struct CsvRows {
     reader: csv::Reader<Bounded>,
+    /// Where in the file the reader began: its own positions count from there.
+    base: u64,
     path: PathBuf,
     delimiter: u8,
     budget: Rc<Cell<usize>>,
@@ -246,6 +248,7 @@ impl CsvRows {
         let reader = csv_reader(file, delimiter, resume.byte, &budget)?;
         Ok(CsvRows {
             reader,
+            base: resume.byte,
             path: path.to_path_buf(),
             delimiter,
             budget,
@@ -260,10 +263,10 @@ impl CsvRows {
     fn next(&mut self, wanted: i64) -> io::Result<Cut<'_>> {
         if self.resume.header.is_none() {
             match self.read(1)? {
-                Read1::Row => self.resume.header = Some(Arc::new(Header::new(&self.record))),
-                Read1::End => return Ok(Cut::End),
-                Read1::Unfinished => return Ok(Cut::Unfinished),
-                Read1::TooLong { payload, length } => {
+                CsvRead::Row => self.resume.header = Some(Arc::new(Header::new(&self.record))),
+                CsvRead::End => return Ok(Cut::End),
+                CsvRead::Unfinished => return Ok(Cut::Unfinished),
+                CsvRead::TooLong { payload, length } => {
                     // There are no names, so every row has too many fields and is rejected in its turn.
                     self.resume.header = Some(Arc::new(Header { members: Vec::new() }));
                     self.resume.rows += 1;
@@ -273,10 +276,10 @@ impl CsvRows {
         }
         let start = self.resume.byte;
         match self.read(wanted)? {
-            Read1::Row => {}
-            Read1::End => return Ok(Cut::End),
-            Read1::Unfinished => return Ok(Cut::Unfinished),
-            Read1::TooLong { payload, length } => {
+            CsvRead::Row => {}
+            CsvRead::End => return Ok(Cut::End),
+            CsvRead::Unfinished => return Ok(Cut::Unfinished),
+            CsvRead::TooLong { payload, length } => {
                 self.resume.rows += 1;
                 return Ok(too_long(self.resume.rows, &payload, length));
             }
@@ -303,7 +306,7 @@ impl CsvRows {
     }
 
     /// Reads one record and moves behind it, if it is finished or to be taken anyway.
-    fn read(&mut self, wanted: i64) -> io::Result<Read1> {
+    fn read(&mut self, wanted: i64) -> io::Result<CsvRead> {
         let start = self.resume.byte;
         self.budget.set(ROW_BYTES_MAX + READ_BYTES);
         let row = match self.reader.read_byte_record(&mut self.record) {
@@ -316,21 +319,27 @@ impl CsvRows {
                 _ => return Err(io::Error::other("the csv reader has stopped")),
             },
         };
-        let end = self.reader.position().byte();
+        let end = self.base + self.reader.position().byte();
         if !row {
-            return Ok(Read1::End);
+            return Ok(CsvRead::End);
         }
         let taken_before = self.resume.header.is_some() && self.resume.rows + 1 < wanted;
         if end >= self.length && !self.unfinished_too && !taken_before && !is_finished(&self.raw(start, end)?) {
-            self.reader = csv_reader(File::open(&self.path)?, self.delimiter, start, &self.budget)?;
-            return Ok(Read1::Unfinished);
+            self.begin_at(start)?;
+            return Ok(CsvRead::Unfinished);
         }
         self.resume.byte = end;
-        Ok(Read1::Row)
+        Ok(CsvRead::Row)
+    }
+
+    fn begin_at(&mut self, byte: u64) -> io::Result<()> {
+        self.reader = csv_reader(File::open(&self.path)?, self.delimiter, byte, &self.budget)?;
+        self.base = byte;
+        Ok(())
     }
 
     /// Behind a record that is too long: to the line after the one that it begins in.
-    fn leap(&mut self, start: u64) -> io::Result<Read1> {
+    fn leap(&mut self, start: u64) -> io::Result<CsvRead> {
         let mut file = File::open(&self.path)?;
         file.seek(SeekFrom::Start(start))?;
         let mut lines = BufReader::with_capacity(READ_BYTES, file);
@@ -352,8 +361,8 @@ impl CsvRows {
             }
         }
         self.resume.byte = start + length;
-        self.reader = csv_reader(File::open(&self.path)?, self.delimiter, self.resume.byte, &self.budget)?;
-        Ok(Read1::TooLong { payload, length })
+        self.begin_at(self.resume.byte)?;
+        Ok(CsvRead::TooLong { payload, length })
     }
 
     fn raw(&self, start: u64, end: u64) -> io::Result<Vec<u8>> {
@@ -365,7 +374,8 @@ impl CsvRows {
     }
 }
 
-enum Read1 {
+/// What became of an attempt to read one CSV record.
+enum CsvRead {
     Row,
     End,
     Unfinished,

@@ -2,6 +2,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
 
 use super::super::{SourcePlan, spawn};
@@ -208,7 +209,8 @@ fn avro_numbers(bench: &Bench) -> Vec<(i64, i64)> {
                 let fingerprint = bench.schemas.register_local(SCHEMA_AS_WRITTEN.get().unwrap()).unwrap();
                 assert_eq!(payload[..2], [0xC3, 0x01]);
                 assert_eq!(payload[2..10], fingerprint.to_le_bytes());
-                let value = apache_avro::from_avro_datum(&schema, &mut &payload[10..], None).unwrap();
+                let reader = GenericDatumReader::builder(&schema).build().unwrap();
+                let value = reader.read_value(&mut &payload[10..]).unwrap();
                 let Value::Record(fields) = value else { panic!("{value:?}") };
                 let Value::Long(no) = fields[0].1 else { panic!("{fields:?}") };
                 numbers.push((record.offset, no));
