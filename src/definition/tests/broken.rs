@@ -96,7 +96,7 @@ error: unknown name `tiemstamp`
    |
 15 |     latest: 'concat(''x'', tiemstamp)'
    |                            ^^^^^^^^^
-   = help: did you mean `timestamp`?
+   = help: did you mean `timestamp`?"#,
     );
 }
 
