@@ -171,7 +171,7 @@ impl Session {
             store: self.store.clone() as Arc<dyn Store>,
             sink,
             destinations: destinations(&pipeline.destinations)?,
-            schema_cache: self.location.folder().map(|folder| folder.join("schemas")),
+            schema_cache: self.location.folder().map(std::path::Path::to_path_buf),
             status,
             input: (engine, input),
         };
@@ -222,6 +222,8 @@ fn engine_failure(error: EngineError) -> Failure {
     match error {
         EngineError::Store(error) => store_failure(error, false),
         EngineError::Start(_) => Failure::environment(error),
+        // Starting it again would end the same way.
+        EngineError::Contradiction(_) => Failure::findings(error),
         EngineError::Source { .. } => Failure { exit: Exit::Fatal, message: error.to_string() },
         other => Failure::fatal(other),
     }

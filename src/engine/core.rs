@@ -722,7 +722,7 @@ async fn definitions(store: &dyn Store, pipeline: &Pipeline, used: bool) -> Resu
     if used {
         // A type added at the end is the worst of all: it cannot change the id of any profile.
         if !types.starts_with(&record.identifier_types) || record.identity_key != pipeline.identity.key {
-            return Err(EngineError::Start(format!(
+            return Err(EngineError::Contradiction(format!(
                 "the identity rules differ from those this state was made with (then: {}; now: {}): profile ids would change. \
                  Start with another --data to build the profiles anew, or put the rules back; only adding types at the end is \
                  possible on existing state",

@@ -47,9 +47,12 @@ pub enum EngineError {
     /// A source cannot go on and a human must decide.
     #[error("source {source_name}: {message}")]
     Source { source_name: String, message: String },
-    /// What cannot be started: a definition that does not fit the state, a server that is needed at once.
+    /// What cannot be started for now: a file or server that is needed at once.
     #[error("{0}")]
     Start(String),
+    /// The definitions do not fit what is there (the state's identity rules, the shape of a table): a human must decide.
+    #[error("{0}")]
+    Contradiction(String),
     /// A fault of ours: stop loudly, never continue on unknown state.
     #[error("internal error: {0}")]
     Internal(String),

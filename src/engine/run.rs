@@ -52,7 +52,7 @@ pub struct Wiring {
     pub store: Arc<dyn Store>,
     pub sink: Box<dyn TableSink>,
     pub destinations: BTreeMap<String, Arc<dyn Destination>>,
-    /// A folder where writer schemas are remembered.
+    /// The data folder, where writer schemas are remembered.
     pub schema_cache: Option<PathBuf>,
     pub status: SharedStatus,
     /// The way in for commands and for stopping; keep a clone of the sender.

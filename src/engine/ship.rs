@@ -128,7 +128,7 @@ impl Shipper {
                     self.problem(None);
                     return Ok(());
                 }
-                Err(SinkError::Fatal(message)) => return Err(EngineError::Start(message)),
+                Err(SinkError::Fatal(message)) => return Err(EngineError::Contradiction(message)),
                 Err(SinkError::Retry(message)) => self.wait(&mut backoff, message).await,
             }
         }
@@ -146,7 +146,7 @@ impl Shipper {
                     metrics::histogram!("tributary_ship_seconds").record(started.elapsed().as_secs_f64());
                     return Ok(());
                 }
-                Err(SinkError::Fatal(message)) => return Err(EngineError::Start(message)),
+                Err(SinkError::Fatal(message)) => return Err(EngineError::Contradiction(message)),
                 Err(SinkError::Retry(message)) => self.wait(&mut backoff, message).await,
             }
         }

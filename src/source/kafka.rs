@@ -133,6 +133,11 @@ impl ClientContext for Ends {
         log(level, facility, message);
     }
 
+    fn error(&self, error: KafkaError, reason: &str) {
+        // What the reader must act on comes to it by itself; the end of a partition comes here as an error too.
+        tracing::debug!(target: "librdkafka", "{error}: {reason}");
+    }
+
     fn stats(&self, statistics: Statistics) {
         let mut ends = self.by_partition.lock().unwrap_or_else(PoisonError::into_inner);
         for partition in statistics.topics.values().flat_map(|topic| topic.partitions.values()) {
