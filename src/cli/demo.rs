@@ -185,7 +185,7 @@ fn write(folder: &Path, shop: &Shop, url: &str, secret: &str) -> Result<(), Fail
 /// The shipped text with what the environment would decide decided: files in, the lake out, webhooks to the receiver.
 /// So the commands that the demo names work wherever they are typed.
 fn for_the_demo(name: &str, text: &str, url: &str) -> String {
-    let replaced = match name {
+    match name {
         "shop.yaml" => {
             let text =
                 without(text, "  site:\n", "\n# A small table").replace("    unless: \"${env:KAFKA_BROKERS:-}\"\n", "");
@@ -198,9 +198,8 @@ fn for_the_demo(name: &str, text: &str, url: &str) -> String {
         "activations.yaml" => text
             .replace("${env:SHOP_WEBHOOK_URL:-http://127.0.0.1:8087/hook}", url)
             .replace("${env:SHOP_WEBHOOK_SECRET}", &format!("${{file:{SECRET}}}")),
-        _ => return text.to_string(),
-    };
-    replaced
+        _ => text.to_string(),
+    }
 }
 
 /// The text without the part from `from` up to `to`; to the end where `to` is empty.

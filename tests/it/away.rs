@@ -3,7 +3,9 @@
 use std::process::Stdio;
 
 use crate::cdnow::{EXPECTED, FIGURES, path, produce};
-use crate::support::{Running, Servers, block_on, clickhouse, copy_pipeline, eventually, output_of, servers, tributary, unique};
+use crate::support::{
+    Running, Servers, block_on, clickhouse, copy_pipeline, eventually, output_of, servers, tributary, unique,
+};
 
 /// Arms a fault of the ClickHouse front for its next inserts.
 fn fault(url: &str, mode: &str, count: i64) {
@@ -66,7 +68,8 @@ fn inserts_whose_answer_is_lost_are_not_doubled() {
         let pipeline = copy_pipeline("cdnow", folder.path(), &[("cdnow.orders", &topic)]);
         produce(&topic, &shared.kafka);
         fault(&own.clickhouse, mode, count);
-        let mut run = tributary(&["run", "--drain", "-C", path(&pipeline), "--data", path(&folder.path().join("data"))]);
+        let mut run =
+            tributary(&["run", "--drain", "-C", path(&pipeline), "--data", path(&folder.path().join("data"))]);
         run.env("KAFKA_BROKERS", &shared.kafka)
             .env("CLICKHOUSE_URL", &own.clickhouse)
             .env("CLICKHOUSE_DATABASE", &database)

@@ -140,9 +140,11 @@ fn read(commits: &[Staged]) -> Seen {
                         continue;
                     }
                     let schema = rows.schema();
-                    let shown = schema.fields().iter().zip(rows.columns()).filter(|(field, _)| {
-                        !matches!(field.name().as_str(), "_batch" | "_seq" | "profile_id")
-                    });
+                    let shown = schema
+                        .fields()
+                        .iter()
+                        .zip(rows.columns())
+                        .filter(|(field, _)| !matches!(field.name().as_str(), "_batch" | "_seq" | "profile_id"));
                     let shown: Vec<String> =
                         shown.map(|(field, column)| format!("{}={}", field.name(), text(column, row))).collect();
                     profiles.insert(id, shown.join(" "));

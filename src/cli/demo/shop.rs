@@ -366,10 +366,10 @@ impl Maker {
         self.truth.orders += 1;
         self.truth.ordered += cart.len() as u64;
         let products: u64 = total(cart);
-        let shipping = if products < 50_00 { 4_90 } else { 0 };
+        let shipping = if products < 5_000 { 490 } else { 0 };
         let cents = products + shipping;
         self.truth.revenue_cents += cents;
-        self.truth.big_orders += u64::from(cents >= 300_00);
+        self.truth.big_orders += u64::from(cents >= 30_000);
         let items: Vec<String> = cart
             .iter()
             .map(|(product, quantity)| {
