@@ -11,8 +11,8 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
+use tributary::clock;
 use tributary::definition::{self, Mode, Pipeline};
 use tributary::engine::{Command, Core, Preparer};
 use tributary::event::{RawBatch, column};
@@ -117,7 +117,7 @@ fn main() {
         for (index, (name, step)) in steps.iter().enumerate() {
             let input = Input { pipeline: &pipeline, batches: &batches, compressed: &compressed };
             let (cpu, allocations) = (cpu_seconds(), ALLOCATIONS.load(Ordering::Relaxed));
-            let started = Instant::now();
+            let started = clock::instant();
             let busy = runtime.block_on(async { step(&input).await });
             let (wall, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu - busy.setup_cpu);
             let allocated = ALLOCATIONS.load(Ordering::Relaxed) - allocations;
@@ -173,10 +173,10 @@ struct Setup {
     setup_wall: f64,
 }
 
-type Step = for<'a> fn(&'a Input<'a>) -> futures::future::BoxFuture<'a, Setup>;
+type Step = for<'a> fn(&'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup>;
 
 /// What polling does: each record's bytes are copied into the batch.
-fn f0<'a>(input: &'a Input<'a>) -> futures::future::BoxFuture<'a, Setup> {
+fn f0<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup> {
     Box::pin(async move {
         for batch in input.batches {
             std::hint::black_box(take(batch, &batch.bytes));
@@ -201,7 +201,7 @@ fn unpack(input: &Input<'_>, index: usize) -> RawBatch {
     take(batch, &bytes)
 }
 
-fn f1<'a>(input: &'a Input<'a>) -> futures::future::BoxFuture<'a, Setup> {
+fn f1<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup> {
     Box::pin(async move {
         for index in 0..input.batches.len() {
             std::hint::black_box(unpack(input, index));
@@ -214,7 +214,7 @@ async fn preparer(pipeline: &Pipeline) -> Preparer {
     Preparer::new(pipeline, None).expect("the bench pipeline")
 }
 
-fn f2<'a>(input: &'a Input<'a>) -> futures::future::BoxFuture<'a, Setup> {
+fn f2<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup> {
     Box::pin(async move {
         let mut preparer = preparer(input.pipeline).await;
         for index in 0..input.batches.len() {
@@ -227,7 +227,7 @@ fn f2<'a>(input: &'a Input<'a>) -> futures::future::BoxFuture<'a, Setup> {
     })
 }
 
-fn f3<'a>(input: &'a Input<'a>) -> futures::future::BoxFuture<'a, Setup> {
+fn f3<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup> {
     Box::pin(async move {
         let mut preparer = preparer(input.pipeline).await;
         let mut seen: hashbrown::HashMap<u128, u64, foldhash::fast::FixedState> = hashbrown::HashMap::default();
@@ -255,7 +255,7 @@ fn encoded(prepared: &tributary::engine::Prepared) -> Vec<u8> {
     buffer
 }
 
-fn f4<'a>(input: &'a Input<'a>) -> futures::future::BoxFuture<'a, Setup> {
+fn f4<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup> {
     Box::pin(async move {
         let mut preparer = preparer(input.pipeline).await;
         for index in 0..input.batches.len() {
@@ -267,7 +267,7 @@ fn f4<'a>(input: &'a Input<'a>) -> futures::future::BoxFuture<'a, Setup> {
     })
 }
 
-fn f5<'a>(input: &'a Input<'a>) -> futures::future::BoxFuture<'a, Setup> {
+fn f5<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup> {
     Box::pin(async move {
         let folder = tempfile::tempdir().expect("folder");
         let store = SlateStore::open(&Location::Folder(folder.path().to_path_buf())).await.expect("store");
@@ -289,7 +289,7 @@ fn f5<'a>(input: &'a Input<'a>) -> futures::future::BoxFuture<'a, Setup> {
 
 /// Everything: identity, ten traits, ten segments, one durable commit per batch with positions, message ids and all
 /// rows; the rows are dropped where a sink would take them, and acknowledged with the next commit.
-fn whole<'a>(input: &'a Input<'a>) -> futures::future::BoxFuture<'a, Setup> {
+fn whole<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup> {
     Box::pin(async move {
         let folder = tempfile::tempdir().expect("folder");
         let location = Location::Folder(folder.path().to_path_buf());
@@ -311,7 +311,7 @@ fn whole<'a>(input: &'a Input<'a>) -> futures::future::BoxFuture<'a, Setup> {
                 commands.push(Command::Acknowledged { upto: shipped, done });
             }
             let now = prepared.arrival;
-            let mut staged = core.apply(Some(prepared), &mut commands, now).await.expect("applied");
+            let mut staged = core.apply(Some(prepared), &commands, now).await.expect("applied");
             if let Some(commit) = in_flight.take() {
                 let commit: tokio::task::JoinHandle<Result<(), tributary::state::StoreError>> = commit;
                 commit.await.expect("no panic").expect("durable");

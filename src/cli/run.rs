@@ -106,8 +106,7 @@ impl Session {
     pub async fn open(config: &NodeConfig, takeover: bool) -> Result<Session, Failure> {
         let location =
             Location::parse(&config.data).map_err(|error| Failure { exit: Exit::Usage, message: error.to_string() })?;
-        let heartbeat =
-            heartbeat::acquire(&location, takeover, |holder| say(holder)).await.map_err(Failure::environment)?;
+        let heartbeat = heartbeat::acquire(&location, takeover, say).await.map_err(Failure::environment)?;
         let store = SlateStore::open(&location).await.map_err(|error| store_failure(error, true))?;
         Ok(Session { location, store: Arc::new(store), heartbeat, control: None })
     }

@@ -409,7 +409,7 @@ fn a_bad_datum_has_its_code_and_byte_offset() {
     check(&[], ("truncated", 0), "`s`");
     check(&[4, b'h'], ("truncated", 0), "`s`: a string of 2 bytes, but 1 are left");
     check(&good[..9], ("truncated", 9), "`m`");
-    check(&[&good[..], &[7]].concat(), ("trailing_bytes", 10), "1 more");
+    check(&[good, &[7]].concat(), ("trailing_bytes", 10), "1 more");
     check(&[1], ("bad_length", 0), "a string of -1 bytes");
     check(&[0xfe, 0xff, 0xff, 0xff, 0x0f, b'x'], ("truncated", 0), "`s`");
     check(&[4, b'h', 0xff], ("bad_utf8", 2), "`s`");

@@ -321,12 +321,11 @@ fn body(checker: &Checker, node: &Node, trigger: &TriggerSpec, trait_names: &[&s
     let findings = checker.reader.findings;
     let scalar = match &node.value {
         Value::List(items) => {
-            return items.iter().fold(true, |sound, item| body(checker, item, trigger, trait_names) && sound);
+            // Every item is looked at, so that all findings come at once.
+            return items.iter().filter(|item| !body(checker, item, trigger, trait_names)).count() == 0;
         }
         Value::Map(entries) => {
-            return entries
-                .iter()
-                .fold(true, |sound, entry| body(checker, &entry.value, trigger, trait_names) && sound);
+            return entries.iter().filter(|entry| !body(checker, &entry.value, trigger, trait_names)).count() == 0;
         }
         Value::Scalar(scalar) => scalar,
     };
@@ -349,9 +348,8 @@ fn body(checker: &Checker, node: &Node, trigger: &TriggerSpec, trait_names: &[&s
     };
     let mut names: Vec<String> = template.undeclared_variables(true).into_iter().collect();
     names.sort();
-    names
-        .iter()
-        .fold(true, |sound, name| template_name(checker, scalar, node.span, name, trigger, trait_names) && sound)
+    let wrong = |name: &&String| !template_name(checker, scalar, node.span, name, trigger, trait_names);
+    names.iter().filter(wrong).count() == 0
 }
 
 /// A name in a template, with its dots: `profile.traits.email`. A wrong one would fail only when something is sent.

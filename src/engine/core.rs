@@ -163,7 +163,7 @@ impl Core {
     pub async fn apply(
         &mut self,
         batch: Option<Prepared>,
-        commands: &mut Vec<Command>,
+        commands: &[Command],
         now: TimeUs,
     ) -> Result<Staged, EngineError> {
         let commit = self.record.commit + 1;
@@ -535,10 +535,10 @@ impl Core {
         Ok(())
     }
 
-    fn take_commands(&mut self, commands: &mut Vec<Command>, staged: &mut Staged) -> Result<(), EngineError> {
+    fn take_commands(&mut self, commands: &[Command], staged: &mut Staged) -> Result<(), EngineError> {
         let mut attempts = Vec::new();
         let mut sink_changed = false;
-        for command in commands.iter_mut() {
+        for command in commands {
             match command {
                 Command::Seal { range, .. } => {
                     self.sink.sealed = Some(*range);

@@ -373,10 +373,9 @@ impl Loop {
                     Err(_) => break,
                 }
             }
-            if let Some(at) = commands.iter().position(|command| matches!(command, Command::Replay { .. })) {
-                if let Command::Replay { answer } = commands.remove(at) {
-                    self.start_replay(answer).await?;
-                }
+            let replay = commands.iter().position(|command| matches!(command, Command::Replay { .. }));
+            if let Some(Command::Replay { answer }) = replay.map(|at| commands.remove(at)) {
+                self.start_replay(answer).await?;
             }
             if batch.is_some() || !commands.is_empty() {
                 self.commit(batch.take(), std::mem::take(&mut commands)).await?;
@@ -385,7 +384,7 @@ impl Loop {
     }
 
     /// Applies input on top of the commit in flight, waits for that one, and sends the new one on its way.
-    async fn commit(&mut self, batch: Option<Prepared>, mut commands: Vec<Command>) -> Result<(), EngineError> {
+    async fn commit(&mut self, batch: Option<Prepared>, commands: Vec<Command>) -> Result<(), EngineError> {
         if batch.as_ref().is_some_and(|batch| self.core.reads_recent_pages(batch)) {
             self.finish_commit().await?;
         }
@@ -395,7 +394,7 @@ impl Loop {
             Some(Replayed { tried: numbers.len() as u64, still_rejected: batch.rejects.len() as u64 })
         });
         let started = clock::instant();
-        let mut staged = self.core.apply(batch, &mut commands, now).await?;
+        let mut staged = self.core.apply(batch, &commands, now).await?;
         metrics::histogram!("tributary_apply_seconds").record(started.elapsed().as_secs_f64());
         self.finish_commit().await?;
         let writes = std::mem::take(&mut staged.writes);

@@ -39,7 +39,7 @@ fn every_mistake_is_reported_at_once_with_its_place_and_a_suggestion() {
         ("fromat", "broken.yaml:5:5", "format"),
         ("totl", "broken.yaml:10:19", "total"),
         ("uper", "broken.yaml:11:22", "upper"),
-        ("'a'", "broken.yaml:13:", "b"),
+        ("a → b → a", "broken.yaml:13:", "b"),
         ("many", "broken.yaml:15:", ""),
         ("secret", "broken.yaml:17:", "${env:"),
     ];

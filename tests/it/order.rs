@@ -116,7 +116,7 @@ fn run(folder: &std::path::Path, events: &[Event], order: &[usize], random: &mut
             }
             let prepared = preparer.prepare(&raw, Vec::new()).expect("prepared");
             assert!(prepared.rejects.is_empty(), "{:?}", prepared.rejects.first());
-            let mut staged = core.apply(Some(prepared), &mut Vec::new(), 0).await.expect("applied");
+            let mut staged = core.apply(Some(prepared), &[], 0).await.expect("applied");
             store.commit(std::mem::take(&mut staged.writes)).await.expect("committed");
             core.durable(staged.commit);
             commits.push(staged);

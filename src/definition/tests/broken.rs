@@ -52,13 +52,13 @@ fn typos_in_names_and_functions_point_into_the_expression() {
         propertis.name
       )
   code:
-    latest: "upper('\u00e9\t') || nothing"
+    latest: "upper('\u00e9\t') || tiemstamp"
   size:
     latest: |-
       CASE WHEN timestamp IS NULL
-        THEN nothing END
+        THEN tiemstamp END
   more:
-    latest: 'concat(''x'', nothing)'
+    latest: 'concat(''x'', tiemstamp)'
 "#,
             ),
         ],
@@ -79,24 +79,24 @@ error: unknown name `propertis.name`
 6 |         propertis.name
   |         ^^^^^^^^^^^^^^
   = help: did you mean `properties.name`?
-error: unknown name `nothing`
+error: unknown name `tiemstamp`
  --> p.yaml:9:35
   |
-9 |     latest: "upper('\u00e9\t') || nothing"
-  |                                   ^^^^^^^
-  = help: names here are message_id, type, event, user_id, anonymous_id, group_id, previous_id, identifiers, timestamp, sent_at, received_at, properties and 48 more
-error: unknown name `nothing`
+9 |     latest: "upper('\u00e9\t') || tiemstamp"
+  |                                   ^^^^^^^^^
+  = help: did you mean `timestamp`?
+error: unknown name `tiemstamp`
   --> p.yaml:13:14
    |
-13 |         THEN nothing END
-   |              ^^^^^^^
-   = help: names here are message_id, type, event, user_id, anonymous_id, group_id, previous_id, identifiers, timestamp, sent_at, received_at, properties and 48 more
-error: unknown name `nothing`
+13 |         THEN tiemstamp END
+   |              ^^^^^^^^^
+   = help: did you mean `timestamp`?
+error: unknown name `tiemstamp`
   --> p.yaml:15:28
    |
-15 |     latest: 'concat(''x'', nothing)'
-   |                            ^^^^^^^
-   = help: names here are message_id, type, event, user_id, anonymous_id, group_id, previous_id, identifiers, timestamp, sent_at, received_at, properties and 48 more"#,
+15 |     latest: 'concat(''x'', tiemstamp)'
+   |                            ^^^^^^^^^
+   = help: did you mean `timestamp`?"#,
     );
 }
 

@@ -283,7 +283,7 @@ mod places {
             }
             3 => format!("a:\n  - key: |-\n      {}\n    more: 1\n", words.join("\n        ")),
             4 => format!("key: > # folded\n  {}\n", words.join("\n  ")),
-            5 => format!("key: \"{}\"\n", words.join("\n   ").replace('\\', "").replace('"', "")),
+            5 => format!("key: \"{}\"\n", words.join("\n   ").replace(['\\', '"'], "")),
             _ => format!("{{ other: [1], key: {text} }}\n"),
         }
     }
