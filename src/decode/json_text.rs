@@ -355,17 +355,18 @@ impl<'a> Walker<'a> {
         let mut escaped = false;
         self.at += 1;
         loop {
-            match bytes.get(self.at) {
-                Some(b'"') => break,
-                Some(b'\\') => {
+            let rest = &bytes[self.at..];
+            let Some(plain) = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f)) else {
+                return Err(JsonError::new("not_json", "not JSON: the text ends inside a string", bytes.len()));
+            };
+            self.at += plain;
+            match rest[plain] {
+                b'"' => break,
+                b'\\' => {
                     escaped = true;
                     self.escape()?;
                 }
-                Some(0..=0x1f) => {
-                    return Err(JsonError::new("not_json", "not JSON: a control character in a string", self.at));
-                }
-                Some(_) => self.at += 1,
-                None => return Err(JsonError::new("not_json", "not JSON: the text ends inside a string", self.at)),
+                _ => return Err(JsonError::new("not_json", "not JSON: a control character in a string", self.at)),
             }
         }
         self.at += 1;

@@ -108,7 +108,7 @@ mod tests {
     fn a_value_is_put_where_its_path_says_and_the_rest_stays_to_the_letter() {
         for (text, path, expect) in [
             ("{}", "a", r#"{"a":1}"#),
-            (r#"{ "b": 1.50 }"#, "a", r#"{ "b": 1.50,"a":1 }"#),
+            (r#"{ "b": 1.50 }"#, "a", r#"{ "b": 1.50,"a":1}"#),
             (r#"{"a": "x" , "b":2}"#, "a", r#"{"a": 1 , "b":2}"#),
             (r#"{"a":{"b":{"c":0},"d":[1]}}"#, "a.b.c", r#"{"a":{"b":{"c":1},"d":[1]}}"#),
             (r#"{"a":{}}"#, "a.b.c", r#"{"a":{"b":{"c":1}}}"#),

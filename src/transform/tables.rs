@@ -153,8 +153,8 @@ mod tests {
     fn a_bad_table_says_where() {
         for (content, key, expect) in [
             ("sku,category\n1,a\n", "sku", "has no column \"margin\""),
-            ("sku,category,margin\n1,a,x\n", "sku", "line 2: column margin: expected a number"),
-            ("sku,category,margin\n1,a,1\n1,b,2\n", "sku", "line 3: the key \"1\" comes a second time"),
+            ("sku,category,margin\n1,a,x\n", "sku", "line 2): column margin: expected a number"),
+            ("sku,category,margin\n1,a,1\n1,b,2\n", "sku", "line 3): the key \"1\" comes a second time"),
             ("sku,category,margin\n1,a,1\n", "id", "has no column \"id\""),
             ("sku,category,margin\n,a,1\n", "sku", "the key sku is empty"),
             ("sku,category,margin\n1,a\n", "sku", "line 2"),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::{output_of, text_of, tributary};
 
@@ -41,7 +41,7 @@ fn happened(told: &str) -> BTreeMap<String, String> {
 #[test]
 fn the_demo_tells_the_truth_in_time_and_without_a_server() {
     let parent = tempfile::tempdir().expect("folder");
-    let started = Instant::now();
+    let started = tributary::clock::instant();
     let output = demo(parent.path(), &[]);
     let took = started.elapsed();
     let said = text_of(&output);

@@ -366,7 +366,7 @@ impl Maker {
         self.truth.orders += 1;
         self.truth.ordered += cart.len() as u64;
         let products: u64 = total(cart);
-        let shipping = if products < 50_00 { 4_90 } else { 0 };
+        let shipping = if products < 5_000 { 490 } else { 0 };
         let cents = products + shipping;
         self.truth.revenue_cents += cents;
         self.truth.big_orders += u64::from(cents >= 30_000);

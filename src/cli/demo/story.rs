@@ -171,7 +171,7 @@ impl Story<'_> {
              coalesce(identifiers['email'], JSONExtractString(traits, 'email')), identifiers['customer_no'] \
              FROM events WHERE profile_id IN {ids} AND \"index\" = 0 ORDER BY _batch, _seq"
         );
-        let (mut known, mut given_up): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
+        let (mut known, mut shown, mut given_up) = (Vec::<String>::new(), Vec::<String>::new(), Vec::<String>::new());
         let mut user = None;
         for row in &self.rows(&sql).await? {
             let [at, event, message, profile, late, identifiers @ ..] = row.as_slice() else { continue };
@@ -195,9 +195,16 @@ impl Story<'_> {
                 });
             }
             if caused.is_empty() {
+                let id = short(profile);
                 let seen = known.iter().any(|value| named.contains(&value.as_str()));
-                say(&format!("{:17}{} {}", "", if seen { "still" } else { "a new profile:" }, short(profile)));
+                say(&match (seen, shown.contains(profile)) {
+                    (true, _) => format!("{:17}still {id}", ""),
+                    (false, true) => format!("{:17}{id} at once: a later event of the same batch says so", ""),
+                    (false, false) => format!("{:17}a new profile: {id}", ""),
+                });
             }
+            shown.push(profile.clone());
+            shown.extend(caused.iter().map(|merge| merge[2].clone()));
             known.extend(named.iter().map(|value| value.to_string()));
             given_up.extend(caused.iter().map(|merge| merge[1].clone()));
         }
