@@ -31,7 +31,7 @@ check: ## formatting, lints and unit tests; needs no server
 
 bench: ## events per CPU-second beside a ladder of floors; optimised build
 	@tests/support/prerequisites demo
-	$(CARGO) bench $(CARGO_FLAGS) --bench ladder
+	MIMALLOC_PURGE_DELAY=5000 $(CARGO) bench $(CARGO_FLAGS) --bench ladder
 
 release: ## target/release/tributary, with object storage and TLS; needs perl for OpenSSL
 	@tests/support/prerequisites demo

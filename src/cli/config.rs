@@ -36,7 +36,7 @@ impl NodeConfig {
             ("data", "tributary-data"),
             ("listen", "127.0.0.1:8321"),
             ("cache_mib", "1024"),
-            ("batch_records", "20000"),
+            ("batch_records", "50000"),
             ("linger_ms", "5"),
             ("log", "warn,tributary=info"),
             ("log_format", "text"),

@@ -114,7 +114,7 @@ pub struct ReadLimits {
 
 impl Default for ReadLimits {
     fn default() -> Self {
-        ReadLimits { max_records: 20_000, max_bytes: 16 << 20, linger: Duration::from_millis(5), until_end: false }
+        ReadLimits { max_records: 50_000, max_bytes: 32 << 20, linger: Duration::from_millis(5), until_end: false }
     }
 }
 
