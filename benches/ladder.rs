@@ -63,7 +63,7 @@ struct Args {
 }
 
 fn args() -> Args {
-    let mut args = Args { events: 1_000_000, profiles: 100_000, runs: 3, batch: 50_000 };
+    let mut args = Args { events: 2_000_000, profiles: 100_000, runs: 3, batch: 50_000 };
     let given: Vec<String> = std::env::args().skip(1).collect();
     for pair in given.windows(2) {
         let Ok(number) = pair[1].parse() else { continue };

@@ -3,8 +3,7 @@
 use arrow::array::Array;
 use serde_json::{Map, Value, json};
 
-use super::output::{Output, print};
-use super::rejected::render;
+use super::output::{Output, print, render};
 use super::{Exit, Failure, Global, run};
 use crate::activation::time_text;
 use crate::definition::Mode;

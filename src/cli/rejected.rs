@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use tokio::sync::{mpsc, oneshot};
 
-use super::output::{Output, print};
+use super::output::{Output, print, render};
 use super::run::{RunOptions, Session};
 use super::{Exit, Failure, Global, NodeConfig, run, say, status};
 use crate::definition::Mode;
@@ -64,38 +64,6 @@ async fn list(global: &Global, config: &NodeConfig, count: usize) -> Result<Exit
         .collect();
     print(&render(&["number", "position", "code", "reason", "payload"], &rows, Output::or_default(global.output)));
     Ok(Exit::Well)
-}
-
-/// Rows of text in the form asked for.
-pub fn render<const N: usize>(header: &[&str; N], rows: &[[String; N]], output: Output) -> String {
-    match output {
-        Output::Table => {
-            let mut table = comfy_table::Table::new();
-            table.load_preset(comfy_table::presets::UTF8_BORDERS_ONLY).set_header(header);
-            // As wide as the terminal, where there is one.
-            table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
-            rows.iter().for_each(|row| {
-                table.add_row(row);
-            });
-            table.to_string()
-        }
-        Output::Csv => {
-            let mut writer = csv::Writer::from_writer(Vec::new());
-            let _ = writer.write_record(header);
-            rows.iter().for_each(|row| {
-                let _ = writer.write_record(row);
-            });
-            writer.into_inner().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
-        }
-        Output::Json => rows
-            .iter()
-            .map(|row| {
-                let object: serde_json::Map<String, serde_json::Value> =
-                    header.iter().zip(row).map(|(name, value)| (name.to_string(), value.clone().into())).collect();
-                serde_json::Value::Object(object).to_string() + "\n"
-            })
-            .collect(),
-    }
 }
 
 async fn replay(global: &Global, config: &NodeConfig) -> Result<Exit, Failure> {

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::output::{Output, print};
-use super::rejected::render;
+use super::output::{Output, print, render};
 use super::{Exit, Failure, Global, NodeConfig, say};
 use crate::engine::control::ControlFile;
 use crate::engine::{EngineRecord, Status};

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
 
 use super::EngineError;
+use crate::clock;
 use crate::decode::Decoder;
 use crate::decode::registry::{RegistryError, Schemas};
 use crate::definition::Pipeline;
@@ -38,6 +40,8 @@ pub struct Preparer {
     decoders: BTreeMap<Arc<str>, Decoder>,
     schemas: BTreeMap<Arc<str>, Arc<Schemas>>,
     transformer: Transformer,
+    /// Tables that are read again: name, how often, when last.
+    reloads: Vec<(String, Duration, Instant)>,
 }
 
 impl Preparer {
@@ -58,12 +62,26 @@ impl Preparer {
         }
         let transformer =
             Transformer::new(&pipeline.transform, &columns).map_err(|error| EngineError::Start(error.to_string()))?;
-        Ok(Preparer { decoders, schemas, transformer })
+        let every = pipeline.transform.tables.iter().filter_map(|table| Some((table.name.clone(), table.reload?)));
+        let reloads = every.map(|(name, every)| (name, every, clock::instant())).collect();
+        Ok(Preparer { decoders, schemas, transformer, reloads })
     }
 
     /// The field columns that the batches will have.
     pub fn schema(&self) -> SchemaRef {
         self.transformer.schema()
+    }
+
+    /// Reads again the tables whose time has come. One that cannot be read stays as it was.
+    pub fn reload_tables(&mut self) {
+        for (name, every, last) in &mut self.reloads {
+            if last.elapsed() >= *every {
+                *last = clock::instant();
+                if let Err(error) = self.transformer.reload(name) {
+                    tracing::warn!(%error, "a table could not be read again; what was read before stays in use");
+                }
+            }
+        }
     }
 
     /// Fetches the writer schemas that the batch needs. `Unavailable` means: wait and call again.

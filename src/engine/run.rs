@@ -170,6 +170,7 @@ fn spawn_preparer(
     let runtime = tokio::runtime::Handle::current();
     std::thread::spawn(move || {
         while let Some(next) = raw.blocking_recv() {
+            preparer.reload_tables();
             let answer = match next {
                 ToPrepare::Source(name, event) => match event {
                     SourceEvent::Records(raw) => prepare(&mut preparer, &runtime, &out, raw, Vec::new(), None),

@@ -2,12 +2,13 @@
 
 use std::process::Stdio;
 
+use crate::bad_input::{ORDER, Topic, datum, framed, pipeline, register};
 use crate::cdnow::{EXPECTED, FIGURES, path, produce};
 use crate::support::{
     Running, Servers, block_on, clickhouse, copy_pipeline, eventually, output_of, servers, tributary, unique,
 };
 
-/// Arms a fault of the ClickHouse front for its next inserts.
+/// Arms a fault of a front, for its next `count` requests; for good where it is -1.
 fn fault(url: &str, mode: &str, count: i64) {
     let url = format!("{url}/_fault");
     let body = serde_json::json!({ "mode": mode, "count": count });
@@ -79,5 +80,44 @@ fn inserts_whose_answer_is_lost_are_not_doubled() {
         let distinct = clickhouse(&own.clickhouse, &database, "SELECT count() - uniqExact(_batch, _seq) FROM events");
         assert_eq!(distinct, "0", "{mode}: each row once");
     }
+    own.down();
+}
+
+#[test]
+fn a_registry_that_is_away_pauses_and_rejects_nothing() {
+    let shared = servers();
+    let own = Servers::up(&["registry"]);
+    let folder = tempfile::tempdir().expect("folder");
+    let topic = Topic::create(1);
+    let id = register(&own.registry, &format!("{}-value", topic.name), ORDER);
+    topic.send((0..100).map(|number| framed(id, &datum(ORDER, number))));
+    fault(&own.registry, "down", -1);
+    let pipeline = pipeline(folder.path(), &topic.name);
+    let database = unique("registry");
+    let command = |args: &[&str]| {
+        let mut command = tributary(args);
+        command.args(["-C", path(&pipeline), "--data", path(&folder.path().join("data"))]);
+        command
+            .env("KAFKA_BROKERS", &shared.kafka)
+            .env("CLICKHOUSE_URL", &shared.clickhouse)
+            .env("CLICKHOUSE_DATABASE", &database)
+            .env("SCHEMA_REGISTRY_URL", &own.registry)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        command
+    };
+    let mut running = Running::start(command(&["run"]));
+    let status = || -> serde_json::Value {
+        let output = command(&["status", "--output", "json"]).output().expect("starts");
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    };
+    let waiting = eventually("the source says what it waits for", status, |status| {
+        status["sources"]["orders"]["problem"].as_str().is_some_and(|problem| problem.contains("registry"))
+    });
+    assert_eq!(waiting["totals"]["events"], 0);
+    fault(&own.registry, "none", 0);
+    let done = eventually("it goes on by itself", status, |status| status["totals"]["events"] == 100);
+    assert_eq!(done["totals"]["rejected"], 0);
+    running.kill();
     own.down();
 }

@@ -3,6 +3,13 @@
 //! Kafka, ClickHouse and the registry come from `tests/support/servers`, once for the whole run; tests use topics,
 //! databases and data folders of their own.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::zombie_processes,
+    reason = "tests: a panic is the failure, seeds are printed, and the watcher of the servers outlives the process on purpose"
+)]
+
 mod support;
 
 mod away;
