@@ -1,4 +1,4 @@
--- Identifier to profile, once, when it was first seen; merges are in `profile_merges`. See `current_identifiers`.
+-- Identifier to profile, once, when it was first seen. Merges are in `profile_merges`. See `current_identifiers`.
 CREATE TABLE IF NOT EXISTS identifiers
 (
     type            LowCardinality(String)            COMMENT 'identifier type: user_id, email, anonymous_id and those defined',
