@@ -87,7 +87,11 @@ pub fn load(global: &Global, mode: Mode) -> Result<Pipeline, Failure> {
         Err(findings) => {
             findings.iter().for_each(|finding| say(&finding.to_string()));
             let errors = findings.iter().filter(|f| f.severity == definition::Severity::Error).count();
-            Err(Failure::findings(format!("{errors} in the definitions at {}", global.pipeline.display())))
+            Err(Failure::findings(format!(
+                "the definitions at {} have {errors} error{}",
+                global.pipeline.display(),
+                if errors == 1 { "" } else { "s" }
+            )))
         }
     }
 }

@@ -15,6 +15,7 @@ use futures::{StreamExt, TryStreamExt};
 use hashbrown::HashMap;
 use serde_json::{Map, Value, json};
 
+use super::bodies::Bodies;
 use super::dedupe::Dedupe;
 use super::outbox::{self, Rows};
 use super::prepare::Prepared;
@@ -24,7 +25,7 @@ use super::{Command, EngineError};
 use crate::activation::{Activations, Rendered, time_text};
 use crate::aggregate::Aggregator;
 use crate::definition::Pipeline;
-use crate::event::{EventBatch, ProfileId, ProfileNumber, TimeUs};
+use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs};
 use crate::identity::{Component, Extracted, Identities, NO_PROFILE, Resolved, extract};
 use crate::profile::{Profile, ProfileRecord, Slots, Traits};
 use crate::segment::{Moved, Segments, Transition};
@@ -42,6 +43,7 @@ pub struct Core {
     identities: Identities,
     profiles: Cache<ProfileNumber, Profile>,
     dedupe: Dedupe,
+    bodies: Bodies,
     traits: Traits,
     segments: Segments,
     segment_names: Vec<String>,
@@ -116,6 +118,7 @@ impl Core {
             identities,
             profiles: Cache::new(cache_bytes / 3 * 2),
             dedupe,
+            bodies: Bodies::default(),
             traits,
             segments,
             segment_names,
@@ -152,11 +155,6 @@ impl Core {
         ];
         all.extend(pipeline.aggregates.iter().map(|plan| tables::aggregate(&plan.name, &plan.columns)));
         all
-    }
-
-    /// True when applying the batch reads what the previous commit may not have made readable yet.
-    pub fn reads_recent_pages(&self, batch: &Prepared) -> bool {
-        !self.dedupe.candidates(&batch.message_hashes).is_empty()
     }
 
     /// Applies a batch and the commands that came with it, as one commit. `now` must not decrease.
@@ -197,7 +195,7 @@ impl Core {
     async fn take_batch(&mut self, batch: Prepared, staged: &mut Staged) -> Result<(), EngineError> {
         let commit = staged.commit;
         staged.records = batch.records;
-        let events = self.drop_duplicates(&batch, staged).await?;
+        let (events, others) = self.drop_duplicates(&batch, staged).await?;
 
         // Identity first, for the whole batch: events then go straight to the surviving profile.
         let extracted = extract(self.identities.plan(), &events);
@@ -218,7 +216,19 @@ impl Core {
         let as_of: Vec<TimeUs> = profiles.iter().map(|profile| profile.as_of).collect();
         self.activate(&events, &touched, &traits, &profiles, &transitions, staged).await?;
 
-        self.add_rows(&batch, &events, &extracted, &resolved, &touched, &traits, &as_of, &transitions, &moved, staged)?;
+        self.add_rows(
+            &batch,
+            &events,
+            &extracted,
+            &resolved,
+            &touched,
+            &traits,
+            &as_of,
+            &transitions,
+            &moved,
+            &others,
+            staged,
+        )?;
         self.count(&batch, &events, &resolved, &touched, &transitions);
         for (number, profile) in touched.numbers.iter().zip(profiles) {
             let record = ProfileRecord::store(&profile, &self.slots);
@@ -238,24 +248,30 @@ impl Core {
         Ok(())
     }
 
-    /// The events whose message ids were not seen before.
-    async fn drop_duplicates(&mut self, batch: &Prepared, staged: &mut Staged) -> Result<EventBatch, EngineError> {
+    /// The events whose message ids were not seen before, and the copies that have another body than the first.
+    async fn drop_duplicates(
+        &mut self,
+        batch: &Prepared,
+        staged: &mut Staged,
+    ) -> Result<(EventBatch, Vec<Reject>), EngineError> {
         let pages = self.dedupe.candidates(&batch.message_hashes);
         if !pages.is_empty() {
             self.dedupe.fetch(&*self.store, pages).await?;
         }
-        let seen = self.dedupe.check(&batch.message_hashes, batch.arrival, &mut staged.writes);
+        // `now` and not the records' own timestamps: a producer's clock far ahead must not make all ids expire.
+        let seen = self.dedupe.check(&batch.message_hashes, self.record.now, &mut staged.writes);
+        let others = self.bodies.check(&batch.events, &batch.message_hashes, &seen);
         let duplicates = seen.iter().filter(|seen| **seen).count();
         self.record.totals.duplicates += duplicates as u64;
         metrics::counter!("tributary_duplicates_total", "source" => batch.source.to_string())
             .increment(duplicates as u64);
         if duplicates == 0 {
-            return Ok(batch.events.clone());
+            return Ok((batch.events.clone(), others));
         }
         let keep: BooleanArray = seen.iter().map(|seen| Some(!seen)).collect();
         let kept = filter_record_batch(&batch.events.batch, &keep)
             .map_err(|error| EngineError::Internal(format!("dropping duplicates: {error}")))?;
-        Ok(EventBatch { batch: kept })
+        Ok((EventBatch { batch: kept }, others))
     }
 
     async fn load_identity(&mut self, extracted: &Extracted<'_>) -> Result<(), EngineError> {
@@ -451,6 +467,7 @@ impl Core {
         as_of: &[TimeUs],
         transitions: &[Transition],
         moved: &[Moved],
+        others: &[Reject],
         staged: &mut Staged,
     ) -> Result<(), EngineError> {
         let commit = staged.commit;
@@ -475,7 +492,8 @@ impl Core {
         add(&tables.segment_changes, changes);
         if batch.replayed.is_none() {
             // A replayed input that is rejected again has its row already.
-            add(&tables.rejected_events, rows::rejected_events(&tables.rejected_events, &batch.rejects, commit)?);
+            let rejects: Vec<&Reject> = batch.rejects.iter().chain(others).collect();
+            add(&tables.rejected_events, rows::rejected_events(&tables.rejected_events, &rejects, commit)?);
         }
         for (table, aggregator) in &self.aggregates {
             let partial = aggregator

@@ -10,6 +10,7 @@
 //! leaves before that commit is durable; while commit k becomes durable, k+1 may be applied on top, and if k fails
 //! the process ends with everything after it; only this module knows the wall clock.
 
+mod bodies;
 pub mod control;
 mod core;
 pub mod dedupe;

@@ -182,7 +182,7 @@ pub fn deliveries(table: &Table, attempts: &[Attempt], commit: u64) -> Result<Re
     finish(table, columns, commit)
 }
 
-pub fn rejected_events(table: &Table, rejects: &[Reject], commit: u64) -> Result<RecordBatch, EngineError> {
+pub fn rejected_events(table: &Table, rejects: &[&Reject], commit: u64) -> Result<RecordBatch, EngineError> {
     let columns: Vec<ArrayRef> = vec![
         texts(rejects.iter().map(|r| &*r.position.source)),
         texts(rejects.iter().map(|r| &*r.position.topic)),

@@ -386,9 +386,6 @@ impl Loop {
 
     /// Applies input on top of the commit in flight, waits for that one, and sends the new one on its way.
     async fn commit(&mut self, batch: Option<Prepared>, commands: Vec<Command>) -> Result<(), EngineError> {
-        if batch.as_ref().is_some_and(|batch| self.core.reads_recent_pages(batch)) {
-            self.finish_commit().await?;
-        }
         let now = self.now(batch.as_ref());
         let replayed = batch.as_ref().and_then(|batch| {
             let numbers = batch.replayed.as_ref()?;

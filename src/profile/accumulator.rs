@@ -111,3 +111,58 @@ pub fn scaled(value: f64, scale: u8) -> Option<i128> {
     let scaled = (value * 10f64.powi(i32::from(scale))).round();
     (scaled.is_finite() && scaled.abs() < 1e30).then_some(scaled as i128)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dated(at: TimeUs, id: &str, value: Option<i64>) -> Accumulator {
+        Accumulator::Dated { at, message_id: id.into(), value: value.map(Scalar::Long) }
+    }
+
+    fn extreme(value: f64) -> Accumulator {
+        Accumulator::Extreme(Scalar::Double(value))
+    }
+
+    /// SEMANTICS §5: each row is a kind, the states of three events, and the value after them in any order.
+    #[test]
+    fn every_order_of_adding_gives_the_same_value() {
+        let long = |value| Some(Scalar::Long(value));
+        let rows = [
+            (TraitKind::Latest, [dated(1, "a", Some(1)), dated(3, "b", Some(2)), dated(2, "c", Some(3))], long(2)),
+            // Ties in time go by message id.
+            (TraitKind::Latest, [dated(1, "a", Some(1)), dated(1, "c", Some(2)), dated(1, "b", Some(3))], long(2)),
+            (TraitKind::First, [dated(2, "a", Some(1)), dated(1, "b", Some(2)), dated(1, "c", Some(3))], long(2)),
+            // A null in a trait update deletes, and a later value brings the trait back.
+            (TraitKind::Latest, [dated(1, "a", Some(1)), dated(2, "b", None), dated(1, "c", Some(3))], None),
+            (TraitKind::Latest, [dated(1, "a", None), dated(2, "b", Some(2)), dated(1, "c", None)], long(2)),
+            (TraitKind::Min, [extreme(3.0), extreme(-0.5), extreme(2.0)], Some(Scalar::Double(-0.5))),
+            (TraitKind::Max, [extreme(3.0), extreme(-0.5), extreme(2.0)], Some(Scalar::Double(3.0))),
+            (TraitKind::Count, [Accumulator::Count(1), Accumulator::Count(2), Accumulator::Count(3)], long(6)),
+            (TraitKind::Sum, [Accumulator::Sum(5), Accumulator::Sum(-7), Accumulator::Sum(3)], long(1)),
+        ];
+        for (kind, states, expected) in rows {
+            for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+                let mut sum = states[order[0]].clone();
+                sum.add(kind, states[order[1]].clone());
+                sum.add(kind, states[order[2]].clone());
+                assert_eq!(sum.value(0), expected, "{kind:?} {states:?} in order {order:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn doubles_are_scaled_exactly_and_what_is_no_number_is_not_added() {
+        let rows = [
+            (11.77, Some(11_770_000)),
+            (-0.000_000_5, Some(-1)),
+            (1e25, None),
+            (f64::NAN, None),
+            (f64::INFINITY, None),
+        ];
+        for (value, expected) in rows {
+            assert_eq!(scaled(value, 6), expected, "{value}");
+        }
+        assert_eq!(Accumulator::Sum(250_031_563).value(2), Some(Scalar::Double(2_500_315.63)));
+    }
+}

@@ -20,5 +20,6 @@ mod definitions;
 mod demo;
 mod deploy;
 mod fencing;
+mod kafka;
 mod order;
 mod tidy;
