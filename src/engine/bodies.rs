@@ -2,58 +2,61 @@
 //! shown. To tell, the bodies of the latest message ids are remembered by their hash, in memory and bounded: copies come
 //! soon after each other, and after a restart or beyond the bound a copy is an ordinary duplicate.
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, AsArray, StringArray};
 use arrow::datatypes::{Int32Type, Int64Type};
 use hashbrown::HashMap;
 
 use crate::event::{EventBatch, Position, Reject, column};
 
-/// Ids in each of the two halves: what is older than a whole half is forgotten with it.
-const HALF: usize = 250_000;
+/// Ids in each of the two halves: what is older than a whole half is forgotten with it. Few enough for the tables to
+/// stay in the processor's cache, since every event passes here.
+const HALF: usize = 100_000;
 const CODE: &str = "other_body";
 
 #[derive(Debug, Default)]
 pub struct Bodies {
-    current: HashMap<u128, u64>,
-    before: HashMap<u128, u64>,
+    /// Half of an id's hash → half of its body's: asked only for ids that were certainly seen.
+    current: HashMap<u64, u32>,
+    before: HashMap<u64, u32>,
 }
 
 impl Bodies {
     /// Takes note of a batch: the bodies of new ids are remembered, and a row that was `seen` with another body is
     /// returned as what it is.
     pub fn check(&mut self, events: &EventBatch, hashes: &[u128], seen: &[bool]) -> Vec<Reject> {
+        let columns = BODY.map(|index| events.strings(index));
         let mut others = Vec::new();
-        let mut text = Vec::with_capacity(256);
         for (row, (hash, seen)) in hashes.iter().zip(seen).enumerate() {
-            let body = body(events, row, &mut text);
+            let (id, body) = (*hash as u64, body(&columns, row));
             if !seen {
-                self.remember(*hash, body);
-            } else if self.current.get(hash).or_else(|| self.before.get(hash)).is_some_and(|first| *first != body) {
+                self.remember(id, body);
+            } else if self.current.get(&id).or_else(|| self.before.get(&id)).is_some_and(|first| *first != body) {
                 others.push(other(events, row));
             }
         }
         others
     }
 
-    fn remember(&mut self, hash: u128, body: u64) {
+    fn remember(&mut self, id: u64, body: u32) {
         if self.current.len() >= HALF {
-            self.before = std::mem::take(&mut self.current);
-            self.current.reserve(HALF);
+            // The older half's table is used again.
+            std::mem::swap(&mut self.current, &mut self.before);
+            self.current.clear();
         }
-        self.current.insert(hash, body);
+        self.current.insert(id, body);
     }
 }
 
-/// Times are left out: those that a collector or broker adds differ between copies.
-fn body(events: &EventBatch, row: usize, text: &mut Vec<u8>) -> u64 {
-    text.clear();
-    let columns =
-        [column::TYPE, column::EVENT, column::USER_ID, column::ANONYMOUS_ID, column::PROPERTIES, column::TRAITS];
-    for index in columns {
-        text.extend_from_slice(events.text(index, row).unwrap_or("").as_bytes());
-        text.push(0);
-    }
-    xxhash_rust::xxh3::xxh3_64(text)
+/// What makes the body. Times are left out: those that a collector or broker adds differ between copies.
+const BODY: [usize; 6] =
+    [column::TYPE, column::EVENT, column::USER_ID, column::ANONYMOUS_ID, column::PROPERTIES, column::TRAITS];
+
+fn body(columns: &[&StringArray; 6], row: usize) -> u32 {
+    let chain = |seed: u64, column: &&StringArray| match column.is_valid(row) {
+        true => xxhash_rust::xxh3::xxh3_64_with_seed(column.value(row).as_bytes(), seed),
+        false => seed.rotate_left(7),
+    };
+    columns.iter().fold(1, chain) as u32
 }
 
 fn other(events: &EventBatch, row: usize) -> Reject {
