@@ -125,14 +125,6 @@ pub fn parse_dedupe(key: &[u8]) -> Option<(u64, u32)> {
     Some((u64::from_be_bytes(generation.try_into().ok()?), u32::from_be_bytes(number.try_into().ok()?)))
 }
 
-/// Two numbers, in order.
-pub fn two_numbers(tag: Tag, first: u64, second: u64) -> Bytes {
-    let mut key = start(tag, 16);
-    key.put_u64(first);
-    key.put_u64(second);
-    key.freeze()
-}
-
 pub fn identifier(hash: u128) -> Bytes {
     let mut key = start(Tag::Identifier, 16);
     key.put_u128(hash);
