@@ -17,7 +17,7 @@ use super::yaml::{Node, Scalar, Value};
 use crate::activation::{ActivationPlan, DestinationKind, DestinationPlan, SendStep, Trigger};
 use crate::event::{Field, Root, ValueType, column};
 use crate::expression::{Expression, parse_path};
-use crate::identity::{IdentifierFrom, IdentifierType, IdentityPlan};
+use crate::identity::{IdentifierFrom, IdentifierType, IdentityPlan, MAX_IDENTIFIERS, Normalize, OnConflict};
 use crate::profile::{BUILT_IN, TraitKind, TraitPlan};
 use crate::segment::SegmentPlan;
 
@@ -74,10 +74,21 @@ pub fn identity(checker: &Checker, spec: Option<&IdentitySpec>, pipeline: &str) 
                 IdentifierFrom::Map { or_field: Some(field.column_name()) }
             }
         },
+        normalize: Normalize::Trim,
+        limit: None,
+        block: Vec::new(),
     });
     let types: Vec<IdentifierType> = types.collect();
     let secret = spec.and_then(|spec| spec.key.as_ref()).map_or(pipeline, |key| key.text.as_str());
-    IdentityPlan { key: Sha256::digest(secret.as_bytes()).into(), types }
+    let previous_id = types.iter().position(|kind| kind.name == "anonymous_id").map(|index| index as u16);
+    IdentityPlan {
+        key: Sha256::digest(secret.as_bytes()).into(),
+        types,
+        block: Vec::new(),
+        on_conflict: OnConflict::Keep,
+        max_identifiers: MAX_IDENTIFIERS,
+        previous_id,
+    }
 }
 
 // Traits

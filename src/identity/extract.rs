@@ -2,6 +2,7 @@
 
 use arrow::array::{Array, AsArray, StringArray};
 
+use super::rules::blocked;
 use super::{IdentifierFrom, IdentityPlan};
 use crate::event::{EventBatch, column};
 
@@ -86,60 +87,4 @@ pub fn extract<'a>(plan: &IdentityPlan, events: &'a EventBatch) -> Extracted<'a>
 
 fn valid(values: &StringArray, row: usize) -> Option<&str> {
     values.is_valid(row).then(|| values.value(row))
-}
-
-/// True for values that programs write when they know nobody: they would collapse strangers into one profile.
-/// Empty, runs of zeros or dashes, and the words below, in any case.
-pub fn blocked(value: &str) -> bool {
-    const WORDS: [&str; 17] = [
-        "null",
-        "none",
-        "nil",
-        "nan",
-        "undefined",
-        "anonymous",
-        "unknown",
-        "guest",
-        "n/a",
-        "na",
-        "test",
-        "true",
-        "false",
-        "(null)",
-        "[object object]",
-        "test@test.com",
-        "user@example.com",
-    ];
-    let longest = 16;
-    if value.len() > longest {
-        return value.bytes().all(|byte| matches!(byte, b'0' | b'-'));
-    }
-    value.bytes().all(|byte| matches!(byte, b'0' | b'-')) || WORDS.iter().any(|word| word.eq_ignore_ascii_case(value))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::blocked;
-
-    #[test]
-    fn values_that_stand_for_nobody_are_blocked() {
-        let nobody = [
-            "",
-            "null",
-            "NULL",
-            "0000",
-            "0",
-            "--",
-            "00000000-0000-0000-0000-000000000000",
-            "anonymous",
-            "test@test.com",
-            "[object Object]",
-        ];
-        for value in nobody {
-            assert!(blocked(value), "{value:?} should be blocked");
-        }
-        for value in ["u1", "10", "ann@example.com", "nullable", "0001", "a-0"] {
-            assert!(!blocked(value), "{value:?} should be taken");
-        }
-    }
 }

@@ -12,14 +12,16 @@
 mod component;
 mod extract;
 mod resolve;
+mod rules;
 
 pub use component::{Component, Identifier};
-pub use extract::{Extracted, blocked, extract};
+pub use extract::{Extracted, Item, extract};
 pub use resolve::{IdentifierRow, Identities, Merge, NO_PROFILE, Resolved};
+pub use rules::{Normalize, Pattern, blocked, normalize};
 
 use hmac::{Hmac, KeyInit, Mac};
 
-use crate::event::ProfileId;
+use crate::event::{ProfileId, TimeUs};
 
 /// Checked identity rules.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,13 +30,44 @@ pub struct IdentityPlan {
     pub key: [u8; 32],
     /// Identifier types, best first.
     pub types: Vec<IdentifierType>,
+    /// Values of any type that stand for nobody, besides the built-in ones.
+    pub block: Vec<Pattern>,
+    pub on_conflict: OnConflict,
+    /// A profile takes no more identifiers than this.
+    pub max_identifiers: u32,
+    /// The type that the `previous_id` of an `alias` call is of; None where that type is not listed.
+    pub previous_id: Option<u16>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct IdentifierType {
     pub name: String,
     pub from: IdentifierFrom,
+    pub normalize: Normalize,
+    pub limit: Option<Limit>,
+    /// Values of this type that stand for nobody.
+    pub block: Vec<Pattern>,
 }
+
+/// How many identifiers of a type one profile may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    pub count: u32,
+    /// Only those linked within this span before the event count, by event time, in microseconds; None: for ever.
+    pub within: Option<TimeUs>,
+}
+
+/// What becomes of an identifier that two people share and that may not join them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnConflict {
+    /// It stays with the first.
+    Keep,
+    /// It goes to the person of the latest event, by (timestamp, message id).
+    Reassign,
+}
+
+/// Where no `max_identifiers` is given.
+pub const MAX_IDENTIFIERS: u32 = 1000;
 
 /// Where an identifier of a type is found in an event.
 #[derive(Debug, Clone, PartialEq)]
