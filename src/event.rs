@@ -331,7 +331,7 @@ impl EventBatch {
 }
 
 /// A profile's public id: 128 bits, written as 32 hex digits. See `identity` for how it is made.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct ProfileId(pub [u8; 16]);
 
 impl std::fmt::Display for ProfileId {

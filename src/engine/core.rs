@@ -26,7 +26,7 @@ use crate::activation::{Activations, Rendered, time_text};
 use crate::aggregate::Aggregator;
 use crate::definition::Pipeline;
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs};
-use crate::identity::{Component, Extracted, Identities, NO_PROFILE, Resolved, extract};
+use crate::identity::{Component, Decisions, Extracted, Identities, NO_PROFILE, Resolved, extract, load_component};
 use crate::profile::{Profile, ProfileRecord, Slots, Traits};
 use crate::segment::{Moved, Segments, Transition};
 use crate::sink::{Attempt, AttemptOutcome, CommitRange, Queued, Table, tables};
@@ -201,7 +201,7 @@ impl Core {
         let extracted = extract(self.identities.plan(), &events);
         self.load_identity(&extracted).await?;
         let first_new = self.identities.next_number;
-        let resolved = self.identities.resolve(&events, &extracted, commit, &mut staged.writes);
+        let resolved = self.identities.resolve(&events, &extracted, Decisions::Now, commit, &mut staged.writes);
 
         // The profiles that the batch touches, each once, and the state of those that were absorbed.
         let mut touched = Touched::of(&resolved);
@@ -293,16 +293,15 @@ impl Core {
 
     async fn load_components(&mut self, numbers: Vec<ProfileNumber>) -> Result<(), EngineError> {
         let store = &*self.store;
-        let found: Vec<(ProfileNumber, Option<Bytes>)> = futures::stream::iter(numbers)
-            .map(|number| async move { Ok::<_, StoreError>((number, store.get(&keys::component(number)).await?)) })
+        let found: Vec<(ProfileNumber, Component)> = futures::stream::iter(numbers)
+            .map(|number| async move {
+                let head = store.get(&keys::component(number)).await?;
+                Ok::<_, StoreError>((number, load_component(number, head, store).await?))
+            })
             .buffer_unordered(READS_AT_ONCE)
             .try_collect()
             .await?;
-        for (number, value) in found {
-            let Some(value) = value else {
-                return Err(StoreError::Damaged(format!("profile {number} has identifiers but no component")).into());
-            };
-            let component: Component = codec::decode(Component::VERSION, "component", &value)?;
+        for (number, component) in found {
             self.identities.components.insert_clean(number, component);
         }
         Ok(())
@@ -679,7 +678,7 @@ fn describe(
         values.insert(field.name().clone(), json_value(column, row));
     }
     let mut identifiers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for identifier in component.iter().flat_map(|component| &component.identifiers) {
+    for identifier in component.iter().flat_map(|component| component.identifiers()) {
         let name = identities.plan().types[identifier.kind as usize].name.as_str();
         identifiers.entry(name).or_default().push(&identifier.value);
     }

@@ -1,52 +1,392 @@
-//! A component: the identifiers that are one person.
+//! A component: the identifiers that are one person, the links that hold them together, the ids it was known by.
+//!
+//! The three lists only grow at their end (but for an identifier that goes to another person), so a component is
+//! stored in pages: the first of each list in the component's own entry, the others in entries of their own. What a
+//! change writes follows what is new, not how large the component has become.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use super::IdentityPlan;
-use crate::event::{ProfileId, TimeUs};
+use crate::event::{ProfileId, ProfileNumber, TimeUs};
 use crate::state::cache::Weigh;
+use crate::state::{StoreError, WriteBatch, codec, keys};
 
-/// Stored under the profile's number, version [`Component::VERSION`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Entries of a list in one page. Nearly every person fits the first.
+const PAGE: usize = 32;
+
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Component {
     /// The public id as of the last commit.
     pub id: ProfileId,
-    /// In order of arrival.
-    pub identifiers: Vec<Identifier>,
-    /// Ids under which this person was known before; they answer look-ups for ever.
-    pub former_ids: Vec<ProfileId>,
+    identifiers: Paged<Identifier>,
+    links: Paged<Link>,
+    former_ids: Paged<ProfileId>,
+    /// Index of the best identifier: by priority of its type, then by hash.
+    best: usize,
+    /// The identifier that `id` was made of.
+    named_by: Option<u128>,
+    /// Identifiers by kind.
+    counts: SmallVec<[u32; 6]>,
 }
 
-/// One identifier with the event that linked it first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Identifier {
     pub hash: u128,
     pub kind: u16,
     pub value: Box<str>,
+    /// The timestamp of the event that brought it to this person.
+    pub linked_at: TimeUs,
+    /// Where identifiers are reassigned: the latest event (timestamp, message id) that had it with this person.
+    pub confirmed: Option<(TimeUs, Box<str>)>,
+}
+
+/// A link that joined what was apart, with the event that made it. Those of a component are a spanning tree; the
+/// links that only confirm it are in the history of events.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Link {
+    pub a: u128,
+    pub b: u128,
     pub message_id: Box<str>,
+    /// `source:topic/partition@offset`.
+    pub position: Box<str>,
     pub linked_at: TimeUs,
 }
 
 impl Component {
-    pub const VERSION: u8 = 1;
+    pub fn identifiers(&self) -> &[Identifier] {
+        &self.identifiers.items
+    }
 
-    /// The best identifier: by priority of its type, then by hash. None only while a component is being made.
+    pub fn links(&self) -> &[Link] {
+        &self.links.items
+    }
+
+    /// Ids under which this person was known before; they answer look-ups for ever.
+    pub fn former_ids(&self) -> &[ProfileId] {
+        &self.former_ids.items
+    }
+
+    /// None only while a component is being made.
     pub fn best(&self) -> Option<&Identifier> {
-        self.identifiers.iter().min_by_key(|identifier| (identifier.kind, identifier.hash))
+        self.identifiers.items.get(self.best)
     }
 
-    /// The id that follows from the identifiers.
-    pub fn derived_id(&self, plan: &IdentityPlan) -> Option<ProfileId> {
-        self.best().map(|best| plan.profile_id(best.kind, &best.value))
+    pub fn count_of(&self, kind: u16) -> u32 {
+        self.counts.get(kind as usize).copied().unwrap_or(0)
     }
+
+    /// Identifiers of a kind that were linked after `since`.
+    pub fn count_since(&self, kind: u16, since: TimeUs) -> u32 {
+        let recent = self.identifiers().iter().filter(|known| known.kind == kind && known.linked_at > since);
+        recent.count() as u32
+    }
+
+    pub fn add(&mut self, identifier: Identifier) {
+        let kind = identifier.kind as usize;
+        if self.counts.len() <= kind {
+            self.counts.resize(kind + 1, 0);
+        }
+        self.counts[kind] += 1;
+        let better = self.best().is_none_or(|best| (identifier.kind, identifier.hash) < (best.kind, best.hash));
+        if better {
+            self.best = self.identifiers.items.len();
+        }
+        self.identifiers.items.push(identifier);
+    }
+
+    pub fn add_link(&mut self, link: Link) {
+        self.links.items.push(link);
+    }
+
+    pub fn add_former_id(&mut self, id: ProfileId) {
+        self.former_ids.items.push(id);
+    }
+
+    /// For one that is absorbed: its former ids are told apart from those of the survivor first.
+    pub fn take_former_ids(&mut self) -> Vec<ProfileId> {
+        std::mem::take(&mut self.former_ids.items)
+    }
+
+    /// Takes an identifier out that goes to another person, with the links that it held. Never the best one.
+    pub fn remove(&mut self, hash: u128) -> Option<Identifier> {
+        let index = self.identifiers.items.iter().position(|known| known.hash == hash)?;
+        let last = self.identifiers.items.len() - 1;
+        let removed = self.identifiers.swap_remove(index);
+        self.counts[removed.kind as usize] -= 1;
+        if self.best == last {
+            self.best = index;
+        }
+        while let Some(index) = self.links.items.iter().position(|link| link.a == hash || link.b == hash) {
+            self.links.swap_remove(index);
+        }
+        Some(removed)
+    }
+
+    pub fn confirm(&mut self, hash: u128, at: TimeUs, message_id: &str) {
+        let Some(index) = self.identifiers.items.iter().position(|known| known.hash == hash) else { return };
+        let known = &mut self.identifiers.items[index];
+        if known.confirmed.as_ref().is_none_or(|(t, id)| (at, message_id) > (*t, &**id)) {
+            known.confirmed = Some((at, message_id.into()));
+            self.identifiers.clean = self.identifiers.clean.min(index);
+        }
+    }
+
+    /// Takes over the identifiers and links of an absorbed component.
+    pub fn absorb(&mut self, other: Component) {
+        other.identifiers.items.into_iter().for_each(|identifier| self.add(identifier));
+        self.links.items.extend(other.links.items);
+    }
+
+    /// The id that follows from the identifiers. The hash is only made when the best identifier is another one.
+    pub fn derive_id(&mut self, plan: &IdentityPlan) -> Option<ProfileId> {
+        let best = self.best()?;
+        let (hash, kind) = (best.hash, best.kind);
+        if self.named_by == Some(hash) {
+            return Some(self.id);
+        }
+        let id = plan.profile_id(kind, &best.value);
+        self.named_by = Some(hash);
+        Some(id)
+    }
+
+    /// Stages what changed since the component was last written.
+    pub fn write(&mut self, number: ProfileNumber, out: &mut WriteBatch) {
+        let head = Head {
+            id: self.id,
+            lengths: [self.identifiers.items.len(), self.links.items.len(), self.former_ids.items.len()]
+                .map(|length| length as u32),
+            identifiers: self.identifiers.first(),
+            links: self.links.first(),
+            former_ids: self.former_ids.first(),
+        };
+        out.put(keys::component(number), codec::encode(Head::VERSION, &head));
+        self.identifiers.write(number, List::Identifiers, out);
+        self.links.write(number, List::Links, out);
+        self.former_ids.write(number, List::FormerIds, out);
+    }
+
+    /// Stages the removal of everything that is stored.
+    pub fn delete(&self, number: ProfileNumber, out: &mut WriteBatch) {
+        out.delete(keys::component(number));
+        self.identifiers.delete(number, List::Identifiers, out);
+        self.links.delete(number, List::Links, out);
+        self.former_ids.delete(number, List::FormerIds, out);
+    }
+
+    /// The component from its own entry. True: it has further pages, to be given to [`Component::read_page`] in key
+    /// order; then [`Component::finish`].
+    pub fn read(bytes: &[u8]) -> Result<(Component, bool), StoreError> {
+        let head: Head = codec::decode(Head::VERSION, "component", bytes)?;
+        let more = head.lengths.iter().any(|length| *length as usize > PAGE);
+        let mut component = Component { id: head.id, ..Component::default() };
+        component.identifiers.items = head.identifiers.into_owned();
+        component.links.items = head.links.into_owned();
+        component.former_ids.items = head.former_ids.into_owned();
+        if !more {
+            component.finish();
+        }
+        Ok((component, more))
+    }
+
+    pub fn read_page(&mut self, key: &[u8], bytes: &[u8]) -> Result<(), StoreError> {
+        match keys::parse_component_page(key) {
+            Some(list) if list == List::Identifiers as u8 => self.identifiers.read(bytes),
+            Some(list) if list == List::Links as u8 => self.links.read(bytes),
+            Some(list) if list == List::FormerIds as u8 => self.former_ids.read(bytes),
+            _ => Err(StoreError::Damaged("a component's page has an unknown key".to_string())),
+        }
+    }
+
+    /// Counts and compares what was read, once it is whole.
+    pub fn finish(&mut self) {
+        let identifiers = std::mem::take(&mut self.identifiers.items);
+        identifiers.into_iter().for_each(|identifier| self.add(identifier));
+        self.named_by = self.best().map(|best| best.hash);
+        for (clean, stored, length) in [
+            (&mut self.identifiers.clean, &mut self.identifiers.stored, self.identifiers.items.len()),
+            (&mut self.links.clean, &mut self.links.stored, self.links.items.len()),
+            (&mut self.former_ids.clean, &mut self.former_ids.stored, self.former_ids.items.len()),
+        ] {
+            (*clean, *stored) = (length, length);
+        }
+    }
+}
+
+/// A component's own entry: the first page of each list.
+#[derive(Serialize, Deserialize)]
+struct Head<'a> {
+    id: ProfileId,
+    /// Of the whole lists: identifiers, links, former ids.
+    lengths: [u32; 3],
+    identifiers: std::borrow::Cow<'a, [Identifier]>,
+    links: std::borrow::Cow<'a, [Link]>,
+    former_ids: std::borrow::Cow<'a, [ProfileId]>,
+}
+
+impl Head<'_> {
+    const VERSION: u8 = 2;
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(u8)]
+enum List {
+    Identifiers = 0,
+    Links = 1,
+    FormerIds = 2,
+}
+
+/// A list that is stored in pages.
+#[derive(Debug, Clone, PartialEq)]
+struct Paged<T> {
+    items: Vec<T>,
+    /// So many entries are stored as they are.
+    clean: usize,
+    /// So many entries are stored.
+    stored: usize,
+}
+
+impl<T> Default for Paged<T> {
+    fn default() -> Self {
+        Paged { items: Vec::new(), clean: 0, stored: 0 }
+    }
+}
+
+impl<T: Clone + Serialize + for<'de> Deserialize<'de>> Paged<T> {
+    const VERSION: u8 = 1;
+
+    fn first(&self) -> std::borrow::Cow<'_, [T]> {
+        std::borrow::Cow::Borrowed(&self.items[..self.items.len().min(PAGE)])
+    }
+
+    fn swap_remove(&mut self, index: usize) -> T {
+        self.clean = self.clean.min(index);
+        self.items.swap_remove(index)
+    }
+
+    fn write(&mut self, number: ProfileNumber, list: List, out: &mut WriteBatch) {
+        let key = |page: usize| keys::component_page(number, list as u8, page as u32);
+        let pages = self.items.len().div_ceil(PAGE);
+        for page in (self.clean / PAGE).max(1)..pages {
+            let end = ((page + 1) * PAGE).min(self.items.len());
+            let items = &self.items[page * PAGE..end];
+            out.put(key(page), codec::encode(Self::VERSION, &items));
+        }
+        (pages.max(1)..self.stored.div_ceil(PAGE)).for_each(|page| out.delete(key(page)));
+        (self.clean, self.stored) = (self.items.len(), self.items.len());
+    }
+
+    fn delete(&self, number: ProfileNumber, list: List, out: &mut WriteBatch) {
+        for page in 1..self.stored.div_ceil(PAGE) {
+            out.delete(keys::component_page(number, list as u8, page as u32));
+        }
+    }
+
+    fn read(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let items: Vec<T> = codec::decode(Self::VERSION, "page of a component", bytes)?;
+        self.items.extend(items);
+        Ok(())
+    }
+}
+
+/// The entries of a component, from wherever they are kept.
+pub async fn load(
+    number: ProfileNumber,
+    head: Option<Bytes>,
+    store: &dyn crate::state::Store,
+) -> Result<Component, StoreError> {
+    let missing = || StoreError::Damaged(format!("profile {number} has identifiers but no component"));
+    let (mut component, more) = Component::read(&head.ok_or_else(missing)?)?;
+    if !more {
+        return Ok(component);
+    }
+    let prefix = keys::component_pages(number);
+    let mut after: Option<Bytes> = None;
+    loop {
+        let page = store.scan(&prefix, after.as_deref(), 1_000).await?;
+        let Some((last, _)) = page.last() else { break };
+        after = Some(last.clone());
+        for (key, value) in &page {
+            component.read_page(key, value)?;
+        }
+    }
+    component.finish();
+    Ok(component)
 }
 
 impl Weigh for Component {
     fn weigh(&self) -> usize {
-        let texts: usize = self.identifiers.iter().map(|i| i.value.len() + i.message_id.len()).sum();
-        size_of::<Component>()
-            + self.identifiers.capacity() * size_of::<Identifier>()
-            + texts
-            + self.former_ids.capacity() * size_of::<ProfileId>()
+        let identifiers: usize = self.identifiers().iter().map(|known| size_of::<Identifier>() + known.value.len()).sum();
+        let texts = |link: &Link| size_of::<Link>() + link.message_id.len() + link.position.len();
+        let links: usize = self.links().iter().map(texts).sum();
+        size_of::<Component>() + identifiers + links + self.former_ids.items.len() * size_of::<ProfileId>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::memory::MemoryStore;
+    use crate::state::{Store, Write};
+
+    fn identifier(number: u32) -> Identifier {
+        let hash = u128::from(number.wrapping_mul(2_654_435_761)) + 1;
+        Identifier { hash, kind: (number % 3) as u16, value: format!("v{number}").into(), linked_at: 7, confirmed: None }
+    }
+
+    fn link(number: u32) -> Link {
+        let (a, b) = (identifier(number).hash, identifier(number + 1).hash);
+        Link { a, b, message_id: format!("m{number}").into(), position: "s:t/0@1".into(), linked_at: 7 }
+    }
+
+    /// Whatever was added and removed between the writes, what is read back is the component, and a write touches
+    /// only the pages that changed.
+    #[tokio::test]
+    async fn a_component_is_read_back_as_it_was_and_written_in_pages() {
+        let store = MemoryStore::default();
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut component = Component::default();
+        let mut next = 0;
+        for round in 0..60 {
+            for _ in 0..random.usize(0..40) {
+                component.add(identifier(next));
+                component.add_link(link(next));
+                if random.bool() {
+                    component.add_former_id(ProfileId([next as u8; 16]));
+                }
+                next += 1;
+            }
+            if random.u8(0..3) == 0 && component.identifiers().len() > 2 {
+                let best = component.best().unwrap().hash;
+                let at = random.usize(0..component.identifiers().len());
+                let hash = component.identifiers()[at].hash;
+                if hash != best {
+                    component.remove(hash);
+                }
+            }
+            let mut out = WriteBatch::default();
+            component.write(9, &mut out);
+            store.commit(out).await.unwrap();
+            if component.identifiers().is_empty() {
+                continue;
+            }
+            let read = load(9, store.get(&keys::component(9)).await.unwrap(), &store).await.unwrap();
+            assert_eq!(read.identifiers(), component.identifiers(), "round {round}");
+            assert_eq!(read.links(), component.links(), "round {round}");
+            assert_eq!(read.former_ids(), component.former_ids(), "round {round}");
+            assert_eq!((read.best(), &read.counts), (component.best(), &component.counts), "round {round}");
+        }
+        component.add(identifier(next));
+        let mut out = WriteBatch::default();
+        component.write(9, &mut out);
+        let puts = out.writes.iter().filter(|write| matches!(write, Write::Put(..))).count();
+        assert_eq!(puts, 2, "one identifier more: the component's own entry and one page");
+
+        let mut out = WriteBatch::default();
+        component.delete(9, &mut out);
+        store.commit(out).await.unwrap();
+        let left = store.scan(&keys::component_pages(9), None, 10).await.unwrap();
+        assert_eq!(left, Vec::new(), "nothing is left behind");
     }
 }

@@ -10,11 +10,15 @@
 //! batch, before any event is applied. Nothing here reads the store or a clock.
 
 mod component;
+mod corrections;
+mod decide;
 mod extract;
 mod resolve;
 mod rules;
 
-pub use component::{Component, Identifier};
+pub use component::{Component, Identifier, Link, load as load_component};
+pub use corrections::{Correction, Corrections, Named};
+pub use decide::{Conflict, Decision, Decisions};
 pub use extract::{Extracted, Item, extract};
 pub use resolve::{IdentifierRow, Identities, Merge, NO_PROFILE, Resolved};
 pub use rules::{Normalize, Pattern, blocked, normalize};

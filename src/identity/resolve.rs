@@ -1,10 +1,13 @@
-//! Makes the links of a batch: one profile number per row, and what changed.
+//! Makes the links of a batch: one profile number per row, what changed, and what was refused.
 
 use hashbrown::{HashMap, HashSet};
+use smallvec::SmallVec;
 
-use super::IdentityPlan;
-use super::component::{Component, Identifier};
+use super::component::{Component, Identifier, Link};
+use super::corrections::Corrections;
+use super::decide::{Conflict, Decision, Decisions};
 use super::extract::{Extracted, Item};
+use super::{IdentityPlan, OnConflict};
 use crate::event::{EventBatch, ProfileId, ProfileNumber, TimeUs, column};
 use crate::state::cache::{Cache, Weigh};
 use crate::state::filter::SeenFilter;
@@ -21,13 +24,14 @@ impl Weigh for ProfileNumber {
 
 /// The one writer of identity: hot identifiers and components, and the filter of all identifiers ever seen.
 pub struct Identities {
-    plan: IdentityPlan,
+    pub(super) plan: IdentityPlan,
     /// Identifier hash → profile number.
     pub identifiers: Cache<u128, ProfileNumber>,
     pub components: Cache<ProfileNumber, Component>,
     pub seen: SeenFilter,
     /// The next profile number to give; part of the engine's record.
     pub next_number: ProfileNumber,
+    pub corrections: Corrections,
 }
 
 /// What identity says of a batch.
@@ -35,13 +39,20 @@ pub struct Identities {
 pub struct Resolved {
     /// Per row: its profile's number, [`NO_PROFILE`] where it has none.
     pub numbers: Vec<ProfileNumber>,
+    /// Per row: kind and hash of the best identifier that was kept, as a rank (lower is better).
+    pub best: Vec<u64>,
+    /// Rows on which not all identifiers were simply joined, in order of rows.
+    pub decisions: Vec<(u32, Decision)>,
+    pub conflicts: Vec<Conflict>,
     /// Profiles that were absorbed: their state goes into another's. In order; chains are already followed, so
     /// `into` is a profile that lives on after the batch.
     pub absorbed: Vec<(ProfileNumber, ProfileNumber)>,
     /// Ids that became another id, one per id ever shown that points to a new place now.
     pub merges: Vec<Merge>,
-    /// Identifiers that are new.
+    /// Identifiers that are new, or that went to another person.
     pub identifiers: Vec<IdentifierRow>,
+    /// How many of these were known before.
+    pub reassigned: usize,
     /// Number → id as of this commit, of every profile that a row names or whose id changed.
     pub changed_ids: HashMap<ProfileNumber, ProfileId>,
     /// Profiles made by this batch.
@@ -53,7 +64,8 @@ pub struct Resolved {
 pub struct Merge {
     pub old: ProfileId,
     pub new: ProfileId,
-    /// `merge` when two profiles became one, `better_identifier` when a profile's best identifier changed.
+    /// `merge` when two profiles became one, `better_identifier` when a profile's best identifier changed; the causes
+    /// of corrections when a profile was split.
     pub cause: &'static str,
     pub message_id: Box<str>,
     pub merged_at: TimeUs,
@@ -63,8 +75,27 @@ pub struct Merge {
 pub struct IdentifierRow {
     pub kind: u16,
     pub value: Box<str>,
+    /// [`NO_PROFILE`]: nobody's any more.
     pub number: ProfileNumber,
     pub linked_at: TimeUs,
+}
+
+/// The event that a row is, as far as links are concerned.
+#[derive(Clone, Copy)]
+pub(super) struct Event<'a> {
+    pub events: &'a EventBatch,
+    pub row: usize,
+    pub at: TimeUs,
+}
+
+impl<'a> Event<'a> {
+    pub fn message_id(&self) -> &'a str {
+        self.events.strings(column::MESSAGE_ID).value(self.row)
+    }
+
+    pub fn source(&self) -> &'a str {
+        self.events.strings(column::SOURCE).value(self.row)
+    }
 }
 
 /// What happened to a component within the batch, before ids are derived.
@@ -76,6 +107,25 @@ struct Change {
     at: TimeUs,
 }
 
+/// A component that was absorbed although tables know its id.
+struct Lost {
+    shown: ProfileId,
+    former_ids: Vec<ProfileId>,
+    into: ProfileNumber,
+    message_id: Box<str>,
+    at: TimeUs,
+}
+
+/// What a batch does to the components, until it is done.
+#[derive(Default)]
+pub(super) struct Working {
+    changes: HashMap<ProfileNumber, Change>,
+    absorbed: HashMap<ProfileNumber, ProfileNumber>,
+    lost: Vec<Lost>,
+}
+
+pub(super) type Kept<'a, 'b> = SmallVec<[&'a Item<'b>; 4]>;
+
 impl Identities {
     pub fn new(plan: IdentityPlan, next_number: ProfileNumber, cache_bytes: usize) -> Self {
         Identities {
@@ -84,6 +134,7 @@ impl Identities {
             components: Cache::new(cache_bytes / 2),
             seen: SeenFilter::new(),
             next_number: next_number.max(1),
+            corrections: Corrections::default(),
         }
     }
 
@@ -107,6 +158,7 @@ impl Identities {
     /// Components that `resolve` will change and that are not in memory. Valid once the identifiers are loaded.
     pub fn missing_components(&self, extracted: &Extracted<'_>) -> Vec<ProfileNumber> {
         let mut missing = HashSet::new();
+        let confirms = self.plan.on_conflict == OnConflict::Reassign;
         for row in 0..extracted.starts.len() - 1 {
             let items = extracted.row(row);
             if items.len() < 2 {
@@ -117,7 +169,7 @@ impl Identities {
                 let number = self.identifiers.get(&item.hash);
                 number.is_none() || number != first
             });
-            if changes {
+            if changes || confirms {
                 let numbers = items.iter().filter_map(|item| self.identifiers.get(&item.hash));
                 missing.extend(numbers.copied().filter(|number| self.components.get(number).is_none()));
             }
@@ -134,82 +186,50 @@ impl Identities {
         &mut self,
         events: &EventBatch,
         extracted: &Extracted<'_>,
+        decisions: Decisions<'_>,
         commit: u64,
         out: &mut WriteBatch,
     ) -> Resolved {
-        let mut resolved = Resolved { numbers: Vec::with_capacity(events.len()), ..Resolved::default() };
-        let mut changes: HashMap<ProfileNumber, Change> = HashMap::new();
-        let mut absorbed: HashMap<ProfileNumber, ProfileNumber> = HashMap::new();
-        let mut lost: Vec<(ProfileId, Vec<ProfileId>, ProfileNumber, Box<str>, TimeUs)> = Vec::new();
+        let mut resolved = Resolved {
+            numbers: Vec::with_capacity(events.len()),
+            best: Vec::with_capacity(events.len()),
+            ..Resolved::default()
+        };
+        let mut working = Working::default();
         let times = events.times(column::TIMESTAMP);
-
+        // Without any of these a row whose identifiers are one person already needs no further look.
+        let plain = self.corrections.is_empty()
+            && self.plan.on_conflict == OnConflict::Keep
+            && matches!(decisions, Decisions::Now);
         for row in 0..events.len() {
             let items = extracted.row(row);
-            let Some(first) = items.first() else {
-                resolved.numbers.push(NO_PROFILE);
-                continue;
-            };
-            let known = self.identifiers.get(&first.hash).copied();
-            if let (Some(number), [_]) = (known, items) {
-                resolved.numbers.push(number);
-                continue;
-            }
-            let mut numbers: smallvec::SmallVec<[ProfileNumber; 4]> =
-                items.iter().filter_map(|item| self.identifiers.get(&item.hash)).copied().collect();
-            let all_known = numbers.len() == items.len();
-            numbers.sort_unstable();
-            numbers.dedup();
-            if all_known && numbers.len() == 1 {
-                resolved.numbers.push(numbers[0]);
-                continue;
-            }
-
-            let message_id: Box<str> = events.strings(column::MESSAGE_ID).value(row).into();
-            let at = times.value(row);
-            let number = match numbers.as_slice() {
-                [] => {
-                    let number = self.next_number;
-                    self.next_number += 1;
-                    let empty = Component { id: ProfileId([0; 16]), identifiers: Vec::new(), former_ids: Vec::new() };
-                    self.components.insert_dirty(number, empty, commit);
-                    changes
-                        .insert(number, Change { shown: None, cause: "created", message_id: message_id.clone(), at });
-                    resolved.created.push(number);
-                    number
-                }
-                [only] => *only,
-                several => {
-                    let survivor = self.survivor(several);
-                    for loser in several.iter().copied().filter(|number| *number != survivor) {
-                        let Some(component) = self.components.remove(&loser) else {
-                            unreachable!("component {loser} was to be loaded before resolve")
-                        };
-                        let shown = match changes.remove(&loser) {
-                            Some(change) => change.shown,
-                            None => Some(component.id),
-                        };
-                        if let Some(shown) = shown {
-                            lost.push((shown, component.former_ids.clone(), survivor, message_id.clone(), at));
+            let number = match items {
+                [] => NO_PROFILE,
+                [first, rest @ ..] => {
+                    let known = self.identifiers.get(&first.hash).copied();
+                    match known {
+                        Some(number)
+                            if plain && rest.iter().all(|item| self.identifiers.get(&item.hash) == Some(&number)) =>
+                        {
+                            resolved.best.push(rank(first));
+                            resolved.numbers.push(number);
+                            continue;
                         }
-                        self.absorb(survivor, component, commit, out);
-                        self.note(&mut changes, survivor, "merge", &message_id, at);
-                        absorbed.insert(loser, survivor);
-                        resolved.absorbed.push((loser, survivor));
-                        out.delete(keys::component(loser));
+                        _ => {
+                            let event = Event { events, row, at: times.value(row) };
+                            self.place(event, items, &decisions, commit, &mut working, &mut resolved, out)
+                        }
                     }
-                    survivor
                 }
             };
-            for item in items {
-                if self.identifiers.get(&item.hash).is_none() {
-                    self.note(&mut changes, number, "better_identifier", &message_id, at);
-                    self.link(number, item, &message_id, at, commit, &mut resolved);
-                }
+            if number == NO_PROFILE {
+                resolved.best.push(u64::MAX);
             }
             resolved.numbers.push(number);
         }
 
         // A number given to an early row may have been absorbed by a later one.
+        let absorbed = std::mem::take(&mut working.absorbed);
         let last = |mut number: ProfileNumber| {
             while let Some(into) = absorbed.get(&number) {
                 number = *into;
@@ -221,18 +241,137 @@ impl Identities {
             resolved.absorbed.iter_mut().for_each(|(_, into)| *into = last(*into));
             resolved.identifiers.iter_mut().for_each(|row| row.number = last(row.number));
             resolved.created.retain(|number| !absorbed.contains_key(number));
+            for conflict in &mut resolved.conflicts {
+                conflict.number = last(conflict.number);
+                conflict.other = conflict.other.map(last);
+            }
         }
         for row in &resolved.identifiers {
             let hash = self.plan.identifier_hash(row.kind, &row.value);
             out.put(keys::identifier(hash), codec::encode(1, &row.number));
         }
-        self.derive_ids(changes, lost, &last, commit, out, &mut resolved);
+        self.derive_ids(working, &last, commit, out, &mut resolved);
         resolved
+    }
+
+    /// Decides about one row and makes its links. Gives the number that the row belongs to for now.
+    #[expect(clippy::too_many_arguments, reason = "one row against everything that the batch has done so far")]
+    fn place<'a>(
+        &mut self,
+        event: Event<'_>,
+        items: &'a [Item<'a>],
+        decisions: &Decisions<'_>,
+        commit: u64,
+        working: &mut Working,
+        resolved: &mut Resolved,
+        out: &mut WriteBatch,
+    ) -> ProfileNumber {
+        let mut kept: Kept<'a, 'a> = items.iter().collect();
+        let mut decision = Decision::default();
+        let refused = self.decide(event, &mut kept, decisions, &mut decision);
+        for item in decision.reassigned(&refused) {
+            self.detach(item.hash, commit, event, working);
+            resolved.reassigned += 1;
+        }
+        let Some(first) = kept.first() else {
+            resolved.decisions.push((event.row as u32, decision));
+            return NO_PROFILE;
+        };
+        resolved.best.push(rank(first));
+        let number = self.join(event, &kept, commit, working, resolved, out);
+        resolved.conflicts.extend(refused.into_iter().map(|refusal| Conflict {
+            row: event.row as u32,
+            kind: refusal.item.kind,
+            value: (*refusal.item.value).into(),
+            number,
+            other: refusal.other.filter(|other| *other != number),
+            cause: refusal.cause,
+            reassigned: refusal.reassigned,
+        }));
+        if !decision.is_empty() {
+            resolved.decisions.push((event.row as u32, decision));
+        }
+        number
+    }
+
+    /// Joins what one event names into one component.
+    fn join(
+        &mut self,
+        event: Event<'_>,
+        kept: &Kept<'_, '_>,
+        commit: u64,
+        working: &mut Working,
+        resolved: &mut Resolved,
+        out: &mut WriteBatch,
+    ) -> ProfileNumber {
+        let numbers = self.numbers(kept);
+        let all_known = kept.iter().all(|item| self.identifiers.get(&item.hash).is_some());
+        if let ([only], true) = (&numbers[..], all_known) {
+            if self.plan.on_conflict == OnConflict::Reassign && kept.len() > 1 {
+                self.confirm(event, kept, *only, commit, working);
+            }
+            return *only;
+        }
+        // The links that join what is apart, from the best identifier to each part; for a tree, one to a part.
+        let mut links: SmallVec<[(u128, u128); 4]> = SmallVec::new();
+        let mut parts: SmallVec<[ProfileNumber; 4]> = self.identifiers.get(&kept[0].hash).copied().into_iter().collect();
+        for item in &kept[1..] {
+            match self.identifiers.get(&item.hash) {
+                Some(number) if parts.contains(number) => continue,
+                Some(number) => parts.push(*number),
+                None => {}
+            }
+            links.push((kept[0].hash, item.hash));
+        }
+        let message_id: Box<str> = event.message_id().into();
+        let number = match numbers.as_slice() {
+            [] => {
+                let number = self.next_number;
+                self.next_number += 1;
+                self.components.insert_dirty(number, Component::default(), commit);
+                let change = Change { shown: None, cause: "created", message_id: message_id.clone(), at: event.at };
+                working.changes.insert(number, change);
+                resolved.created.push(number);
+                number
+            }
+            [only] => *only,
+            several => {
+                let survivor = self.survivor(several);
+                for loser in several.iter().copied().filter(|number| *number != survivor) {
+                    self.absorb(loser, survivor, event, commit, working, out);
+                    resolved.absorbed.push((loser, survivor));
+                }
+                survivor
+            }
+        };
+        for item in kept {
+            if self.identifiers.get(&item.hash).is_none() {
+                self.note(&mut working.changes, number, "better_identifier", event);
+                self.add(number, item, event, commit, resolved);
+            }
+        }
+        if let Some(component) = self.components.get_mut_dirty(&number, commit) {
+            let position = position_text(event);
+            for (a, b) in links {
+                let (message_id, position) = (message_id.clone(), position.as_str().into());
+                component.add_link(Link { a, b, message_id, position, linked_at: event.at });
+            }
+        }
+        number
+    }
+
+    /// The components of these identifiers, each once, in order of number.
+    pub(super) fn numbers(&self, items: &[&Item<'_>]) -> SmallVec<[ProfileNumber; 4]> {
+        let known = items.iter().filter_map(|item| self.identifiers.get(&item.hash)).copied();
+        let mut numbers: SmallVec<[ProfileNumber; 4]> = known.collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
     }
 
     /// The larger side lives on; of equals, the older.
     fn survivor(&self, numbers: &[ProfileNumber]) -> ProfileNumber {
-        let size = |number: &ProfileNumber| self.components.get(number).map_or(0, |c| c.identifiers.len());
+        let size = |number: &ProfileNumber| self.components.get(number).map_or(0, |c| c.identifiers().len());
         let mut best = numbers[0];
         for number in &numbers[1..] {
             if size(number) > size(&best) {
@@ -243,39 +382,87 @@ impl Identities {
     }
 
     /// Moves a component's identifiers to the survivor.
-    fn absorb(&mut self, survivor: ProfileNumber, component: Component, commit: u64, out: &mut WriteBatch) {
-        for identifier in &component.identifiers {
+    fn absorb(
+        &mut self,
+        loser: ProfileNumber,
+        survivor: ProfileNumber,
+        event: Event<'_>,
+        commit: u64,
+        working: &mut Working,
+        out: &mut WriteBatch,
+    ) {
+        let Some(mut component) = self.components.remove(&loser) else {
+            unreachable!("component {loser} was to be loaded before resolve")
+        };
+        let shown = match working.changes.remove(&loser) {
+            Some(change) => change.shown,
+            None => Some(component.id),
+        };
+        component.delete(loser, out);
+        let former_ids = component.take_former_ids();
+        if let Some(shown) = shown {
+            let message_id = event.message_id().into();
+            working.lost.push(Lost { shown, former_ids, into: survivor, message_id, at: event.at });
+        }
+        for identifier in component.identifiers() {
             self.identifiers.insert_dirty(identifier.hash, survivor, commit);
             out.put(keys::identifier(identifier.hash), codec::encode(1, &survivor));
         }
+        self.note(&mut working.changes, survivor, "merge", event);
         if let Some(into) = self.components.get_mut_dirty(&survivor, commit) {
-            into.identifiers.extend(component.identifiers);
+            into.absorb(component);
         }
+        working.absorbed.insert(loser, survivor);
     }
 
-    fn link(
+    fn add(
         &mut self,
         number: ProfileNumber,
         item: &Item<'_>,
-        message_id: &str,
-        at: TimeUs,
+        event: Event<'_>,
         commit: u64,
         resolved: &mut Resolved,
     ) {
         self.identifiers.insert_dirty(item.hash, number, commit);
         self.seen.insert(item.hash);
-        let value: Box<str> = item.value.into();
+        let value: Box<str> = (*item.value).into();
+        let reassigns = self.plan.on_conflict == OnConflict::Reassign;
         if let Some(component) = self.components.get_mut_dirty(&number, commit) {
-            let message_id = message_id.into();
-            component.identifiers.push(Identifier {
+            component.add(Identifier {
                 hash: item.hash,
                 kind: item.kind,
                 value: value.clone(),
-                message_id,
-                linked_at: at,
+                linked_at: event.at,
+                confirmed: reassigns.then(|| (event.at, event.message_id().into())),
             });
         }
-        resolved.identifiers.push(IdentifierRow { kind: item.kind, value, number, linked_at: at });
+        resolved.identifiers.push(IdentifierRow { kind: item.kind, value, number, linked_at: event.at });
+    }
+
+    /// Takes an identifier from the person it is with; the caller then adds it to another.
+    fn detach(&mut self, hash: u128, commit: u64, event: Event<'_>, working: &mut Working) {
+        let Some(number) = self.identifiers.remove(&hash) else { return };
+        self.note(&mut working.changes, number, "reassigned", event);
+        if let Some(component) = self.components.get_mut_dirty(&number, commit) {
+            component.remove(hash);
+        }
+    }
+
+    /// Remembers that this event had these identifiers with this person.
+    fn confirm(
+        &mut self,
+        event: Event<'_>,
+        kept: &Kept<'_, '_>,
+        number: ProfileNumber,
+        commit: u64,
+        working: &mut Working,
+    ) {
+        self.note(&mut working.changes, number, "confirmed", event);
+        if let Some(component) = self.components.get_mut_dirty(&number, commit) {
+            for item in &kept[1..] {
+                component.confirm(item.hash, event.at, event.message_id());
+            }
+        }
     }
 
     /// Remembers that a component changes in this batch; a merge outranks a new identifier as the cause.
@@ -284,38 +471,40 @@ impl Identities {
         changes: &mut HashMap<ProfileNumber, Change>,
         number: ProfileNumber,
         cause: &'static str,
-        message_id: &str,
-        at: TimeUs,
+        event: Event<'_>,
     ) {
-        let shown = self.components.get(&number).map(|component| component.id);
-        let change =
-            changes.entry(number).or_insert_with(|| Change { shown, cause, message_id: message_id.into(), at });
+        let change = changes.entry(number).or_insert_with(|| Change {
+            shown: self.components.get(&number).map(|component| component.id),
+            cause,
+            message_id: event.message_id().into(),
+            at: event.at,
+        });
         if cause == "merge" && change.cause != "merge" {
-            (change.cause, change.message_id, change.at) = (cause, message_id.into(), at);
+            (change.cause, change.message_id, change.at) = (cause, event.message_id().into(), event.at);
         }
     }
 
     /// Derives the ids of the changed components, once per batch, and says which ids became others.
     fn derive_ids(
         &mut self,
-        changes: HashMap<ProfileNumber, Change>,
-        lost: Vec<(ProfileId, Vec<ProfileId>, ProfileNumber, Box<str>, TimeUs)>,
+        working: Working,
         last: &dyn Fn(ProfileNumber) -> ProfileNumber,
         commit: u64,
         out: &mut WriteBatch,
         resolved: &mut Resolved,
     ) {
+        let Working { changes, lost, .. } = working;
         let mut numbers: Vec<ProfileNumber> = changes.keys().copied().collect();
         numbers.sort_unstable();
         let mut taken_over: HashMap<ProfileNumber, Vec<(ProfileId, Box<str>, TimeUs)>> = HashMap::new();
-        for (shown, former_ids, into, message_id, at) in lost {
+        for Lost { shown, former_ids, into, message_id, at } in lost {
             let list = taken_over.entry(last(into)).or_default();
             list.extend(former_ids.into_iter().chain([shown]).map(|id| (id, message_id.clone(), at)));
         }
         for number in numbers {
             let change = &changes[&number];
             let Some(component) = self.components.get_mut_dirty(&number, commit) else { continue };
-            let Some(id) = component.derived_id(&self.plan) else { continue };
+            let Some(id) = component.derive_id(&self.plan) else { continue };
             let taken_over = taken_over.remove(&number).unwrap_or_default();
             let moved = change.shown.is_some_and(|shown| shown != id);
             let mut merge = |old: ProfileId, cause, message_id: &str, merged_at| {
@@ -323,7 +512,7 @@ impl Identities {
             };
             if moved {
                 // Every id ever shown points straight at the new one, so that one hop always suffices.
-                for old in component.former_ids.iter().chain(&change.shown).filter(|old| **old != id) {
+                for old in component.former_ids().iter().chain(&change.shown).filter(|old| **old != id) {
                     merge(*old, change.cause, &change.message_id, change.at);
                 }
             }
@@ -331,17 +520,32 @@ impl Identities {
                 merge(*old, "merge", message_id, *at);
                 out.put(keys::alias(*old), codec::encode(1, &number));
             }
-            component.former_ids.extend(change.shown.filter(|_| moved));
-            component.former_ids.extend(taken_over.into_iter().map(|(old, ..)| old));
-            component.former_ids.retain(|old| *old != id);
-            component.former_ids.sort_unstable();
-            component.former_ids.dedup();
+            let gone = change.shown.filter(|_| moved).into_iter().chain(taken_over.into_iter().map(|(old, ..)| old));
+            gone.filter(|old| *old != id).for_each(|old| component.add_former_id(old));
             component.id = id;
-            out.put(keys::component(number), codec::encode(Component::VERSION, component));
+            component.write(number, out);
             if moved || change.shown.is_none() || change.cause == "merge" {
                 out.put(keys::alias(id), codec::encode(1, &number));
             }
             resolved.changed_ids.insert(number, id);
         }
     }
+}
+
+/// Kind and hash as one number: the lower, the better.
+pub fn rank(item: &Item<'_>) -> u64 {
+    u64::from(item.kind) << 48 | (item.hash >> 80) as u64
+}
+
+fn position_text(event: Event<'_>) -> String {
+    use arrow::array::AsArray;
+    use arrow::datatypes::{Int32Type, Int64Type};
+    let batch = &event.events.batch;
+    format!(
+        "{}:{}/{}@{}",
+        event.source(),
+        event.events.strings(column::TOPIC).value(event.row),
+        batch.column(column::PARTITION).as_primitive::<Int32Type>().value(event.row),
+        batch.column(column::OFFSET).as_primitive::<Int64Type>().value(event.row)
+    )
 }

@@ -20,8 +20,14 @@ pub enum Tag {
     Position = b's',
     /// Identifier hash → profile number.
     Identifier = b'i',
-    /// Profile number → component: identifiers with their first link.
+    /// Profile number → component: identifiers, links, former ids; the first page of each.
     Component = b'c',
+    /// Profile number, list, page → further entries of a component.
+    ComponentPage = b'g',
+    /// What people have put right in identity, by number: cuts, bans, struck events.
+    Correction = b'n',
+    /// The rebuild that is under way, and the live events it has to take in.
+    Rebuild = b'b',
     /// Profile id (also a former one) → profile number.
     Alias = b'x',
     /// Profile number → traits and memberships.
@@ -139,6 +145,25 @@ pub fn alias(id: ProfileId) -> Bytes {
 
 pub fn component(profile: ProfileNumber) -> Bytes {
     number(Tag::Component, profile)
+}
+
+/// Page `page` (from 1) of a component's list.
+pub fn component_page(profile: ProfileNumber, list: u8, page: u32) -> Bytes {
+    let mut key = start(Tag::ComponentPage, 13);
+    key.put_u64(profile);
+    key.put_u8(list);
+    key.put_u32(page);
+    key.freeze()
+}
+
+/// All pages of a component, list by list.
+pub fn component_pages(profile: ProfileNumber) -> Bytes {
+    number(Tag::ComponentPage, profile)
+}
+
+/// The list of a [`component_page`] key.
+pub fn parse_component_page(key: &[u8]) -> Option<u8> {
+    key.get(10).copied()
 }
 
 pub fn profile(profile: ProfileNumber) -> Bytes {

@@ -1,0 +1,97 @@
+//! What people have put right: links that must never be made again, identifiers that stand for nobody, events that
+//! never happened. Each is durable in the state and holds for every event from then on; what it undoes is a rebuild.
+
+use hashbrown::HashSet;
+use serde::{Deserialize, Serialize};
+
+use super::IdentityPlan;
+
+/// An identifier as people write it: the type's number and the normalised value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    pub kind: u16,
+    pub value: Box<str>,
+}
+
+/// Stored under `Tag::Correction` by number, version [`Correction::VERSION`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Correction {
+    /// These two are never linked by one event: the lower of them is set aside on every event that has both.
+    Cut(Named, Named),
+    /// This identifier links nothing and is nobody's.
+    Ban(Named),
+    /// This event links nothing and counts for nobody.
+    Strike { source: Box<str>, message_id: Box<str> },
+}
+
+impl Correction {
+    pub const VERSION: u8 = 1;
+
+    /// The cause in `profile_merges`, `event_moves` and `segment_changes`.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Correction::Cut(..) => "split",
+            Correction::Ban(_) => "ban",
+            Correction::Strike { .. } => "strike",
+        }
+    }
+}
+
+/// All corrections, by the hashes that rows are compared with.
+#[derive(Debug, Clone, Default)]
+pub struct Corrections {
+    /// Both orders of each pair.
+    cuts: HashSet<(u128, u128)>,
+    bans: HashSet<u128>,
+    struck: HashSet<u128>,
+}
+
+impl Corrections {
+    pub fn is_empty(&self) -> bool {
+        self.cuts.is_empty() && self.bans.is_empty() && self.struck.is_empty()
+    }
+
+    pub fn add(&mut self, plan: &IdentityPlan, correction: &Correction) {
+        self.change(plan, correction, true);
+    }
+
+    /// A correction that could not be carried out is taken back.
+    pub fn remove(&mut self, plan: &IdentityPlan, correction: &Correction) {
+        self.change(plan, correction, false);
+    }
+
+    fn change(&mut self, plan: &IdentityPlan, correction: &Correction, add: bool) {
+        fn put<T: std::hash::Hash + Eq>(set: &mut HashSet<T>, item: T, add: bool) {
+            if add {
+                set.insert(item);
+            } else {
+                set.remove(&item);
+            }
+        }
+        let hash = |named: &Named| plan.identifier_hash(named.kind, &named.value);
+        match correction {
+            Correction::Cut(a, b) => {
+                put(&mut self.cuts, (hash(a), hash(b)), add);
+                put(&mut self.cuts, (hash(b), hash(a)), add);
+            }
+            Correction::Ban(named) => put(&mut self.bans, hash(named), add),
+            Correction::Strike { source, message_id } => put(&mut self.struck, event_hash(source, message_id), add),
+        }
+    }
+
+    pub fn cut(&self, a: u128, b: u128) -> bool {
+        self.cuts.contains(&(a, b))
+    }
+
+    pub fn banned(&self, hash: u128) -> bool {
+        self.bans.contains(&hash)
+    }
+
+    pub fn struck(&self, source: &str, message_id: &str) -> bool {
+        !self.struck.is_empty() && self.struck.contains(&event_hash(source, message_id))
+    }
+}
+
+fn event_hash(source: &str, message_id: &str) -> u128 {
+    xxhash_rust::xxh3::xxh3_128(format!("{source}\0{message_id}").as_bytes())
+}

@@ -1,0 +1,256 @@
+//! Which identifiers of an event may be joined: limits, the hub guard, cuts, and what becomes of those that may not.
+//!
+//! Decided in log order and recorded with the event (SEMANTICS §4), so that a rebuild does not decide again. On a
+//! breach the event's lowest identifier is set aside and the rest tried again; what is left lands on the profile of
+//! the event's best identifier. With `on_conflict: reassign` an identifier that was set aside goes to that person
+//! instead, unless a later event had it with the other.
+
+use arrow::array::{Array, StringArray};
+use smallvec::SmallVec;
+
+use super::OnConflict;
+use super::extract::Item;
+use super::resolve::{Event, Identities, Kept};
+use crate::event::ProfileNumber;
+
+/// Where decisions come from.
+#[derive(Clone, Copy)]
+pub enum Decisions<'a> {
+    /// From the rules, now.
+    Now,
+    /// As they were recorded: the `identity_decision` column of these events. Rules are not asked; corrections are.
+    Recorded(&'a StringArray),
+}
+
+/// What was decided about an event where it did not simply join all of its identifiers.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Decision {
+    text: String,
+}
+
+/// An identifier that was refused.
+pub(super) struct Refusal<'a, 'b> {
+    pub item: &'a Item<'b>,
+    /// The person it is with.
+    pub other: Option<ProfileNumber>,
+    pub cause: Cause,
+    /// It goes to the event's person all the same.
+    pub reassigned: bool,
+}
+
+/// A row of `identity_conflicts`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Conflict {
+    pub row: u32,
+    pub kind: u16,
+    pub value: Box<str>,
+    /// Where the event landed.
+    pub number: ProfileNumber,
+    pub other: Option<ProfileNumber>,
+    pub cause: Cause,
+    pub reassigned: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The limit of this kind.
+    Limit(u16),
+    MaxIdentifiers,
+    Cut,
+}
+
+impl Cause {
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Limit(_) => "limit",
+            Cause::MaxIdentifiers => "max_identifiers",
+            Cause::Cut => "cut",
+        }
+    }
+}
+
+impl Decision {
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty()
+    }
+
+    /// The `identity_decision` column: `set_aside:TYPE`, `reassigned:TYPE`, `struck`, comma-separated.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    fn add(&mut self, what: &str, kind: &str) {
+        if !self.text.is_empty() {
+            self.text.push(',');
+        }
+        self.text.push_str(what);
+        if !kind.is_empty() {
+            self.text.push(':');
+            self.text.push_str(kind);
+        }
+    }
+
+    /// The items that leave the person they are with.
+    pub(super) fn reassigned<'a, 'b>(&self, refused: &[Refusal<'a, 'b>]) -> SmallVec<[&'a Item<'b>; 2]> {
+        refused.iter().filter(|refusal| refusal.reassigned).map(|refusal| refusal.item).collect()
+    }
+}
+
+impl Identities {
+    /// Takes out of `kept` what may not be joined, and says what and why.
+    pub(super) fn decide<'a, 'b>(
+        &self,
+        event: Event<'_>,
+        kept: &mut Kept<'a, 'b>,
+        decisions: &Decisions<'_>,
+        decision: &mut Decision,
+    ) -> SmallVec<[Refusal<'a, 'b>; 2]> {
+        let mut refused = SmallVec::new();
+        if !self.corrections.is_empty() {
+            self.apply_corrections(event, kept, decision, &mut refused);
+        }
+        match decisions {
+            Decisions::Recorded(recorded) => {
+                if recorded.is_valid(event.row) {
+                    self.apply_recorded(recorded.value(event.row), kept, decision);
+                }
+            }
+            Decisions::Now => {
+                self.apply_rules(kept, event, &mut refused);
+                if self.plan.on_conflict == OnConflict::Reassign {
+                    self.reassign(event, kept, &mut refused);
+                }
+                for refusal in refused.iter().filter(|refusal| refusal.cause != Cause::Cut) {
+                    let what = if refusal.reassigned { "reassigned" } else { "set_aside" };
+                    decision.add(what, &self.plan.types[refusal.item.kind as usize].name);
+                }
+            }
+        }
+        refused
+    }
+
+    /// Cuts, bans and struck events hold whatever the rules say, and are never reassigned.
+    fn apply_corrections<'a, 'b>(
+        &self,
+        event: Event<'_>,
+        kept: &mut Kept<'a, 'b>,
+        decision: &mut Decision,
+        refused: &mut SmallVec<[Refusal<'a, 'b>; 2]>,
+    ) {
+        if self.corrections.struck(event.source(), event.message_id()) {
+            kept.clear();
+            decision.add("struck", "");
+            return;
+        }
+        kept.retain(|item| {
+            let banned = self.corrections.banned(item.hash);
+            if banned {
+                decision.add("set_aside", &self.plan.types[item.kind as usize].name);
+            }
+            !banned
+        });
+        let mut index = 1;
+        while index < kept.len() {
+            let item = kept[index];
+            if kept[..index].iter().any(|better| self.corrections.cut(better.hash, item.hash)) {
+                kept.remove(index);
+                decision.add("set_aside", &self.plan.types[item.kind as usize].name);
+                let other = self.identifiers.get(&item.hash).copied();
+                refused.push(Refusal { item, other, cause: Cause::Cut, reassigned: false });
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    fn apply_recorded(&self, recorded: &str, kept: &mut Kept<'_, '_>, decision: &mut Decision) {
+        for name in recorded.split(',').filter_map(|part| part.strip_prefix("set_aside:")) {
+            let kind = self.plan.kind(name);
+            // The lowest first, as it was set aside. One that a correction took out already is not there.
+            if let Some(index) = kept.iter().rposition(|item| Some(item.kind) == kind) {
+                kept.remove(index);
+                decision.add("set_aside", name);
+            }
+        }
+    }
+
+    /// Sets the lowest identifier aside until the rest may be joined.
+    fn apply_rules<'a, 'b>(
+        &self,
+        kept: &mut Kept<'a, 'b>,
+        event: Event<'_>,
+        refused: &mut SmallVec<[Refusal<'a, 'b>; 2]>,
+    ) {
+        while kept.len() > 1 {
+            let Some(cause) = self.refusal(kept, event) else { return };
+            if let Some(item) = kept.pop() {
+                let other = self.identifiers.get(&item.hash).copied();
+                refused.push(Refusal { item, other, cause, reassigned: false });
+            }
+        }
+    }
+
+    /// Why these may not be one person, if they may not.
+    fn refusal(&self, kept: &[&Item<'_>], event: Event<'_>) -> Option<Cause> {
+        let numbers = self.numbers(kept);
+        let new: SmallVec<[&Item<'_>; 4]> =
+            kept.iter().copied().filter(|item| self.identifiers.get(&item.hash).is_none()).collect();
+        self.refusal_of(&numbers, &new, event)
+    }
+
+    fn refusal_of(&self, numbers: &[ProfileNumber], new: &[&Item<'_>], event: Event<'_>) -> Option<Cause> {
+        if numbers.len() + new.len() < 2 {
+            return None; // nothing is joined
+        }
+        let components = || numbers.iter().filter_map(|number| self.components.get(number));
+        for (kind, rule) in self.plan.types.iter().enumerate() {
+            let Some(limit) = rule.limit else { continue };
+            let kind = kind as u16;
+            let added = new.iter().filter(|item| item.kind == kind).count() as u32;
+            let count = |component: &super::Component| match limit.within {
+                None => component.count_of(kind),
+                Some(within) => component.count_since(kind, event.at.saturating_sub(within)),
+            };
+            let (mut total, mut largest) = (added, 0);
+            for component in components() {
+                let count = count(component);
+                total += count;
+                largest = largest.max(count);
+            }
+            // What is over the limit already is not refused for what does not add to it.
+            if total > limit.count && total > largest {
+                return Some(Cause::Limit(kind));
+            }
+        }
+        let total: usize = components().map(|component| component.identifiers().len()).sum::<usize>() + new.len();
+        (total > self.plan.max_identifiers as usize).then_some(Cause::MaxIdentifiers)
+    }
+
+    /// Gives what was set aside to the event's person where it is the latest to have it, the best of them first.
+    fn reassign<'a, 'b>(
+        &self,
+        event: Event<'_>,
+        kept: &mut Kept<'a, 'b>,
+        refused: &mut SmallVec<[Refusal<'a, 'b>; 2]>,
+    ) {
+        let home = self.numbers(kept);
+        for refusal in refused.iter_mut().rev().filter(|refusal| matches!(refusal.cause, Cause::Limit(_))) {
+            let Some(owner) = refusal.other.filter(|owner| !home.contains(owner)) else { continue };
+            let Some(component) = self.components.get(&owner) else { continue };
+            // Who has nothing better than this identifier is that identifier.
+            if component.best().is_some_and(|best| best.hash == refusal.item.hash) {
+                continue;
+            }
+            let known = component.identifiers().iter().find(|known| known.hash == refusal.item.hash);
+            let confirmed = known.and_then(|known| known.confirmed.as_ref());
+            let later = confirmed.is_none_or(|(at, message_id)| (event.at, event.message_id()) > (*at, &**message_id));
+            let mut new: SmallVec<[&Item<'_>; 4]> =
+                kept.iter().copied().filter(|item| self.identifiers.get(&item.hash).is_none() || !home.contains(&self.identifiers.get(&item.hash).copied().unwrap_or_default())).collect();
+            new.push(refusal.item);
+            if later && self.refusal_of(&home, &new, event).is_none() {
+                refusal.reassigned = true;
+                kept.push(refusal.item);
+            }
+        }
+    }
+}
