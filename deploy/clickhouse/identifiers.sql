@@ -1,9 +1,10 @@
--- Identifier to profile, once, when it was first seen. Merges are in `profile_merges`. See `current_identifiers`.
+-- Identifier to profile: a row when it was first seen and when a correction gave it to another profile. Merges are in
+-- `profile_merges`. The latest row counts; see `current_identifiers`.
 CREATE TABLE IF NOT EXISTS identifiers
 (
     type            LowCardinality(String)            COMMENT 'identifier type: user_id, email, anonymous_id and those defined',
     value           String                            COMMENT 'normalised value',
-    profile_id      String                            COMMENT 'the profile it belonged to after this commit',
+    profile_id      String                            COMMENT 'the profile it belonged to after this commit, empty when it is nobody''s any more',
     first_seen      DateTime64(6, 'UTC')              COMMENT 'timestamp of the event that brought it',
     _batch          UInt64                            COMMENT 'the commit',
     _seq            UInt32                            COMMENT 'the row within commit and table',
@@ -16,4 +17,4 @@ SETTINGS
     non_replicated_deduplication_window = 10000,
     fsync_after_insert = 1,
     fsync_part_directory = 1
-COMMENT 'identifier to profile when first seen, see current_identifiers';
+COMMENT 'identifier to profile, see current_identifiers';

@@ -1,10 +1,11 @@
 -- One row per profile id that became another, with its cause. When the surviving id is merged in turn, every id that
 -- pointed to it gets a new row, so the latest row of an old id always names the profile that exists: one step is
--- enough. `profile_ids` shows these latest rows, `current_events` applies them.
+-- enough. A split that brings an id back to life gives it a row that names itself. `profile_ids` shows the latest rows
+-- but those, `current_events` applies them.
 CREATE TABLE IF NOT EXISTS profile_merges
 (
     old_profile_id  String                            COMMENT 'the id that is no more',
-    profile_id      String                            COMMENT 'the profile it became',
+    profile_id      String                            COMMENT 'the profile it became, itself after a split',
     cause           LowCardinality(String)            COMMENT 'why',
     message_id      String                            COMMENT 'the event that caused it',
     merged_at       DateTime64(6, 'UTC')              COMMENT 'timestamp of that event',

@@ -6,13 +6,17 @@ use super::spec::Sql;
 use crate::aggregate::AggregatePlan;
 
 /// Tables and views that are there anyway.
-const TAKEN: [&str; 13] = [
+const TAKEN: [&str; 17] = [
     "events",
+    "current_events",
+    "event_moves",
     "profiles",
     "current_profiles",
     "identifiers",
     "current_identifiers",
     "profile_merges",
+    "profile_ids",
+    "identity_conflicts",
     "segment_changes",
     "segment_members",
     "sessions",

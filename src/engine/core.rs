@@ -63,6 +63,10 @@ struct CoreTables {
     profiles: Table,
     identifiers: Table,
     profile_merges: Table,
+    #[expect(dead_code, reason = "no row yet")]
+    identity_conflicts: Table,
+    #[expect(dead_code, reason = "no row yet")]
+    event_moves: Table,
     segment_changes: Table,
     deliveries: Table,
     rejected_events: Table,
@@ -129,6 +133,8 @@ impl Core {
                 profiles: tables::profiles(&trait_columns(pipeline)),
                 identifiers: tables::identifiers(),
                 profile_merges: tables::profile_merges(),
+                identity_conflicts: tables::identity_conflicts(),
+                event_moves: tables::event_moves(),
                 segment_changes: tables::segment_changes(),
                 deliveries: tables::deliveries(),
                 rejected_events: tables::rejected_events(),
@@ -149,6 +155,8 @@ impl Core {
             tables::profiles(&trait_columns(pipeline)),
             tables::identifiers(),
             tables::profile_merges(),
+            tables::identity_conflicts(),
+            tables::event_moves(),
             tables::segment_changes(),
             tables::deliveries(),
             tables::rejected_events(),

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, BinaryArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, StringBuilder,
-    TimestampMicrosecondArray, UInt32Array, UInt64Array,
+    TimestampMicrosecondArray, UInt32Array, UInt64Array, new_null_array,
 };
+use arrow::datatypes::DataType;
 use hashbrown::HashMap;
 
 use super::EngineError;
@@ -73,6 +74,7 @@ pub fn events(
         });
         columns[1 + column::FLAGS] = Arc::new(flags.collect::<StringArray>());
     }
+    columns.push(new_null_array(&DataType::Utf8, events.len())); // identity_decision
     finish(table, columns, commit)
 }
 

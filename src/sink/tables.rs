@@ -24,6 +24,8 @@ pub enum TableKind {
     Profiles,
     Identifiers,
     ProfileMerges,
+    IdentityConflicts,
+    EventMoves,
     SegmentChanges,
     Deliveries,
     RejectedEvents,
@@ -39,11 +41,14 @@ fn table(name: &str, kind: TableKind, columns: Vec<(&str, DataType, bool)>) -> T
     Table { name: name.to_string(), kind, schema: Arc::new(Schema::new(fields)) }
 }
 
-/// One row per accepted event: `profile_id` (null without a usable identifier), then the envelope.
+/// One row per accepted event: `profile_id` (null without a usable identifier), then the envelope, then what identity
+/// decided where the event did not simply join all its identifiers.
 pub fn events() -> Table {
     let mut columns = vec![("profile_id", DataType::Utf8, true)];
     let envelope = event::envelope_schema();
     columns.extend(envelope.fields().iter().map(|f| (f.name().as_str(), f.data_type().clone(), f.is_nullable())));
+    // `set_aside:TYPE`, `reassigned:TYPE`, `struck`, comma-separated
+    columns.push(("identity_decision", DataType::Utf8, true));
     table("events", TableKind::Events, columns)
 }
 
@@ -62,7 +67,8 @@ pub fn profiles(traits: &[(String, ValueType)]) -> Table {
     table("profiles", TableKind::Profiles, columns)
 }
 
-/// Identifier → profile, versioned: the latest row of (type, value) counts.
+/// Identifier → profile, versioned: the latest row of (type, value) counts. With an empty `profile_id` the identifier is
+/// nobody's any more.
 pub fn identifiers() -> Table {
     table(
         "identifiers",
@@ -76,7 +82,8 @@ pub fn identifiers() -> Table {
     )
 }
 
-/// One row per profile id that became another, with the event that caused it.
+/// One row per profile id that became another, with the event that caused it. The latest row of an id counts; if it
+/// names the id itself, a split brought the id back to life.
 pub fn profile_merges() -> Table {
     table(
         "profile_merges",
@@ -91,6 +98,47 @@ pub fn profile_merges() -> Table {
     )
 }
 
+/// One row per identifier that an event carried and that identity did not simply link.
+pub fn identity_conflicts() -> Table {
+    table(
+        "identity_conflicts",
+        TableKind::IdentityConflicts,
+        vec![
+            ("message_id", DataType::Utf8, false),
+            ("source", DataType::Utf8, false),
+            ("type", DataType::Utf8, false),
+            ("value", DataType::Utf8, false),
+            // where the event landed
+            ("profile_id", DataType::Utf8, false),
+            // the profile that the refused link would have joined
+            ("other_profile_id", DataType::Utf8, true),
+            // `limit`, `max_identifiers` or `cut`
+            ("cause", DataType::Utf8, false),
+            ("limited_type", DataType::Utf8, true),
+            // `set_aside` or `reassigned`
+            ("action", DataType::Utf8, false),
+            ("happened_at", time_type(), false),
+        ],
+    )
+}
+
+/// One row per stored event that a correction moved to another profile than `profile_merges` alone says. The latest
+/// row of (`event_batch`, `event_seq`) counts; without a `profile_id` the event is nobody's any more.
+pub fn event_moves() -> Table {
+    table(
+        "event_moves",
+        TableKind::EventMoves,
+        vec![
+            ("event_batch", DataType::UInt64, false),
+            ("event_seq", DataType::UInt32, false),
+            ("message_id", DataType::Utf8, false),
+            ("profile_id", DataType::Utf8, true),
+            // `split`, `ban` or `strike`
+            ("cause", DataType::Utf8, false),
+        ],
+    )
+}
+
 pub fn segment_changes() -> Table {
     table(
         "segment_changes",
@@ -100,7 +148,7 @@ pub fn segment_changes() -> Table {
             ("profile_id", DataType::Utf8, false),
             // `entered` or `exited`
             ("change", DataType::Utf8, false),
-            // `event` or `merge`
+            // `event`, `merge` or `split`
             ("cause", DataType::Utf8, false),
             ("changed_at", time_type(), false),
         ],
@@ -320,6 +368,8 @@ pub(crate) mod tests {
             profiles(&traits),
             identifiers(),
             profile_merges(),
+            identity_conflicts(),
+            event_moves(),
             segment_changes(),
             deliveries(),
             rejected_events(),

@@ -6,6 +6,7 @@ use crate::event::ValueType;
 use crate::query::{Output, Target, query, render};
 use crate::sink::lake::LakeSink;
 use crate::sink::tables::{self, tests::batch};
+use crate::sink::views::tests::{CORRECTED, corrections};
 use crate::sink::{CommitRange, TableSink};
 
 type Rows = Vec<(Table, RecordBatch)>;
@@ -155,6 +156,15 @@ async fn ids_identifiers_and_events_follow_merges() {
         "email,x,c\nphone,x,c",
         "a's row says a, and a is c by now"
     );
+}
+
+#[tokio::test]
+async fn splits_moves_and_bans_are_followed() {
+    let (tables, commits) = corrections();
+    let (_folder, target) = lake(&tables, commits).await;
+    for (sql, expect, why) in CORRECTED {
+        assert_eq!(answer(&target, sql).await, expect, "{why}");
+    }
 }
 
 #[tokio::test]

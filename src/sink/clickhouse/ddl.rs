@@ -19,6 +19,8 @@ pub fn create_table(table: &Table) -> Result<String, String> {
         TableKind::Profiles => include_str!("../../../deploy/clickhouse/profiles.sql"),
         TableKind::Identifiers => include_str!("../../../deploy/clickhouse/identifiers.sql"),
         TableKind::ProfileMerges => include_str!("../../../deploy/clickhouse/profile_merges.sql"),
+        TableKind::IdentityConflicts => include_str!("../../../deploy/clickhouse/identity_conflicts.sql"),
+        TableKind::EventMoves => include_str!("../../../deploy/clickhouse/event_moves.sql"),
         TableKind::SegmentChanges => include_str!("../../../deploy/clickhouse/segment_changes.sql"),
         TableKind::Deliveries => include_str!("../../../deploy/clickhouse/deliveries.sql"),
         TableKind::RejectedEvents => include_str!("../../../deploy/clickhouse/rejected_events.sql"),

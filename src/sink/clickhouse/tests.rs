@@ -61,6 +61,7 @@ mod real {
     use crate::aggregate::{AggregateColumn, AggregateRole};
     use crate::event::{ValueType, time_type};
     use crate::sink::tables::{self, tests::batch};
+    use crate::sink::views::tests::{CORRECTED, corrections};
 
     fn url() -> String {
         std::env::var("CLICKHOUSE_URL").expect("CLICKHOUSE_URL")
@@ -270,6 +271,24 @@ mod real {
             .await,
             [r#"{"total": 12.50, "n": null} 12.5 12.5"#]
         );
+    }
+
+    #[tokio::test]
+    #[ignore = "needs CLICKHOUSE_URL"]
+    async fn views_follow_splits_moves_and_bans() {
+        use crate::query::{Output, Target, query, render};
+        let _server = SERVER.lock().await;
+        let (mut sink, _) = fresh("sink_moves").await;
+        let (tables, commits) = corrections();
+        sink.prepare(&tables).await.expect("prepare");
+        for (commit, rows) in (1u64..).zip(commits) {
+            sink.ship(range(commit - 1, commit), &rows).await.expect("ship");
+        }
+        let target = Target::ClickHouse { url: url(), database: "sink_moves".to_string(), user: None, password: None };
+        for (sql, expect, why) in CORRECTED {
+            let csv = render(&query(&target, sql).await.expect(sql), Output::Csv).expect(sql);
+            assert_eq!(csv.split_once('\n').expect("header").1.trim_end(), expect, "{why}");
+        }
     }
 
     /// Sets the test server's switch for the next insert.

@@ -49,10 +49,15 @@ pub struct Written {
 pub fn time_column(kind: TableKind) -> Option<&'static str> {
     match kind {
         TableKind::Events => Some("timestamp"),
+        TableKind::IdentityConflicts => Some("happened_at"),
         TableKind::SegmentChanges => Some("changed_at"),
         TableKind::Deliveries => Some("attempted_at"),
         TableKind::RejectedEvents => Some("received_at"),
-        TableKind::Profiles | TableKind::Identifiers | TableKind::ProfileMerges | TableKind::Aggregate => None,
+        TableKind::Profiles
+        | TableKind::Identifiers
+        | TableKind::ProfileMerges
+        | TableKind::EventMoves
+        | TableKind::Aggregate => None,
     }
 }
 
