@@ -2,20 +2,12 @@
 
 use super::output::print_batches;
 use super::{Exit, Failure, Global, NodeConfig, run};
-use crate::definition::{Mode, Warehouse};
-use crate::query::{self, QueryError, Target};
+use crate::definition::Mode;
+use crate::query::{self, QueryError};
 
 pub async fn query(global: &Global, config: &NodeConfig, sql: &str) -> Result<Exit, Failure> {
     let pipeline = run::load(global, Mode::Run)?;
-    let target = match &pipeline.warehouse {
-        Warehouse::Lake => Target::Lake { root: config.data.clone() },
-        Warehouse::ClickHouse { url, database, user, password } => Target::ClickHouse {
-            url: url.clone(),
-            database: database.clone(),
-            user: user.clone(),
-            password: password.clone(),
-        },
-    };
+    let target = run::tables_of(&pipeline, config);
     match query::query(&target, sql).await {
         Ok(batches) => {
             print_batches(&batches, global.output)?;

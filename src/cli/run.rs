@@ -14,6 +14,7 @@ use crate::activation::{DestinationKind, DestinationPlan};
 use crate::definition::{self, Mode, Pipeline, Warehouse};
 use crate::engine::control::{self, ControlFile};
 use crate::engine::{self, EngineError, Input, Outcome, SharedStatus, Stop, Wiring};
+use crate::query::{TableHistory, Target};
 use crate::sink::clickhouse::ClickHouseSink;
 use crate::sink::kafka::KafkaDestination;
 use crate::sink::lake::LakeSink;
@@ -175,6 +176,7 @@ impl Session {
             store: self.store.clone() as Arc<dyn Store>,
             sink,
             destinations: destinations(&pipeline.destinations)?,
+            history: Arc::new(TableHistory { target: tables_of(pipeline, config) }),
             schema_cache: self.location.folder().map(std::path::Path::to_path_buf),
             status,
             input: (engine, input),
@@ -246,6 +248,19 @@ fn stop_on_signal(engine: mpsc::Sender<Input>) {
         say("stopping after the batch in hand");
         let _ = engine.send(Input::Stop(Stop::Asked)).await;
     });
+}
+
+/// Where the tables of a pipeline can be read.
+pub fn tables_of(pipeline: &Pipeline, config: &NodeConfig) -> Target {
+    match &pipeline.warehouse {
+        Warehouse::Lake => Target::Lake { root: config.data.clone() },
+        Warehouse::ClickHouse { url, database, user, password } => Target::ClickHouse {
+            url: url.clone(),
+            database: database.clone(),
+            user: user.clone(),
+            password: password.clone(),
+        },
+    }
 }
 
 /// ClickHouse or the lake, as the pipeline says.

@@ -111,6 +111,9 @@ fn rows(status: &Status) -> Vec<[String; 4]> {
         let waiting = status.sink.waiting.to_string();
         rows.push(row("commits to ship", &status.sink.name, waiting, status.sink.problem.as_deref()));
     }
+    if let Some(rebuild) = &status.rebuild {
+        rows.push(row("rebuild", "", "under way".to_string(), Some(rebuild)));
+    }
     for (name, destination) in &status.destinations {
         rows.push(row("to deliver", name, destination.queued.to_string(), destination.problem.as_deref()));
     }

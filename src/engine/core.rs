@@ -4,6 +4,10 @@
 //! returns everything one commit holds. The in-memory state is then ahead of the store by that commit; if the
 //! commit fails the process ends, so nothing is ever rolled back.
 
+mod correct;
+
+pub use correct::{Begun, RebuildRecord};
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -21,18 +25,19 @@ use super::outbox::{self, Rows};
 use super::prepare::Prepared;
 use super::record::{DefinitionRecord, EngineRecord, SinkRecord, StoredReject, Totals};
 use super::rows::{self, Gone};
-use super::{Command, EngineError};
+use super::{Command, CorrectionRequest, EngineError};
 use crate::activation::{Activations, Rendered, time_text};
 use crate::aggregate::Aggregator;
 use crate::definition::Pipeline;
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs};
-use crate::identity::{Component, Decisions, Extracted, Identities, NO_PROFILE, Resolved, extract, load_component};
+use crate::identity::{self, Component, Correction, Corrections, Decisions, Extracted, Identities, NO_PROFILE, Resolved, extract, load_component};
 use crate::profile::{Profile, ProfileRecord, Slots, Traits};
 use crate::segment::{Moved, Segments, Transition};
 use crate::sink::{Attempt, AttemptOutcome, CommitRange, Queued, Table, tables};
 use crate::state::cache::Cache;
 use crate::state::keys::{self, Tag};
 use crate::state::{Store, StoreError, WriteBatch, codec};
+use crate::transform::Restore;
 
 /// Reads from the store that are under way at once.
 const READS_AT_ONCE: usize = 64;
@@ -51,6 +56,10 @@ pub struct Core {
     aggregates: Vec<(Table, Aggregator)>,
     tables: CoreTables,
     slots: Slots,
+    restore: Restore,
+    /// The rebuild that is under way, and the commits whose events it has to take in besides the history.
+    pub rebuild: Option<RebuildRecord>,
+    kept: Vec<u64>,
     pub record: EngineRecord,
     pub sink: SinkRecord,
     /// Commits whose rows the table sink has not acknowledged, with their tables.
@@ -63,9 +72,7 @@ struct CoreTables {
     profiles: Table,
     identifiers: Table,
     profile_merges: Table,
-    #[expect(dead_code, reason = "no row yet")]
     identity_conflicts: Table,
-    #[expect(dead_code, reason = "no row yet")]
     event_moves: Table,
     segment_changes: Table,
     deliveries: Table,
@@ -82,6 +89,8 @@ pub struct Staged {
     pub queued: Vec<Queued>,
     /// Raw records of the batch, for the counters.
     pub records: u64,
+    /// How the corrections among the commands began, in their order.
+    pub begun: Vec<Begun>,
 }
 
 impl Core {
@@ -105,6 +114,15 @@ impl Core {
 
         let mut identities = Identities::new(pipeline.identity.clone(), record.next_profile, cache_bytes / 3);
         warm_identifiers(&*store, &mut identities).await?;
+        let plan = pipeline.identity.clone();
+        for (_, value) in scan_all(&*store, &keys::prefix(Tag::Correction)).await? {
+            let correction = codec::decode(Correction::VERSION, "correction", &value)?;
+            identities.corrections.add(&plan, &correction);
+        }
+        let rebuild = store.get(&keys::name(Tag::Engine, RebuildRecord::KEY)).await?;
+        let rebuild = rebuild.map(|value| codec::decode(RebuildRecord::VERSION, "rebuild", &value)).transpose()?;
+        let kept = scan_all(&*store, &keys::prefix(Tag::Rebuild)).await?;
+        let kept = kept.iter().filter_map(|(key, _)| keys::parse_number(key)).collect();
         let dedupe = Dedupe::load(&*store, pipeline.dedupe.within).await?;
 
         let traits = Traits::new(pipeline.traits.clone(), events)?;
@@ -140,12 +158,19 @@ impl Core {
                 rejected_events: tables::rejected_events(),
             },
             slots,
+            restore: Restore::new(&pipeline.transform.fields),
+            rebuild,
+            kept,
             record,
             sink,
             outbox,
             send,
             store,
         })
+    }
+
+    pub fn corrections(&self) -> &Corrections {
+        &self.identities.corrections
     }
 
     /// All output tables of a pipeline, for the sink to prepare.
@@ -172,13 +197,23 @@ impl Core {
         commands: &[Command],
         now: TimeUs,
     ) -> Result<Staged, EngineError> {
-        let commit = self.record.commit + 1;
-        let mut staged = Staged { commit, ..Staged::default() };
-        self.record.now = self.record.now.max(now);
-        self.take_commands(commands, &mut staged)?;
+        let mut staged = self.begin(now);
+        self.take_commands(commands, &mut staged).await?;
         if let Some(batch) = batch {
             self.take_batch(batch, &mut staged).await?;
         }
+        self.seal(&mut staged)?;
+        Ok(staged)
+    }
+
+    fn begin(&mut self, now: TimeUs) -> Staged {
+        self.record.now = self.record.now.max(now);
+        Staged { commit: self.record.commit + 1, ..Staged::default() }
+    }
+
+    /// The rows go into the outbox, and the engine's record with them.
+    fn seal(&mut self, staged: &mut Staged) -> Result<(), EngineError> {
+        let commit = staged.commit;
         for (table, batch) in &staged.rows {
             staged.writes.put(keys::number_name(Tag::Outbox, commit, &table.name), outbox::encode(batch)?);
         }
@@ -190,7 +225,7 @@ impl Core {
         self.record.next_profile = self.identities.next_number;
         let key = keys::name(Tag::Engine, EngineRecord::KEY);
         staged.writes.put(key, codec::encode(EngineRecord::VERSION, &self.record));
-        Ok(staged)
+        Ok(())
     }
 
     /// What is durable up to `commit` may leave memory again.
@@ -210,6 +245,7 @@ impl Core {
         self.load_identity(&extracted).await?;
         let first_new = self.identities.next_number;
         let resolved = self.identities.resolve(&events, &extracted, Decisions::Now, commit, &mut staged.writes);
+        self.follow_rebuild(&resolved, staged);
 
         // The profiles that the batch touches, each once, and the state of those that were absorbed.
         let mut touched = Touched::of(&resolved);
@@ -237,6 +273,7 @@ impl Core {
             &others,
             staged,
         )?;
+        self.keep_for_rebuild(&resolved, staged)?;
         self.count(&batch, &events, &resolved, &touched, &transitions);
         for (number, profile) in touched.numbers.iter().zip(profiles) {
             let record = ProfileRecord::store(&profile, &self.slots);
@@ -486,7 +523,8 @@ impl Core {
         let id_of_row: Vec<Option<ProfileId>> =
             touched.profile_of_row.iter().map(|index| index.map(|index| touched.ids[index as usize])).collect();
         let tables = &self.tables;
-        add(&tables.events, rows::events(&tables.events, events, &id_of_row, &extracted.blocked_rows, commit)?);
+        let decisions = &resolved.decisions;
+        add(&tables.events, rows::events(&tables.events, events, &id_of_row, extracted, decisions, commit)?);
         let gone: Vec<Gone> = moved.iter().map(|m| Gone { id: m.id, as_of: as_of[m.into as usize] }).collect();
         add(&tables.profiles, rows::profiles(&tables.profiles, &touched.ids, traits, as_of, &gone, commit)?);
         let id_of: HashMap<ProfileNumber, ProfileId> =
@@ -495,6 +533,12 @@ impl Core {
             rows::identifiers(&tables.identifiers, self.identities.plan(), &resolved.identifiers, &id_of, commit)?;
         add(&tables.identifiers, identifiers);
         add(&tables.profile_merges, rows::profile_merges(&tables.profile_merges, &resolved.merges, commit)?);
+        if !resolved.conflicts.is_empty() {
+            // The other side is loaded: it was asked whether it may be joined.
+            let id_of = |number| self.identities.components.get(&number).map(|component| component.id);
+            let (table, plan) = (&tables.identity_conflicts, self.identities.plan());
+            add(table, rows::identity_conflicts(table, plan, &resolved.conflicts, events, &id_of, commit)?);
+        }
         let changes = rows::segment_changes(&tables.segment_changes, &self.segment_names, transitions, as_of, commit)?;
         add(&tables.segment_changes, changes);
         if batch.replayed.is_none() {
@@ -560,7 +604,7 @@ impl Core {
         Ok(())
     }
 
-    fn take_commands(&mut self, commands: &[Command], staged: &mut Staged) -> Result<(), EngineError> {
+    async fn take_commands(&mut self, commands: &[Command], staged: &mut Staged) -> Result<(), EngineError> {
         let mut attempts = Vec::new();
         let mut sink_changed = false;
         for command in commands {
@@ -599,7 +643,12 @@ impl Core {
                         staged.writes.put(keys::position(source, topic, *partition), codec::encode(1, next));
                     }
                 }
-                Command::Replay { .. } => {}
+                Command::Correct { request, .. } => {
+                    let CorrectionRequest { correction, struck_profile, activate } = request;
+                    let begun = self.begin_correction(correction, *struck_profile, *activate, staged).await?;
+                    staged.begun.push(begun);
+                }
+                Command::Replay { .. } | Command::Rebuilt { .. } => {}
             }
         }
         if sink_changed {
@@ -627,10 +676,20 @@ impl Core {
         // A number that was absorbed in the batch that made it never was a profile.
         let absorbed = resolved.absorbed.iter().filter(|(loser, _)| *loser < self.record.next_profile.max(1)).count();
         totals.profiles = (totals.profiles + resolved.created.len() as u64).saturating_sub(absorbed as u64);
-        totals.identifiers += resolved.identifiers.len() as u64;
+        totals.identifiers += (resolved.identifiers.len() - resolved.reassigned) as u64;
         totals.merges += absorbed as u64;
         metrics::counter!("tributary_events_total", "source" => batch.source.to_string())
             .increment(events.len() as u64);
+        for conflict in &resolved.conflicts {
+            metrics::counter!("tributary_identity_conflicts_total", "cause" => conflict.cause.name()).increment(1);
+            if conflict.cause == identity::Cause::MaxIdentifiers {
+                metrics::counter!("tributary_identity_hub_refusals_total").increment(1);
+            }
+        }
+        self.count_transitions(transitions);
+    }
+
+    fn count_transitions(&mut self, transitions: &[Transition]) {
         for transition in transitions {
             let name = &self.segment_names[transition.segment as usize];
             let change = if transition.entered { 1 } else { -1 };
@@ -652,6 +711,12 @@ struct Touched {
 }
 
 impl Touched {
+    /// Profiles without events.
+    fn these(numbers: &[ProfileNumber], ids: &[ProfileId]) -> Touched {
+        let index = numbers.iter().enumerate().map(|(index, number)| (*number, index as u32)).collect();
+        Touched { numbers: numbers.to_vec(), index, profile_of_row: Vec::new(), ids: ids.to_vec() }
+    }
+
     fn of(resolved: &Resolved) -> Touched {
         let mut touched = Touched {
             numbers: Vec::new(),
@@ -772,6 +837,17 @@ async fn definitions(store: &dyn Store, pipeline: &Pipeline, used: bool) -> Resu
         store.commit(writes).await?;
     }
     Ok(record.slots)
+}
+
+async fn scan_all(store: &dyn Store, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+    let mut all = Vec::new();
+    let mut after: Option<Bytes> = None;
+    loop {
+        let page = store.scan(prefix, after.as_deref(), 1_000).await?;
+        let Some((last, _)) = page.last() else { return Ok(all) };
+        after = Some(last.clone());
+        all.extend(page);
+    }
 }
 
 /// Reads all identifiers once: the filter must know every one of them, and the cache takes what fits.

@@ -14,21 +14,26 @@ mod bodies;
 pub mod control;
 mod core;
 pub mod dedupe;
+pub mod history;
 mod outbox;
 mod prepare;
 mod record;
 mod rows;
 mod run;
+mod shadow;
 mod ship;
 mod status;
 
-pub use core::{Core, Staged};
+pub use core::{Begun, Core, RebuildRecord, Staged};
 pub use prepare::{Prepared, Preparer};
 pub use record::{EngineRecord, StoredReject, Totals, state_id};
 pub use run::{Options, Outcome, Wiring, run};
+pub use shadow::Shadow;
 pub use status::{DestinationStatus, SharedStatus, SinkStatus, SourceStatus, Status};
 
 use crate::activation::ActivationError;
+use crate::event::ProfileId;
+use crate::identity::Correction;
 use crate::profile::TraitError;
 use crate::segment::SegmentError;
 use crate::sink::{Attempt, CommitRange};
@@ -79,6 +84,36 @@ pub enum Command {
     Attempted(Attempt),
     /// Read all rejected input again; answered when it has been applied durably.
     Replay { answer: tokio::sync::oneshot::Sender<Replayed> },
+    /// Put identity right; answered when the rebuild it asks for is durable.
+    Correct { request: CorrectionRequest, answer: tokio::sync::oneshot::Sender<Corrected> },
+    /// The history of the person being rebuilt was read, for this generation of the rebuild.
+    Rebuilt { generation: u32, shadow: Box<Shadow> },
+}
+
+/// A correction as it is asked for.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct CorrectionRequest {
+    pub correction: Correction,
+    /// For a struck event: the profile that it is stored with.
+    pub struck_profile: Option<ProfileId>,
+    /// Whether entries and exits that the correction finds set off activations.
+    pub activate: bool,
+}
+
+/// What a correction came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Corrected {
+    /// Why nothing was changed.
+    pub refused: Option<String>,
+    /// The profile that was taken apart; empty: there was nothing to rebuild.
+    pub was: String,
+    /// Those it has become, the largest first.
+    pub profiles: Vec<String>,
+    /// Stored events that belong to another profile now.
+    pub events_moved: u64,
+    /// Segments entered and exited.
+    pub entered: u64,
+    pub exited: u64,
 }
 
 /// What a replay came to.

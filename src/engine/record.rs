@@ -18,6 +18,7 @@ pub struct EngineRecord {
     pub next_profile: ProfileNumber,
     pub next_reject: u64,
     pub next_delivery: u64,
+    pub next_correction: u64,
     pub totals: Totals,
     /// Members by segment name.
     pub segment_sizes: Vec<(String, i64)>,
@@ -42,7 +43,7 @@ pub struct Totals {
 }
 
 impl EngineRecord {
-    pub const VERSION: u8 = 1;
+    pub const VERSION: u8 = 2;
     pub const KEY: &str = "record";
 }
 

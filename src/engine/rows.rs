@@ -11,8 +11,8 @@ use hashbrown::HashMap;
 
 use super::EngineError;
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, column};
-use crate::identity::{IdentifierRow, IdentityPlan, Merge};
-use crate::segment::{Cause, Transition};
+use crate::identity::{Cause, Conflict, Decision, Extracted, IdentifierRow, IdentityPlan, Merge};
+use crate::segment::{self, Transition};
 use crate::sink::{Attempt, Table};
 
 /// Adds `_batch` and `_seq` and makes the batch of a table.
@@ -52,29 +52,49 @@ fn ids(values: impl Iterator<Item = Option<ProfileId>>) -> ArrayRef {
     Arc::new(builder.finish())
 }
 
-/// The accepted events. `id_of_row` is None for events of nobody, which are flagged.
+/// Ids in a column without nulls.
+fn texts_of_ids(values: impl Iterator<Item = Option<ProfileId>>) -> ArrayRef {
+    let texts = values.map(|id| id.map(|id| id.to_string()).unwrap_or_default());
+    Arc::new(StringArray::from_iter_values(texts))
+}
+
+/// The accepted events. `id_of_row` is None for events of nobody, which are flagged; `extracted` says which identifiers
+/// were dropped.
 pub fn events(
     table: &Table,
     events: &EventBatch,
     id_of_row: &[Option<ProfileId>],
-    blocked_rows: &[u32],
+    extracted: &Extracted<'_>,
+    decisions: &[(u32, Decision)],
     commit: u64,
 ) -> Result<RecordBatch, EngineError> {
     let mut columns: Vec<ArrayRef> = vec![ids(id_of_row.iter().copied())];
     columns.extend(events.batch.columns()[..column::COUNT].iter().cloned());
-    if !blocked_rows.is_empty() || id_of_row.iter().any(Option::is_none) {
+    let (blocked, invalid) = (&extracted.blocked_rows, &extracted.invalid_rows);
+    if !blocked.is_empty() || !invalid.is_empty() || id_of_row.iter().any(Option::is_none) {
         let known = events.strings(column::FLAGS);
-        let mut blocked = vec![false; events.len()];
-        blocked_rows.iter().for_each(|row| blocked[*row as usize] = true);
+        let marked = |rows: &[u32]| {
+            let mut marked = vec![false; events.len()];
+            rows.iter().for_each(|row| marked[*row as usize] = true);
+            marked
+        };
+        let (blocked, invalid) = (marked(blocked), marked(invalid));
         let flags = (0..events.len()).map(|row| {
             let mut flags: Vec<&str> = if known.is_valid(row) { vec![known.value(row)] } else { Vec::new() };
             flags.extend(blocked[row].then_some("blocked_identifier"));
+            flags.extend(invalid[row].then_some("invalid_identifier"));
             flags.extend(id_of_row[row].is_none().then_some("no_identifier"));
             (!flags.is_empty()).then(|| flags.join(","))
         });
         columns[1 + column::FLAGS] = Arc::new(flags.collect::<StringArray>());
     }
-    columns.push(new_null_array(&DataType::Utf8, events.len())); // identity_decision
+    columns.push(if decisions.is_empty() {
+        new_null_array(&DataType::Utf8, events.len())
+    } else {
+        let mut texts: Vec<Option<&str>> = vec![None; events.len()];
+        decisions.iter().for_each(|(row, decision)| texts[*row as usize] = Some(decision.text()));
+        Arc::new(StringArray::from(texts))
+    });
     finish(table, columns, commit)
 }
 
@@ -122,6 +142,7 @@ pub fn profiles(
     finish(table, columns, commit)
 }
 
+/// Identifiers with the profiles they belong to now; one that is nobody's any more has an empty id.
 pub fn identifiers(
     table: &Table,
     plan: &IdentityPlan,
@@ -132,7 +153,7 @@ pub fn identifiers(
     let columns: Vec<ArrayRef> = vec![
         texts(rows.iter().map(|row| plan.types[row.kind as usize].name.as_str())),
         texts(rows.iter().map(|row| &*row.value)),
-        ids(rows.iter().map(|row| id_of.get(&row.number).copied())),
+        texts_of_ids(rows.iter().map(|row| id_of.get(&row.number).copied())),
         times(rows.iter().map(|row| row.linked_at)),
     ];
     finish(table, columns, commit)
@@ -149,6 +170,58 @@ pub fn profile_merges(table: &Table, merges: &[Merge], commit: u64) -> Result<Re
     finish(table, columns, commit)
 }
 
+/// What identity refused, with both sides as they are called at the end of the batch.
+pub fn identity_conflicts(
+    table: &Table,
+    plan: &IdentityPlan,
+    conflicts: &[Conflict],
+    events: &EventBatch,
+    id_of: &dyn Fn(ProfileNumber) -> Option<ProfileId>,
+    commit: u64,
+) -> Result<RecordBatch, EngineError> {
+    let text = |index: usize| texts(conflicts.iter().map(move |c| events.text(index, c.row as usize).unwrap_or("")));
+    let name = |kind: u16| plan.types[kind as usize].name.as_str();
+    let limited = conflicts.iter().map(|c| if let Cause::Limit(kind) = c.cause { Some(name(kind)) } else { None });
+    let columns: Vec<ArrayRef> = vec![
+        text(column::MESSAGE_ID),
+        text(column::SOURCE),
+        texts(conflicts.iter().map(|c| name(c.kind))),
+        texts(conflicts.iter().map(|c| &*c.value)),
+        ids(conflicts.iter().map(|c| id_of(c.number))),
+        ids(conflicts.iter().map(|c| c.other.and_then(id_of))),
+        texts(conflicts.iter().map(|c| c.cause.name())),
+        Arc::new(limited.collect::<StringArray>()),
+        texts(conflicts.iter().map(|c| if c.reassigned { "reassigned" } else { "set_aside" })),
+        times(conflicts.iter().map(|c| events.times(column::TIMESTAMP).value(c.row as usize))),
+    ];
+    finish(table, columns, commit)
+}
+
+/// A stored event that belongs to another profile than merges alone would say.
+pub struct EventMove {
+    /// `_batch` and `_seq` of the event.
+    pub place: (u64, u32),
+    pub message_id: Box<str>,
+    /// None: nobody.
+    pub to: Option<ProfileId>,
+}
+
+pub fn event_moves(
+    table: &Table,
+    moves: &[EventMove],
+    cause: &str,
+    commit: u64,
+) -> Result<RecordBatch, EngineError> {
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(UInt64Array::from_iter_values(moves.iter().map(|moved| moved.place.0))),
+        Arc::new(UInt32Array::from_iter_values(moves.iter().map(|moved| moved.place.1))),
+        texts(moves.iter().map(|moved| &*moved.message_id)),
+        ids(moves.iter().map(|moved| moved.to)),
+        texts(moves.iter().map(|_| cause)),
+    ];
+    finish(table, columns, commit)
+}
+
 pub fn segment_changes(
     table: &Table,
     segments: &[String],
@@ -156,7 +229,11 @@ pub fn segment_changes(
     as_of: &[TimeUs],
     commit: u64,
 ) -> Result<RecordBatch, EngineError> {
-    let cause = |cause| if cause == Cause::Event { "event" } else { "merge" };
+    let cause = |cause| match cause {
+        segment::Cause::Event => "event",
+        segment::Cause::Merge => "merge",
+        segment::Cause::Split => "split",
+    };
     let columns: Vec<ArrayRef> = vec![
         texts(transitions.iter().map(|t| segments[t.segment as usize].as_str())),
         ids(transitions.iter().map(|t| Some(t.id))),

@@ -12,16 +12,20 @@ use super::outbox::{Recent, Rows};
 use super::prepare::{Prepared, Preparer};
 use super::record::StoredReject;
 use super::ship::Shipper;
+use super::core::Begun;
+use super::history::{History, HistoryFilter, HistoryReader};
+use super::shadow::Shadow;
 use super::status::SharedStatus;
-use super::{Command, EngineError, Input, Replayed, Stop};
+use super::{Command, Corrected, EngineError, Input, Replayed, Stop};
 use crate::clock;
 use crate::decode::registry::Schemas;
 use crate::definition::Pipeline;
 use crate::event::{RawBatch, TimeUs};
-use crate::sink::{Attempt, AttemptOutcome, Destination, Queued, TableSink, delivery};
+use crate::sink::{Attempt, AttemptOutcome, CommitRange, Destination, Queued, TableSink, delivery};
 use crate::source::{self, Positions, ReadLimits, SourceEvent, SourceHandle, SourcePlan};
 use crate::state::keys::{self, Tag};
 use crate::state::{Store, StoreError, codec};
+use crate::transform::Restore;
 
 /// How a run is to go.
 #[derive(Debug, Clone)]
@@ -52,6 +56,8 @@ pub struct Wiring {
     pub store: Arc<dyn Store>,
     pub sink: Box<dyn TableSink>,
     pub destinations: BTreeMap<String, Arc<dyn Destination>>,
+    /// Where the tables are read back from.
+    pub history: Arc<dyn History>,
     /// The data folder, where writer schemas are remembered.
     pub schema_cache: Option<PathBuf>,
     pub status: SharedStatus,
@@ -61,7 +67,7 @@ pub struct Wiring {
 
 /// Runs a pipeline until it is stopped, drained, fenced, or cannot go on.
 pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Result<Outcome, EngineError> {
-    let Wiring { store, sink, destinations, schema_cache, status, input: (engine, input) } = wiring;
+    let Wiring { store, sink, destinations, history, schema_cache, status, input: (engine, input) } = wiring;
     let preparer = Preparer::new(pipeline, schema_cache.as_deref())?;
     let core = Core::load(store.clone(), pipeline, &preparer.schema(), options.cache_bytes, options.send).await?;
     status.change(|status| status.pipeline = pipeline.name.clone());
@@ -98,7 +104,10 @@ pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Resul
     let caught_up = status.read().sources.keys().map(|name| (name.clone(), false)).collect();
     let engine_loop = Loop {
         core,
+        pipeline: pipeline.clone(),
         store: store.clone(),
+        history,
+        engine,
         input,
         prepared,
         to_prepare,
@@ -109,6 +118,8 @@ pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Resul
         status: status.clone(),
         caught_up,
         replay: None,
+        reading: None,
+        correcting: None,
         assigned: Vec::new(),
         options,
     };
@@ -307,7 +318,11 @@ struct Replay {
 
 struct Loop {
     core: Core,
+    pipeline: Pipeline,
     store: Arc<dyn Store>,
+    history: Arc<dyn History>,
+    /// The way in, for what tasks of the loop's own bring back.
+    engine: mpsc::Sender<Input>,
     input: mpsc::Receiver<Input>,
     prepared: mpsc::Receiver<FromPrepare>,
     to_prepare: mpsc::Sender<ToPrepare>,
@@ -318,6 +333,10 @@ struct Loop {
     status: SharedStatus,
     caught_up: BTreeMap<String, bool>,
     replay: Option<Replay>,
+    /// The generation of the rebuild whose history is being read.
+    reading: Option<u32>,
+    /// Who waits for the rebuild; nobody after a restart.
+    correcting: Option<oneshot::Sender<Corrected>>,
     /// Where new partitions begin, to be recorded with the next commit.
     assigned: Vec<Command>,
     options: Options,
@@ -330,6 +349,7 @@ impl Loop {
         // A run without sources is there for the command that comes first.
         let mut started = self.options.read;
         loop {
+            self.read_history().await?;
             if self.options.drain && started && batch.is_none() && commands.is_empty() && self.is_drained() {
                 return Ok(Outcome::Stopped);
             }
@@ -378,6 +398,14 @@ impl Loop {
             if let Some(Command::Replay { answer }) = replay.map(|at| commands.remove(at)) {
                 self.start_replay(answer).await?;
             }
+            let rebuilt = commands.iter().position(|command| matches!(command, Command::Rebuilt { .. }));
+            if let Some(Command::Rebuilt { generation, shadow }) = rebuilt.map(|at| commands.remove(at)) {
+                self.finish_rebuild(generation, *shadow).await?;
+            }
+            if commands.iter().any(|command| matches!(command, Command::Correct { .. })) {
+                // It looks up in the store what the commit in flight may be writing.
+                self.finish_commit().await?;
+            }
             if batch.is_some() || !commands.is_empty() {
                 self.commit(batch.take(), std::mem::take(&mut commands)).await?;
             }
@@ -392,9 +420,15 @@ impl Loop {
             Some(Replayed { tried: numbers.len() as u64, still_rejected: batch.rejects.len() as u64 })
         });
         let started = clock::instant();
-        let mut staged = self.core.apply(batch, &commands, now).await?;
+        let staged = self.core.apply(batch, &commands, now).await?;
         metrics::histogram!("tributary_apply_seconds").record(started.elapsed().as_secs_f64());
         self.finish_commit().await?;
+        self.launch(staged, commands, replayed);
+        Ok(())
+    }
+
+    /// Sends a commit on its way; the one before is durable.
+    fn launch(&mut self, mut staged: Staged, commands: Vec<Command>, replayed: Option<Replayed>) {
         let writes = std::mem::take(&mut staged.writes);
         metrics::counter!("tributary_state_bytes_total").increment(writes.bytes() as u64);
         let store = self.store.clone();
@@ -405,6 +439,50 @@ impl Loop {
             result
         });
         self.in_flight = Some(InFlight { staged, commands, replayed, handle });
+    }
+
+    /// Starts reading the history that a rebuild needs, once the tables hold all of it.
+    async fn read_history(&mut self) -> Result<(), EngineError> {
+        let Some(job) = self.core.rebuild.clone() else { return Ok(()) };
+        if self.reading == Some(job.generation) || self.core.outbox.range(..=job.upto).next().is_some() {
+            return Ok(());
+        }
+        self.reading = Some(job.generation);
+        let profiles = Some(self.core.ids_to_rebuild().await?);
+        let restore = Restore::new(&self.pipeline.transform.fields);
+        let shadow = Shadow::new(&self.pipeline, &restore.schema(), self.core.corrections().clone())?;
+        let filter = HistoryFilter { profiles, ..HistoryFilter::default() };
+        let range = CommitRange { after: 0, upto: job.upto };
+        let (history, engine, status) = (self.history.clone(), self.engine.clone(), self.status.clone());
+        tokio::spawn(async move {
+            let reader = HistoryReader::new(&*history, restore, filter, range);
+            if let Some(shadow) = read_back(reader, shadow, &status).await {
+                let rebuilt = Command::Rebuilt { generation: job.generation, shadow: Box::new(shadow) };
+                // Fails only when the engine is gone; the next start reads again.
+                let _ = engine.send(Input::Command(rebuilt)).await;
+            }
+        });
+        Ok(())
+    }
+
+    /// Switches to what was rebuilt, in a commit of its own that nothing overtakes.
+    async fn finish_rebuild(&mut self, generation: u32, shadow: Shadow) -> Result<(), EngineError> {
+        if self.core.rebuild.as_ref().is_none_or(|job| job.generation != generation) {
+            return Ok(()); // it has begun anew
+        }
+        self.finish_commit().await?;
+        let now = self.now(None);
+        let (staged, corrected) = self.core.finish_rebuild(shadow, now).await?;
+        self.launch(staged, Vec::new(), None);
+        self.finish_commit().await?;
+        self.reading = None;
+        self.status.change(|status| status.rebuild = None);
+        if let Some(reason) = &corrected.refused {
+            tracing::warn!(%reason, "a correction of identity was not carried out");
+        }
+        if let Some(answer) = self.correcting.take() {
+            let _ = answer.send(corrected);
+        }
         Ok(())
     }
 
@@ -426,13 +504,23 @@ impl Loop {
             let _ = self.durable_rows.send(staged.commit);
         }
         self.queues.add(std::mem::take(&mut staged.queued));
+        let mut begun = std::mem::take(&mut staged.begun).into_iter();
         for command in commands {
             match command {
                 Command::Seal { done, .. } | Command::Acknowledged { done, .. } => {
                     let _ = done.send(());
                 }
                 Command::Attempted(attempt) => self.attempted(&attempt),
-                Command::Assigned { .. } | Command::Replay { .. } => {}
+                Command::Correct { answer, .. } => match begun.next() {
+                    Some(Begun::Rebuilding) => self.correcting = Some(answer),
+                    Some(Begun::Refused(reason)) => {
+                        let _ = answer.send(Corrected { refused: Some(reason), ..Corrected::default() });
+                    }
+                    Some(Begun::Done) | None => {
+                        let _ = answer.send(Corrected::default());
+                    }
+                },
+                Command::Assigned { .. } | Command::Replay { .. } | Command::Rebuilt { .. } => {}
             }
         }
         if let Some(done) = replayed {
@@ -510,6 +598,7 @@ impl Loop {
     fn is_drained(&self) -> bool {
         self.in_flight.is_none()
             && self.replay.is_none()
+            && self.core.rebuild.is_none()
             && self.caught_up.values().all(|caught_up| *caught_up)
             && self.core.outbox.is_empty()
             && self.queues.is_empty()
@@ -575,6 +664,30 @@ impl Loop {
             let _ = replay.answer.send(replay.report);
         } else {
             self.replay = Some(replay);
+        }
+    }
+}
+
+/// Reads all of a rebuild's history. A side that is away only delays.
+async fn read_back(mut reader: HistoryReader<'_>, mut shadow: Shadow, status: &SharedStatus) -> Option<Shadow> {
+    let tell = |text: String| status.change(|status| status.rebuild = Some(text));
+    tell("reading history".to_string());
+    loop {
+        match reader.next().await {
+            Ok(Some(stored)) => {
+                if let Err(error) = shadow.take(&stored) {
+                    tracing::error!(%error, "the history cannot be applied");
+                    tell(format!("the history cannot be applied: {error}"));
+                    return None;
+                }
+                tell(format!("{} events read, up to commit {} of {}", shadow.events(), reader.cursor, reader.upto));
+            }
+            Ok(None) => return Some(shadow),
+            Err(error) => {
+                tracing::warn!(%error, "a rebuild waits for its history");
+                tell(error.to_string());
+                tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+            }
         }
     }
 }

@@ -19,6 +19,8 @@ pub struct Status {
     pub sources: BTreeMap<String, SourceStatus>,
     pub sink: SinkStatus,
     pub destinations: BTreeMap<String, DestinationStatus>,
+    /// How far a rebuild is, while there is one.
+    pub rebuild: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -109,13 +109,16 @@ impl Component {
         std::mem::take(&mut self.former_ids.items)
     }
 
-    /// Takes an identifier out that goes to another person, with the links that it held. Never the best one.
+    /// Takes an identifier out that goes to another person, with the links that it held.
     pub fn remove(&mut self, hash: u128) -> Option<Identifier> {
         let index = self.identifiers.items.iter().position(|known| known.hash == hash)?;
         let last = self.identifiers.items.len() - 1;
         let removed = self.identifiers.swap_remove(index);
         self.counts[removed.kind as usize] -= 1;
-        if self.best == last {
+        if self.best == index {
+            let best = self.identifiers().iter().enumerate().min_by_key(|(_, known)| (known.kind, known.hash));
+            self.best = best.map_or(0, |(index, _)| index);
+        } else if self.best == last {
             self.best = index;
         }
         while let Some(index) = self.links.items.iter().position(|link| link.a == hash || link.b == hash) {

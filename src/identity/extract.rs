@@ -13,6 +13,8 @@ pub struct Extracted<'a> {
     pub items: Vec<Item<'a>>,
     /// Rows on which a value was set aside because it stands for nobody ([`blocked`]).
     pub blocked_rows: Vec<u32>,
+    /// Rows on which a value was dropped because it is none of its type.
+    pub invalid_rows: Vec<u32>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +59,7 @@ pub fn extract<'a>(plan: &IdentityPlan, events: &'a EventBatch) -> Extracted<'a>
         starts: Vec::with_capacity(rows + 1),
         items: Vec::with_capacity(rows * 2),
         blocked_rows: Vec::new(),
+        invalid_rows: Vec::new(),
     };
     extracted.starts.push(0);
     for row in 0..rows {

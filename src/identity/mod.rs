@@ -18,7 +18,7 @@ mod rules;
 
 pub use component::{Component, Identifier, Link, load as load_component};
 pub use corrections::{Correction, Corrections, Named};
-pub use decide::{Conflict, Decision, Decisions};
+pub use decide::{Cause, Conflict, Decision, Decisions};
 pub use extract::{Extracted, Item, extract};
 pub use resolve::{IdentifierRow, Identities, Merge, NO_PROFILE, Resolved};
 pub use rules::{Normalize, Pattern, blocked, normalize};

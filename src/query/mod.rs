@@ -1,5 +1,6 @@
 //! SQL over the lake or ClickHouse: the same tables, the same views, the same JSON functions.
 
+mod history;
 mod json;
 mod lake;
 mod render;
@@ -7,6 +8,7 @@ mod render;
 use arrow::array::RecordBatch;
 use clickhouse_ext_arrow::ArrowQueryExt as _;
 
+pub use history::TableHistory;
 pub use lake::lake_context;
 pub use render::{Output, render};
 

@@ -47,7 +47,7 @@ pub struct Transition {
     pub segment: u16,
     pub id: ProfileId,
     pub entered: bool,
-    /// `merge` moves a membership from one profile id to another and sets nothing off.
+    /// Only `event` sets anything off: `merge` moves a membership from one profile id to another, `split` is put right.
     pub cause: Cause,
     /// The how-manieth entry of this profile into this segment.
     pub entry: u32,
@@ -57,6 +57,8 @@ pub struct Transition {
 pub enum Cause {
     Event,
     Merge,
+    /// A correction of identity.
+    Split,
 }
 
 /// Memberships shown under an id that is another id from this batch on.

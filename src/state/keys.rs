@@ -86,6 +86,11 @@ pub fn named_prefix(tag: Tag, name: &str) -> Bytes {
     key.freeze()
 }
 
+/// The number of a [`number`] key.
+pub fn parse_number(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(2..)?.try_into().ok()?))
+}
+
 /// A number, then a name: `Outbox` entries of one commit lie together.
 pub fn number_name(tag: Tag, number: u64, name: &str) -> Bytes {
     let mut key = start(tag, 8 + name.len());

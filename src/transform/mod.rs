@@ -7,6 +7,7 @@
 
 mod envelope;
 mod fields;
+mod restore;
 mod rewrite;
 mod scope;
 mod steps;
@@ -29,6 +30,7 @@ use crate::expression::{BoundExpression, Expression};
 
 use envelope::EnvelopeMap;
 use fields::FieldSet;
+pub use restore::Restore;
 pub use scope::{Aliases, Contracts, EventScope, MapScope};
 use steps::BoundStep;
 use tables::Table;
