@@ -3,6 +3,9 @@
 pub mod check;
 pub mod config;
 mod demo;
+mod dry_run;
+mod explain;
+mod identity;
 mod output;
 mod peek;
 pub mod produce;
@@ -11,6 +14,7 @@ mod query;
 mod rejected;
 pub mod run;
 mod status;
+mod who;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -107,6 +111,16 @@ enum Command {
         /// The statement
         sql: String,
     },
+    /// Why things are as they are
+    Explain {
+        #[command(subcommand)]
+        command: explain::ExplainCommand,
+    },
+    /// Who is who: try other rules, take a wrong merge apart, ban a value
+    Identity {
+        #[command(subcommand)]
+        command: identity::IdentityCommand,
+    },
     /// Rejected input: look at it, read it again
     Rejected {
         #[command(subcommand)]
@@ -153,6 +167,8 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Peek { source, count } => peek::peek(&cli.global, &source, count).await,
         Command::Run(options) => run::run(&cli.global, &config, options).await,
         Command::Query { sql } => query::query(&cli.global, &config, &sql).await,
+        Command::Explain { command } => explain::explain(&cli.global, &config, command).await,
+        Command::Identity { command } => identity::identity(&cli.global, &config, command).await,
         Command::Rejected { command } => rejected::rejected(&cli.global, &config, command).await,
         Command::Status => status::status(&cli.global, &config).await,
         Command::Produce(options) => produce_file(options).await,

@@ -37,6 +37,10 @@ impl Running {
         self.ask(self.client.post(format!("http://{}{path}", self.file.address))).await
     }
 
+    pub async fn post_json(&self, path: &str, body: &impl serde::Serialize) -> Result<String, Failure> {
+        self.ask(self.client.post(format!("http://{}{path}", self.file.address)).json(body)).await
+    }
+
     async fn ask(&self, request: reqwest::RequestBuilder) -> Result<String, Failure> {
         let failed =
             |error: reqwest::Error| Failure::environment(format!("the running process does not answer: {error}"));

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
 use super::status::{SharedStatus, Status};
-use super::{Command, Input, Replayed};
+use super::{Command, Corrected, CorrectionRequest, Input, Replayed};
 
 /// What a command needs to speak to the running process; in `control.json` of the data folder.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -75,6 +75,7 @@ pub async fn serve(
         .route("/healthz", get(health))
         .route("/control/status", get(read_status))
         .route("/control/replay", post(replay))
+        .route("/control/correct", post(correct))
         .with_state(control);
     axum::serve(listener, router).await
 }
@@ -102,6 +103,25 @@ async fn replay(State(control): State<Arc<Control>>, headers: HeaderMap) -> Resp
     }
     match replayed.await {
         Ok(replayed) => Json::<Replayed>(replayed).into_response(),
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
+/// Answers when the correction and what it rebuilds are durable.
+async fn correct(
+    State(control): State<Arc<Control>>,
+    headers: HeaderMap,
+    Json(request): Json<CorrectionRequest>,
+) -> Response {
+    if !control.allows(&headers) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let (answer, corrected) = oneshot::channel();
+    if control.engine.send(Input::Command(Command::Correct { request, answer })).await.is_err() {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    match corrected.await {
+        Ok(corrected) => Json::<Corrected>(corrected).into_response(),
         Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }

@@ -134,7 +134,7 @@ impl<'h> HistoryReader<'h> {
         if self.cursor >= self.upto {
             return Ok(None);
         }
-        let range = CommitRange { after: self.cursor, upto: (self.cursor + self.window).min(self.upto) };
+        let range = CommitRange { after: self.cursor, upto: self.cursor.saturating_add(self.window).min(self.upto) };
         let moves = self.read_moves(range).await?;
         let found = self.history.events(range, &self.filter).await?;
         let rows = match &found[..] {
@@ -160,6 +160,15 @@ impl<'h> HistoryReader<'h> {
         }
         self.cursor = range.upto;
         Ok(Some(stored))
+    }
+
+    /// All that is left, in one piece: for the events of a few people.
+    pub async fn next_all(&mut self) -> Result<Stored, EngineError> {
+        self.window = u64::MAX / 2;
+        match self.next().await? {
+            Some(stored) => Ok(stored),
+            None => Err(EngineError::Internal("the history is at its end".to_string())),
+        }
     }
 
     async fn read_moves(&self, range: CommitRange) -> Result<Moves, EngineError> {

@@ -1,0 +1,344 @@
+//! `identity dry-run`: other rules over the stored events, compared with the profiles of today. Nothing is touched.
+
+use std::path::Path;
+
+use arrow::array::AsArray;
+use hashbrown::HashMap;
+use serde_json::json;
+
+use super::output::{Output, print};
+use super::{Exit, Failure, Global, NodeConfig, run, say};
+use crate::definition::{self, Mode};
+use crate::engine::history::{HistoryFilter, HistoryReader, Stored};
+use crate::event::{ProfileId, ProfileNumber, TimeUs};
+use crate::identity::{Correction, Decisions, Identities, IdentityPlan, NO_PROFILE, extract};
+use crate::query::{self, TableHistory};
+use crate::sink::CommitRange;
+use crate::state::location::Location;
+use crate::state::slate::SlateReader;
+use crate::state::{Store, WriteBatch, codec, keys};
+use crate::transform::Restore;
+
+/// Identifiers that an example shows.
+const SHOWN: usize = 6;
+
+pub async fn dry_run(
+    global: &Global,
+    config: &NodeConfig,
+    rules: &Path,
+    since: Option<&str>,
+    examples: usize,
+) -> Result<Exit, Failure> {
+    let since = since.map(time).transpose()?;
+    let today = run::load(global, Mode::Run)?;
+    let pipeline = match definition::load_with_identity(&global.pipeline, Mode::Run, rules) {
+        Ok((pipeline, warnings)) => {
+            warnings.iter().for_each(|warning| say(&warning.to_string()));
+            pipeline
+        }
+        Err(findings) => {
+            findings.iter().for_each(|finding| say(&finding.to_string()));
+            return Err(Failure::findings(format!("the rules in {} have errors", rules.display())));
+        }
+    };
+    let target = run::tables_of(&today, config);
+    let mut other = Trial::new(pipeline.identity.clone(), valid_ids(&target).await?);
+    for correction in corrections(config).await? {
+        // Written with the kinds of today's rules.
+        if let Some(correction) = translated(&correction, &today.identity, &pipeline.identity) {
+            other.identities.corrections.add(&pipeline.identity, &correction);
+        }
+    }
+    let last = last_commit(&target).await?;
+    let history = TableHistory { target };
+    let restore = Restore::new(&pipeline.transform.fields);
+    let filter = HistoryFilter { profiles: None, since };
+    let mut reader = HistoryReader::new(&history, restore, filter, CommitRange { after: 0, upto: last });
+    while let Some(stored) = reader.next().await.map_err(Failure::environment)? {
+        other.take(&stored);
+    }
+    let report = other.finish(examples);
+    if Output::or_default(global.output) == Output::Json {
+        print(&report.as_json().to_string());
+    } else {
+        print(&report.as_text());
+    }
+    Ok(Exit::Well)
+}
+
+fn time(text: &str) -> Result<TimeUs, Failure> {
+    let day = |text: &str| chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0);
+    let at = chrono::DateTime::parse_from_rfc3339(text).map(|time| time.timestamp_micros()).ok();
+    at.or_else(|| Some(day(text)?.and_utc().timestamp_micros())).ok_or_else(|| Failure {
+        exit: Exit::Usage,
+        message: format!("`{text}` is no time; write 2026-01-01 or 2026-01-01T10:00:00Z"),
+    })
+}
+
+/// Which profile an old id is today.
+async fn valid_ids(target: &query::Target) -> Result<HashMap<ProfileId, ProfileId>, Failure> {
+    let found = query::query(target, "SELECT old_profile_id, profile_id FROM profile_ids").await;
+    let mut ids = HashMap::new();
+    for batch in found.map_err(Failure::environment)? {
+        let (old, new) = (batch.column(0).as_string::<i32>(), batch.column(1).as_string::<i32>());
+        ids.extend(old.iter().zip(new).filter_map(|(old, new)| {
+            Some((old?.parse::<ProfileId>().ok()?, new?.parse::<ProfileId>().ok()?))
+        }));
+    }
+    Ok(ids)
+}
+
+async fn last_commit(target: &query::Target) -> Result<u64, Failure> {
+    let found = query::query(target, "SELECT CAST(max(_batch) AS BIGINT) AS last FROM events").await;
+    let found = found.map_err(Failure::environment)?;
+    let last = found.first().and_then(|batch| batch.column(0).as_primitive_opt::<arrow::datatypes::Int64Type>());
+    Ok(last.and_then(|last| last.iter().next().flatten()).unwrap_or(0) as u64)
+}
+
+async fn corrections(config: &NodeConfig) -> Result<Vec<Correction>, Failure> {
+    let location = Location::parse(&config.data).map_err(Failure::environment)?;
+    let reader = SlateReader::open(&location).await.map_err(Failure::environment)?;
+    let found = reader.scan(&keys::prefix(keys::Tag::Correction), None, 1_000_000).await.map_err(Failure::environment)?;
+    let decode = |(_, value): &(bytes::Bytes, bytes::Bytes)| codec::decode(Correction::VERSION, "correction", value);
+    found.iter().map(decode).collect::<Result<_, _>>().map_err(Failure::fatal)
+}
+
+/// A correction under other rules; None where a type is no longer there.
+fn translated(correction: &Correction, from: &IdentityPlan, to: &IdentityPlan) -> Option<Correction> {
+    let named = |named: &crate::identity::Named| {
+        let kind = to.kind(&from.types.get(named.kind as usize)?.name)?;
+        Some(crate::identity::Named { kind, value: named.value.clone() })
+    };
+    Some(match correction {
+        Correction::Cut(a, b) => Correction::Cut(named(a)?, named(b)?),
+        Correction::Ban(one) => Correction::Ban(named(one)?),
+        strike @ Correction::Strike { .. } => strike.clone(),
+    })
+}
+
+/// Other rules at work, in memory.
+struct Trial {
+    identities: Identities,
+    valid: HashMap<ProfileId, ProfileId>,
+    absorbed: HashMap<ProfileNumber, ProfileNumber>,
+    /// Today's profiles, numbered.
+    today: HashMap<ProfileId, u32>,
+    /// Events by (today's profile, profile under the other rules).
+    pairs: HashMap<(u32, ProfileNumber), u64>,
+    events: u64,
+    /// Events that would be nobody's.
+    nobody: u64,
+    conflicts: std::collections::BTreeMap<String, u64>,
+}
+
+impl Trial {
+    fn new(plan: IdentityPlan, valid: HashMap<ProfileId, ProfileId>) -> Trial {
+        Trial {
+            identities: Identities::new(plan, 1, usize::MAX),
+            valid,
+            absorbed: HashMap::new(),
+            today: HashMap::new(),
+            pairs: HashMap::new(),
+            events: 0,
+            nobody: 0,
+            conflicts: Default::default(),
+        }
+    }
+
+    fn take(&mut self, stored: &Stored) {
+        let extracted = extract(self.identities.plan(), &stored.events);
+        let mut writes = WriteBatch::default();
+        let resolved = self.identities.resolve(&stored.events, &extracted, Decisions::Now, 0, &mut writes);
+        self.absorbed.extend(resolved.absorbed.iter().copied());
+        for conflict in &resolved.conflicts {
+            let limited = match conflict.cause {
+                crate::identity::Cause::Limit(kind) => format!("limit of {}", self.identities.plan().types[kind as usize].name),
+                other => other.name().to_string(),
+            };
+            *self.conflicts.entry(limited).or_default() += 1;
+        }
+        self.events += stored.len() as u64;
+        for (number, was) in resolved.numbers.iter().zip(&stored.profiles) {
+            if *number == NO_PROFILE {
+                self.nobody += 1;
+                continue;
+            }
+            let Some(was) = was else { continue };
+            let was = self.valid.get(was).copied().unwrap_or(*was);
+            let next = self.today.len() as u32;
+            let was = *self.today.entry(was).or_insert(next);
+            *self.pairs.entry((was, *number)).or_default() += 1;
+        }
+    }
+
+    fn finish(mut self, examples: usize) -> Report {
+        let mut names: Vec<ProfileId> = vec![ProfileId::default(); self.today.len()];
+        self.today.iter().for_each(|(id, index)| names[*index as usize] = *id);
+        let mut of_today: Vec<Vec<ProfileNumber>> = vec![Vec::new(); names.len()];
+        let mut of_trial: HashMap<ProfileNumber, (Vec<u32>, u64)> = HashMap::new();
+        let mut pairs: HashMap<(u32, ProfileNumber), u64> = HashMap::new();
+        for ((was, mut number), events) in std::mem::take(&mut self.pairs) {
+            while let Some(into) = self.absorbed.get(&number) {
+                number = *into;
+            }
+            *pairs.entry((was, number)).or_default() += events;
+        }
+        for ((was, number), events) in pairs {
+            of_today[was as usize].push(number);
+            let entry = of_trial.entry(number).or_default();
+            entry.0.push(was);
+            entry.1 += events;
+        }
+        let describe = |number: &ProfileNumber| {
+            let component = self.identities.components.get(number);
+            let plan = self.identities.plan();
+            let mut identifiers: Vec<(u16, &str)> = component
+                .into_iter()
+                .flat_map(|component| component.identifiers())
+                .map(|known| (known.kind, &*known.value))
+                .collect();
+            identifiers.sort_unstable();
+            let count = identifiers.len();
+            let shown = identifiers.into_iter().take(SHOWN);
+            let shown = shown.map(|(kind, value)| format!("{}:{value}", plan.types[kind as usize].name)).collect();
+            Person {
+                id: component.map(|component| component.id).unwrap_or_default(),
+                identifiers: count,
+                events: of_trial.get(number).map_or(0, |(_, events)| *events),
+                shown,
+            }
+        };
+        // The order of examples must not depend on hash tables: the largest first, then by id.
+        let ranked = |numbers: Vec<ProfileNumber>| {
+            let mut people: Vec<(ProfileNumber, Person)> =
+                numbers.into_iter().map(|number| (number, describe(&number))).collect();
+            people.sort_by_key(|(_, person)| (std::cmp::Reverse(person.identifiers), person.id));
+            people
+        };
+        let merged: Vec<ProfileNumber> =
+            of_trial.iter().filter(|(_, (was, _))| was.len() > 1).map(|(number, _)| *number).collect();
+        let split: Vec<u32> =
+            (0..names.len() as u32).filter(|index| of_today[*index as usize].len() > 1).collect();
+        let (merges, splits) = (merged.len(), split.len());
+        let merge_examples = ranked(merged)
+            .into_iter()
+            .take(examples)
+            .map(|(number, person)| {
+                let mut was: Vec<ProfileId> = of_trial[&number].0.iter().map(|index| names[*index as usize]).collect();
+                was.sort_unstable();
+                (person, was)
+            })
+            .collect();
+        let mut split_examples: Vec<(ProfileId, Vec<Person>)> = split
+            .into_iter()
+            .map(|index| (names[index as usize], index))
+            .map(|(id, index)| {
+                let parts = ranked(of_today[index as usize].clone()).into_iter().map(|(_, person)| person).collect();
+                (id, parts)
+            })
+            .collect();
+        split_examples.sort_by_key(|(id, parts): &(ProfileId, Vec<Person>)| (std::cmp::Reverse(parts.len()), *id));
+        split_examples.truncate(examples);
+        let largest = ranked(of_trial.keys().copied().collect()).into_iter().take(examples).map(|(_, person)| person);
+        Report {
+            events: self.events,
+            nobody: self.nobody,
+            before: names.len(),
+            after: of_trial.len(),
+            merges,
+            splits,
+            conflicts: self.conflicts.clone(),
+            merge_examples,
+            split_examples,
+            largest: largest.collect(),
+        }
+    }
+}
+
+/// A profile under the other rules.
+struct Person {
+    id: ProfileId,
+    identifiers: usize,
+    events: u64,
+    /// Some of the identifiers, best first.
+    shown: Vec<String>,
+}
+
+struct Report {
+    events: u64,
+    nobody: u64,
+    before: usize,
+    after: usize,
+    /// Profiles that would be made of several of today's.
+    merges: usize,
+    /// Today's profiles that would become several.
+    splits: usize,
+    conflicts: std::collections::BTreeMap<String, u64>,
+    merge_examples: Vec<(Person, Vec<ProfileId>)>,
+    split_examples: Vec<(ProfileId, Vec<Person>)>,
+    largest: Vec<Person>,
+}
+
+impl Person {
+    fn as_text(&self) -> String {
+        let more = self.identifiers.saturating_sub(self.shown.len());
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{} ({} events): {}{more}", self.id, self.events, self.shown.join(", "))
+    }
+
+    fn as_json(&self) -> serde_json::Value {
+        json!({ "profile_id": self.id.to_string(), "identifiers": self.identifiers, "events": self.events, "shown": self.shown })
+    }
+}
+
+impl Report {
+    fn as_text(&self) -> String {
+        let mut lines = vec![
+            format!("events read:        {}", self.events),
+            format!("profiles today:     {}", self.before),
+            format!("under these rules:  {}", self.after),
+            format!("merged:             {} profiles would be made of several of today's", self.merges),
+            format!("split:              {} of today's profiles would become several", self.splits),
+        ];
+        if self.nobody > 0 {
+            lines.push(format!("without a profile:  {} events", self.nobody));
+        }
+        for (cause, count) in &self.conflicts {
+            lines.push(format!("refused:            {count} identifiers by {cause}"));
+        }
+        if !self.merge_examples.is_empty() {
+            lines.push("\nmerged, the largest first:".to_string());
+        }
+        for (person, was) in &self.merge_examples {
+            lines.push(format!("  {}", person.as_text()));
+            lines.extend(was.iter().take(SHOWN).map(|id| format!("    was {id}")));
+        }
+        if !self.split_examples.is_empty() {
+            lines.push("\nsplit, into the most parts first:".to_string());
+        }
+        for (id, parts) in &self.split_examples {
+            lines.push(format!("  {id} would be {} profiles", parts.len()));
+            lines.extend(parts.iter().take(SHOWN).map(|person| format!("    {}", person.as_text())));
+        }
+        lines.push("\nlargest under these rules:".to_string());
+        lines.extend(self.largest.iter().map(|person| format!("  {} identifiers, {}", person.identifiers, person.as_text())));
+        lines.join("\n")
+    }
+
+    fn as_json(&self) -> serde_json::Value {
+        let ids = |ids: &[ProfileId]| ids.iter().map(ProfileId::to_string).collect::<Vec<_>>();
+        let people = |people: &[Person]| people.iter().map(Person::as_json).collect::<Vec<_>>();
+        json!({
+            "events": self.events,
+            "without_profile": self.nobody,
+            "profiles_before": self.before,
+            "profiles_after": self.after,
+            "merges": self.merges,
+            "splits": self.splits,
+            "refused": self.conflicts,
+            "merge_examples": self.merge_examples.iter().map(|(person, was)| json!({ "profile": person.as_json(), "was": ids(was) })).collect::<Vec<_>>(),
+            "split_examples": self.split_examples.iter().map(|(id, parts)| json!({ "profile_id": id.to_string(), "parts": people(parts) })).collect::<Vec<_>>(),
+            "largest": people(&self.largest),
+        })
+    }
+}
