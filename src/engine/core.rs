@@ -26,7 +26,7 @@ use crate::activation::{Activations, Rendered, time_text};
 use crate::aggregate::Aggregator;
 use crate::definition::Pipeline;
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs};
-use crate::identity::{Component, Extracted, Identities, NO_PROFILE, Resolved, extract};
+use crate::identity::{Component, Extracted, Identities, Item, NO_PROFILE, Resolved, extract};
 use crate::profile::{Profile, ProfileRecord, Slots, Traits};
 use crate::segment::{Moved, Segments, Transition};
 use crate::sink::{Attempt, AttemptOutcome, CommitRange, Queued, Table, tables};
@@ -210,7 +210,13 @@ impl Core {
         let (shown, moved) = self.merge_profiles(&mut profiles, &touched, &resolved, staged);
         touched.ids = profiles.iter().map(|profile| profile.id).collect();
 
-        self.traits.apply(&events, &touched.profile_of_row, &mut profiles)?;
+        let best: Vec<u64> = if self.traits.needs_best_identifier() {
+            let rank = |row| extracted.row(row).first().map_or(u64::MAX, Item::rank);
+            (0..events.len()).map(rank).collect()
+        } else {
+            Vec::new()
+        };
+        self.traits.apply(&events, &touched.profile_of_row, &best, &mut profiles)?;
         let traits = self.traits.columns(&profiles)?;
         let transitions = self.segments.judge(&traits, &mut profiles, &shown, &moved)?;
         let as_of: Vec<TimeUs> = profiles.iter().map(|profile| profile.as_of).collect();

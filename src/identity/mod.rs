@@ -17,7 +17,7 @@ mod rules;
 pub use component::{Component, Identifier};
 pub use extract::{Extracted, Item, extract};
 pub use resolve::{IdentifierRow, Identities, Merge, NO_PROFILE, Resolved};
-pub use rules::{Normalize, Pattern, blocked, normalize};
+pub use rules::{Normalize, Pattern, Region, blocked, normalize};
 
 use hmac::{Hmac, KeyInit, Mac};
 

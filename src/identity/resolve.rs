@@ -264,7 +264,7 @@ impl Identities {
     ) {
         self.identifiers.insert_dirty(item.hash, number, commit);
         self.seen.insert(item.hash);
-        let value: Box<str> = item.value.into();
+        let value: Box<str> = (&*item.value).into();
         if let Some(component) = self.components.get_mut_dirty(&number, commit) {
             let message_id = message_id.into();
             component.identifiers.push(Identifier {
