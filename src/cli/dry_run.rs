@@ -81,9 +81,11 @@ async fn valid_ids(target: &query::Target) -> Result<HashMap<ProfileId, ProfileI
     let mut ids = HashMap::new();
     for batch in found.map_err(Failure::environment)? {
         let (old, new) = (batch.column(0).as_string::<i32>(), batch.column(1).as_string::<i32>());
-        ids.extend(old.iter().zip(new).filter_map(|(old, new)| {
-            Some((old?.parse::<ProfileId>().ok()?, new?.parse::<ProfileId>().ok()?))
-        }));
+        ids.extend(
+            old.iter()
+                .zip(new)
+                .filter_map(|(old, new)| Some((old?.parse::<ProfileId>().ok()?, new?.parse::<ProfileId>().ok()?))),
+        );
     }
     Ok(ids)
 }
@@ -98,7 +100,8 @@ async fn last_commit(target: &query::Target) -> Result<u64, Failure> {
 async fn corrections(config: &NodeConfig) -> Result<Vec<Correction>, Failure> {
     let location = Location::parse(&config.data).map_err(Failure::environment)?;
     let reader = SlateReader::open(&location).await.map_err(Failure::environment)?;
-    let found = reader.scan(&keys::prefix(keys::Tag::Correction), None, 1_000_000).await.map_err(Failure::environment)?;
+    let found =
+        reader.scan(&keys::prefix(keys::Tag::Correction), None, 1_000_000).await.map_err(Failure::environment)?;
     let decode = |(_, value): &(bytes::Bytes, bytes::Bytes)| codec::decode(Correction::VERSION, "correction", value);
     found.iter().map(decode).collect::<Result<_, _>>().map_err(Failure::fatal)
 }
@@ -152,7 +155,9 @@ impl Trial {
         self.absorbed.extend(resolved.absorbed.iter().copied());
         for conflict in &resolved.conflicts {
             let limited = match conflict.cause {
-                crate::identity::Cause::Limit(kind) => format!("limit of {}", self.identities.plan().types[kind as usize].name),
+                crate::identity::Cause::Limit(kind) => {
+                    format!("limit of {}", self.identities.plan().types[kind as usize].name)
+                }
                 other => other.name().to_string(),
             };
             *self.conflicts.entry(limited).or_default() += 1;
@@ -217,8 +222,7 @@ impl Trial {
         };
         let merged: Vec<ProfileNumber> =
             of_trial.iter().filter(|(_, (was, _))| was.len() > 1).map(|(number, _)| *number).collect();
-        let split: Vec<u32> =
-            (0..names.len() as u32).filter(|index| of_today[*index as usize].len() > 1).collect();
+        let split: Vec<u32> = (0..names.len() as u32).filter(|index| of_today[*index as usize].len() > 1).collect();
         let (merges, splits) = (merged.len(), split.len());
         let merge_examples = ranked(merged)
             .into_iter()
@@ -321,7 +325,9 @@ impl Report {
             lines.extend(parts.iter().take(SHOWN).map(|person| format!("    {}", person.as_text())));
         }
         lines.push("\nlargest under these rules:".to_string());
-        lines.extend(self.largest.iter().map(|person| format!("  {} identifiers, {}", person.identifiers, person.as_text())));
+        lines.extend(
+            self.largest.iter().map(|person| format!("  {} identifiers, {}", person.identifiers, person.as_text())),
+        );
         lines.join("\n")
     }
 

@@ -207,8 +207,7 @@ fn as_text(
             let pair = |a: &u128, b: &u128| Some((names.get(a)?.clone(), names.get(b)?.clone()));
             if let Ok(tables) = tables {
                 let keys = [pair(&hash, &above), pair(&above, &hash)];
-                let count: usize =
-                    keys.iter().flatten().filter_map(|key| tables.supports.get(key)).map(Vec::len).sum();
+                let count: usize = keys.iter().flatten().filter_map(|key| tables.supports.get(key)).map(Vec::len).sum();
                 if count > 1 {
                     line += &format!(", and {} more", count - 1);
                 }

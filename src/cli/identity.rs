@@ -63,8 +63,7 @@ pub async fn identity(global: &Global, config: &NodeConfig, command: IdentityCom
         IdentityCommand::Split { link: Some(link), activate, .. } => {
             let pipeline = run::load(global, Mode::Run)?;
             let (a, b) = (&link[0], &link[1]);
-            let (first, second) =
-                (who::parse_named(&pipeline.identity, a)?, who::parse_named(&pipeline.identity, b)?);
+            let (first, second) = (who::parse_named(&pipeline.identity, a)?, who::parse_named(&pipeline.identity, b)?);
             if first == second {
                 return Err(Failure::findings(format!("`{a}` and `{b}` are the same identifier")));
             }
@@ -112,9 +111,12 @@ async fn find_event(
         let sources = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Utf8).map_err(failed)?;
         let ids = arrow::compute::cast(batch.column(1), &arrow::datatypes::DataType::Utf8).map_err(failed)?;
         let (sources, ids) = (sources.as_string::<i32>(), ids.as_string::<i32>());
-        rows.extend(sources.iter().zip(ids).map(|(source, id)| {
-            (source.unwrap_or_default().to_string(), id.and_then(|id| id.parse().ok()))
-        }));
+        rows.extend(
+            sources
+                .iter()
+                .zip(ids)
+                .map(|(source, id)| (source.unwrap_or_default().to_string(), id.and_then(|id| id.parse().ok()))),
+        );
     }
     match &rows[..] {
         [only] => Ok(only.clone()),

@@ -26,7 +26,8 @@ pub fn parse(plan: &IdentityPlan, text: &str) -> Result<Who, Failure> {
 pub fn parse_named(plan: &IdentityPlan, text: &str) -> Result<Named, Failure> {
     let names: Vec<&str> = plan.types.iter().map(|kind| kind.name.as_str()).collect();
     let Some((name, value)) = text.split_once(':') else {
-        let message = format!("`{text}` is neither a profile id (32 hex digits) nor type:value, such as {}:…", names[0]);
+        let message =
+            format!("`{text}` is neither a profile id (32 hex digits) nor type:value, such as {}:…", names[0]);
         return Err(Failure::findings(message));
     };
     let Some(kind) = plan.kind(name) else {

@@ -130,6 +130,15 @@ impl<'d> Checker<'d> {
         self.definition.sources.iter().map(|source| source.name.as_str()).collect()
     }
 
+    /// Sources by what their values count, best first.
+    pub fn source_order(&self) -> Vec<String> {
+        let priority = self.definition.identity.as_ref().and_then(|identity| identity.source_priority.as_ref());
+        match priority {
+            Some(literals) => literals.iter().map(|literal| literal.text.clone()).collect(),
+            None => self.source_names().into_iter().map(str::to_string).collect(),
+        }
+    }
+
     pub fn table_names(&self) -> Vec<&'d str> {
         self.definition.tables.iter().map(|table| table.name.as_str()).collect()
     }
@@ -145,7 +154,7 @@ impl<'d> Checker<'d> {
     /// Identifier types, best first.
     pub fn identifier_types(&self) -> Vec<&'d str> {
         match &self.definition.identity {
-            Some(identity) => identity.identifiers.iter().map(|(name, _)| name.as_str()).collect(),
+            Some(identity) => identity.identifiers.iter().map(|identifier| identifier.name.as_str()).collect(),
             None => super::outputs::DEFAULT_IDENTIFIERS.to_vec(),
         }
     }

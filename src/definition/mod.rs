@@ -30,7 +30,7 @@ use self::check::Checker;
 use self::findings::Findings;
 use self::read::Reader;
 use self::spec::{Definition, Named};
-use self::yaml::Node;
+use self::yaml::{Node, Value};
 
 use crate::activation::{ActivationPlan, DestinationPlan};
 use crate::aggregate::AggregatePlan;
@@ -125,19 +125,38 @@ const DEDUPE_WITHIN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// # Errors
 /// All findings at once, errors and warnings; the pipeline comes with the warnings when there is no error.
 pub fn load(path: &Path, mode: Mode) -> Result<(Pipeline, Vec<Diagnostic>), Vec<Diagnostic>> {
-    load_with(path, mode, &|name| std::env::var(name).ok())
+    load_with(path, None, mode, &|name| std::env::var(name).ok())
 }
 
-/// [`load`] with the environment as a parameter.
+/// [`load`], with the `identity` section of the file (or folder) `rules` in place of the pipeline's own: what other
+/// rules would make of it. Whatever else is in `rules` is left aside; paths in the section start from the pipeline's
+/// folder. A section without `key` means the pipeline's name, as in the pipeline itself.
+///
+/// # Errors
+/// As [`load`]; and that `rules` has no such section.
+pub fn load_with_identity(
+    path: &Path,
+    mode: Mode,
+    rules: &Path,
+) -> Result<(Pipeline, Vec<Diagnostic>), Vec<Diagnostic>> {
+    load_with(path, Some(rules), mode, &|name| std::env::var(name).ok())
+}
+
+/// Both with the environment as a parameter.
 fn load_with(
     path: &Path,
+    rules: Option<&Path>,
     mode: Mode,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<(Pipeline, Vec<Diagnostic>), Vec<Diagnostic>> {
     let mut findings = Findings::default();
     let base = read_files(path, &mut findings);
+    let first_rules = findings.files().len();
+    if let Some(rules) = rules {
+        read_files(rules, &mut findings);
+    }
     let reader = Reader { findings: &findings, mode, base, env };
-    let pipeline = build(path, &reader);
+    let pipeline = build(path, rules.map(|rules| (rules, first_rules)), &reader);
     let any_error = findings.any_error();
     match pipeline {
         Some(pipeline) if !any_error => Ok((pipeline, findings.into_diagnostics())),
@@ -171,13 +190,28 @@ fn read_files(path: &Path, findings: &mut Findings) -> PathBuf {
     if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_path_buf() }
 }
 
-/// None where there are errors that would only make others.
-fn build(path: &Path, reader: &Reader) -> Option<Pipeline> {
+/// None where there are errors that would only make others. `rules`: where the `identity` section comes from instead,
+/// and the first of its files.
+fn build(path: &Path, rules: Option<(&Path, usize)>, reader: &Reader) -> Option<Pipeline> {
     let findings = reader.findings;
-    let parsed: Vec<Option<Vec<Node>>> = (0..findings.files().len()).map(|file| yaml::parse(file, findings)).collect();
+    let mut parsed: Vec<Option<Vec<Node>>> =
+        (0..findings.files().len()).map(|file| yaml::parse(file, findings)).collect();
     let unreadable = parsed.iter().any(Option::is_none) || findings.any_error() && parsed.is_empty();
+    let of_rules = rules.map(|(_, first)| parsed.split_off(first).into_iter().flatten().flatten().collect::<Vec<_>>());
     let documents: Vec<Node> = parsed.into_iter().flatten().flatten().collect();
-    let definition = sections::read(&documents, reader);
+    let definition = sections::read(&documents, of_rules.as_deref(), reader);
+    if let (Some((rules, first)), Some(documents)) = (rules, &of_rules) {
+        let there = |document: &Node| match &document.value {
+            Value::Map(sections) => sections.iter().any(|section| section.key.text == "identity"),
+            // No pipeline file at all, which has been reported.
+            _ => !document.is_null(),
+        };
+        let any_file = findings.files().len() > first;
+        if any_file && !unreadable && !documents.iter().any(there) {
+            let help = "identity: { identifiers: [user_id, anonymous_id] }".to_string();
+            findings.error_of(rules.to_path_buf(), "there is no `identity` section here", help);
+        }
+    }
     // What a file that cannot be read defines is unknown, so nothing that refers to it can be judged.
     if unreadable {
         return None;

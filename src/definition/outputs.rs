@@ -18,7 +18,7 @@ use crate::activation::{ActivationPlan, DestinationKind, DestinationPlan, SendSt
 use crate::event::{Field, Root, ValueType, column};
 use crate::expression::{Expression, parse_path};
 use crate::identity::{IdentifierFrom, IdentifierType, IdentityPlan, MAX_IDENTIFIERS, Normalize, OnConflict};
-use crate::profile::{BUILT_IN, TraitKind, TraitPlan};
+use crate::profile::{BUILT_IN, OnMerge, TraitKind, TraitPlan};
 use crate::segment::SegmentPlan;
 
 /// Where `identity` is left out.
@@ -61,33 +61,98 @@ fn canonical_sql(sql: &str) -> String {
 // Identity
 
 pub fn identity(checker: &Checker, spec: Option<&IdentitySpec>, pipeline: &str) -> IdentityPlan {
-    let types = checker.identifier_types().into_iter().map(|name| IdentifierType {
-        name: name.to_string(),
-        from: match name {
-            "user_id" => IdentifierFrom::Column(column::USER_ID),
-            "anonymous_id" => IdentifierFrom::Column(column::ANONYMOUS_ID),
-            // What an identify call says of itself: `traits.email`.
-            _ => {
-                let path = vec![name.to_string()];
-                let field = Field { root: Root::Traits, path, value_type: ValueType::String, presence: false };
-                checker.field(field.clone());
-                IdentifierFrom::Map { or_field: Some(field.column_name()) }
-            }
-        },
-        normalize: Normalize::Trim,
-        limit: None,
-        block: Vec::new(),
-    });
-    let types: Vec<IdentifierType> = types.collect();
+    let types: Vec<IdentifierType> = match spec {
+        Some(spec) => spec.identifiers.iter().map(|identifier| identifier_type(checker, identifier)).collect(),
+        None => DEFAULT_IDENTIFIERS.iter().map(|name| plain_type(checker, name)).collect(),
+    };
+    let names = checker.identifier_types();
+    let previous_id = spec.and_then(|spec| spec.previous_id.as_ref());
+    if let Some(literal) = previous_id.filter(|literal| literal.known) {
+        check_reference(&checker.reader, literal, "identifier type", &names);
+    }
+    check_source_priority(checker, spec);
+    let previous_id = previous_id.map_or("anonymous_id", |literal| literal.text.as_str());
+    let previous_id = names.iter().position(|name| *name == previous_id).map(|index| index as u16);
     let secret = spec.and_then(|spec| spec.key.as_ref()).map_or(pipeline, |key| key.text.as_str());
-    let previous_id = types.iter().position(|kind| kind.name == "anonymous_id").map(|index| index as u16);
     IdentityPlan {
         key: Sha256::digest(secret.as_bytes()).into(),
         types,
-        block: Vec::new(),
-        on_conflict: OnConflict::Keep,
-        max_identifiers: MAX_IDENTIFIERS,
+        block: spec.map(|spec| spec.block.clone()).unwrap_or_default(),
+        on_conflict: spec.map_or(OnConflict::Keep, |spec| spec.on_conflict),
+        max_identifiers: spec.map_or(MAX_IDENTIFIERS, |spec| spec.max_identifiers),
         previous_id,
+    }
+}
+
+fn identifier_type(checker: &Checker, spec: &IdentifierSpec) -> IdentifierType {
+    let plain = match spec.from.as_ref().and_then(|from| source_field(checker, from)) {
+        Some(field) => {
+            let or_field = Some(field.column_name());
+            checker.field(field);
+            IdentifierType { from: IdentifierFrom::Map { or_field }, ..envelope_type(&spec.name) }
+        }
+        None => plain_type(checker, &spec.name),
+    };
+    IdentifierType { normalize: spec.normalize.clone(), limit: spec.limit, block: spec.block.clone(), ..plain }
+}
+
+/// A type without options.
+fn plain_type(checker: &Checker, name: &str) -> IdentifierType {
+    let from = match name {
+        "user_id" => IdentifierFrom::Column(column::USER_ID),
+        "anonymous_id" => IdentifierFrom::Column(column::ANONYMOUS_ID),
+        // What an identify call says of itself: `traits.email`.
+        _ => {
+            let path = vec![name.to_string()];
+            let field = Field { root: Root::Traits, path, value_type: ValueType::String, presence: false };
+            checker.field(field.clone());
+            IdentifierFrom::Map { or_field: Some(field.column_name()) }
+        }
+    };
+    IdentifierType { from, ..envelope_type(name) }
+}
+
+/// A type that is found in the `identifiers` of an event only.
+fn envelope_type(name: &str) -> IdentifierType {
+    IdentifierType {
+        name: name.to_string(),
+        from: IdentifierFrom::Map { or_field: None },
+        normalize: Normalize::Trim,
+        limit: None,
+        block: Vec::new(),
+    }
+}
+
+/// The field that `from` names.
+fn source_field(checker: &Checker, from: &Literal) -> Option<Field> {
+    let path = parse_path(&from.text).unwrap_or_default();
+    let root = match path.first().map(String::as_str) {
+        Some("properties") => Some(Root::Properties),
+        Some("traits") => Some(Root::Traits),
+        Some("context") => Some(Root::Context),
+        _ => None,
+    };
+    let Some(root) = root.filter(|_| path.len() > 1) else {
+        if from.known {
+            let message = format!("`from` is a path into an event's JSON, not `{}`", from.text);
+            let help = "it begins with `traits.`, `properties.` or `context.`".to_string();
+            checker.reader.findings.error(from.span, message, help);
+        }
+        return None;
+    };
+    Some(Field { root, path: path[1..].to_vec(), value_type: ValueType::String, presence: false })
+}
+
+fn check_source_priority(checker: &Checker, spec: Option<&IdentitySpec>) {
+    let names = checker.source_names();
+    let mut seen: Vec<&str> = Vec::new();
+    for literal in spec.and_then(|spec| spec.source_priority.as_ref()).into_iter().flatten() {
+        if seen.contains(&literal.text.as_str()) {
+            checker.reader.findings.error(literal.span, format!("source `{}` is listed twice", literal.text), None);
+        } else if literal.known {
+            check_reference(&checker.reader, literal, "source", &names);
+        }
+        seen.push(&literal.text);
     }
 }
 
@@ -115,16 +180,25 @@ pub fn a_trait(checker: &Checker, name: &str, span: Span, spec: &TraitSpec) -> O
         _ => None,
     };
     let sql_of = |sql: &Option<Sql>| sql.as_ref().map_or("*".to_string(), |sql| canonical_sql(&sql.scalar.text));
-    let version = version(&[
-        "trait",
-        name,
-        &format!("{:?}", spec.kind),
-        &sql_of(&spec.input),
-        &format!("{events:?}"),
-        &sql_of(&spec.filter),
-        &format!("{value_type:?}"),
-        &scale.to_string(),
-    ]);
+    let usual = if spec.kind == TraitKind::First { OnMerge::Earliest } else { OnMerge::Latest };
+    let on_merge = spec.on_merge.unwrap_or(usual);
+    let source_order = if on_merge == OnMerge::SourcePriority { checker.source_order() } else { Vec::new() };
+    let mut parts = vec![
+        "trait".to_string(),
+        name.to_string(),
+        format!("{:?}", spec.kind),
+        sql_of(&spec.input),
+        format!("{events:?}"),
+        sql_of(&spec.filter),
+        format!("{value_type:?}"),
+        scale.to_string(),
+    ];
+    // What is usual is left out, so that it means the same whether it is written or not.
+    if on_merge != usual {
+        parts.push(format!("{on_merge:?}"));
+        parts.extend(source_order.iter().cloned());
+    }
+    let version = version(&parts.iter().map(String::as_str).collect::<Vec<_>>());
     Some(TraitPlan {
         name: name.to_string(),
         version,
@@ -135,6 +209,8 @@ pub fn a_trait(checker: &Checker, name: &str, span: Span, spec: &TraitSpec) -> O
         presence,
         value_type,
         scale,
+        on_merge,
+        source_order,
     })
 }
 

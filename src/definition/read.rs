@@ -29,7 +29,6 @@ pub struct Keys {
 }
 
 pub const NOT_YET: &str = "is not there yet";
-pub const IDENTITY_RULES: &str = "comes with the identity rules";
 
 /// A map whose keys have been checked.
 pub struct Fields<'n, 'f> {
@@ -282,17 +281,33 @@ impl<'f> Reader<'f> {
         self.choice(node, what, &[("true", true), ("false", false)])
     }
 
+    /// A whole number that is at least `least`. None also where a variable is missing, which `Mode::Check` allows.
+    pub fn count(&self, node: &Node, what: &str, least: u32) -> Option<u32> {
+        let literal = self.literal(node, what)?;
+        let count = literal.text.parse::<u32>().ok().filter(|count| *count >= least);
+        if count.is_none() && literal.known {
+            let message = format!("{what} is a whole number from {least} on, not `{}`", literal.text);
+            self.findings.error(node.span, message, None);
+        }
+        count
+    }
+
     pub fn duration(&self, node: &Node, what: &str) -> Option<Duration> {
         let literal = self.literal(node, what)?;
-        match humantime::parse_duration(&literal.text) {
+        self.duration_text(&literal.text, node.span, what)
+    }
+
+    /// [`Reader::duration`] of a part of a text.
+    pub fn duration_text(&self, text: &str, span: Span, what: &str) -> Option<Duration> {
+        match humantime::parse_duration(text) {
             Ok(duration) if !duration.is_zero() => Some(duration),
             Ok(_) => {
-                self.findings.error(node.span, format!("{what} must be longer than nothing"), None);
+                self.findings.error(span, format!("{what} must be longer than nothing"), None);
                 None
             }
             Err(error) => {
-                let message = format!("`{}` is not a duration: {error}", literal.text);
-                self.findings.error(node.span, message, "write 30s, 15m, 2h, 7d or 1h 30m".to_string());
+                let message = format!("`{text}` is not a duration: {error}");
+                self.findings.error(span, message, "write 30s, 15m, 2h, 7d or 1h 30m".to_string());
                 None
             }
         }

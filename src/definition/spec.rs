@@ -10,7 +10,8 @@ use super::yaml::{Node, Scalar};
 use crate::activation::Status;
 use crate::decode::Framing;
 use crate::event::ValueType;
-use crate::profile::TraitKind;
+use crate::identity::{Limit, Normalize, OnConflict, Pattern};
+use crate::profile::{OnMerge, TraitKind};
 use crate::source::Start;
 use crate::transform::ContractMode;
 
@@ -138,8 +139,26 @@ pub struct DedupeSpec {
 
 #[derive(Debug)]
 pub struct IdentitySpec {
-    pub identifiers: Vec<(String, Span)>,
+    /// Best first.
+    pub identifiers: Vec<IdentifierSpec>,
+    pub block: Vec<Pattern>,
+    pub on_conflict: OnConflict,
+    pub max_identifiers: u32,
+    pub previous_id: Option<Literal>,
+    /// Best first; the order of the definitions where None.
+    pub source_priority: Option<Vec<Literal>>,
     pub key: Option<Literal>,
+}
+
+#[derive(Debug)]
+pub struct IdentifierSpec {
+    pub name: String,
+    pub span: Span,
+    /// A path into the event, instead of `traits.NAME`.
+    pub from: Option<Literal>,
+    pub normalize: Normalize,
+    pub limit: Option<Limit>,
+    pub block: Vec<Pattern>,
 }
 
 #[derive(Debug)]
@@ -150,6 +169,7 @@ pub struct TraitSpec {
     pub input_span: Span,
     pub event: Option<Vec<Literal>>,
     pub filter: Option<Sql>,
+    pub on_merge: Option<OnMerge>,
 }
 
 #[derive(Debug)]

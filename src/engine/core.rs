@@ -30,7 +30,10 @@ use crate::activation::{Activations, Rendered, time_text};
 use crate::aggregate::Aggregator;
 use crate::definition::Pipeline;
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs};
-use crate::identity::{self, Component, Correction, Corrections, Decisions, Extracted, Identities, NO_PROFILE, Resolved, extract, load_component};
+use crate::identity::{
+    self, Component, Correction, Corrections, Decisions, Extracted, Identities, NO_PROFILE, Resolved, extract,
+    load_component,
+};
 use crate::profile::{Profile, ProfileRecord, Slots, Traits};
 use crate::segment::{Moved, Segments, Transition};
 use crate::sink::{Attempt, AttemptOutcome, CommitRange, Queued, Table, tables};
@@ -254,7 +257,7 @@ impl Core {
         let (shown, moved) = self.merge_profiles(&mut profiles, &touched, &resolved, staged);
         touched.ids = profiles.iter().map(|profile| profile.id).collect();
 
-        self.traits.apply(&events, &touched.profile_of_row, &mut profiles)?;
+        self.traits.apply(&events, &touched.profile_of_row, &resolved.best, &mut profiles)?;
         let traits = self.traits.columns(&profiles)?;
         let transitions = self.segments.judge(&traits, &mut profiles, &shown, &moved)?;
         let as_of: Vec<TimeUs> = profiles.iter().map(|profile| profile.as_of).collect();

@@ -206,12 +206,7 @@ pub struct EventMove {
     pub to: Option<ProfileId>,
 }
 
-pub fn event_moves(
-    table: &Table,
-    moves: &[EventMove],
-    cause: &str,
-    commit: u64,
-) -> Result<RecordBatch, EngineError> {
+pub fn event_moves(table: &Table, moves: &[EventMove], cause: &str, commit: u64) -> Result<RecordBatch, EngineError> {
     let columns: Vec<ArrayRef> = vec![
         Arc::new(UInt64Array::from_iter_values(moves.iter().map(|moved| moved.place.0))),
         Arc::new(UInt32Array::from_iter_values(moves.iter().map(|moved| moved.place.1))),

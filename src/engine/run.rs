@@ -7,14 +7,14 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::core::Begun;
 use super::core::{Core, Staged};
+use super::history::{History, HistoryFilter, HistoryReader};
 use super::outbox::{Recent, Rows};
 use super::prepare::{Prepared, Preparer};
 use super::record::StoredReject;
-use super::ship::Shipper;
-use super::core::Begun;
-use super::history::{History, HistoryFilter, HistoryReader};
 use super::shadow::Shadow;
+use super::ship::Shipper;
 use super::status::SharedStatus;
 use super::{Command, Corrected, EngineError, Input, Replayed, Stop};
 use crate::clock;

@@ -110,7 +110,7 @@ impl Shadow {
             })
             .collect();
         let (numbers, mut profiles): (Vec<ProfileNumber>, Vec<Profile>) = touched.into_iter().unzip();
-        self.traits.apply(events, &profile_of_row, &mut profiles)?;
+        self.traits.apply(events, &profile_of_row, &resolved.best, &mut profiles)?;
         self.profiles.extend(numbers.into_iter().zip(profiles));
         let message_ids = events.strings(column::MESSAGE_ID);
         self.rows.extend(resolved.numbers.iter().enumerate().map(|(row, number)| ShadowRow {

@@ -320,7 +320,8 @@ pub async fn load(
 
 impl Weigh for Component {
     fn weigh(&self) -> usize {
-        let identifiers: usize = self.identifiers().iter().map(|known| size_of::<Identifier>() + known.value.len()).sum();
+        let identifiers: usize =
+            self.identifiers().iter().map(|known| size_of::<Identifier>() + known.value.len()).sum();
         let texts = |link: &Link| size_of::<Link>() + link.message_id.len() + link.position.len();
         let links: usize = self.links().iter().map(texts).sum();
         size_of::<Component>() + identifiers + links + self.former_ids.items.len() * size_of::<ProfileId>()
@@ -335,7 +336,13 @@ mod tests {
 
     fn identifier(number: u32) -> Identifier {
         let hash = u128::from(number.wrapping_mul(2_654_435_761)) + 1;
-        Identifier { hash, kind: (number % 3) as u16, value: format!("v{number}").into(), linked_at: 7, confirmed: None }
+        Identifier {
+            hash,
+            kind: (number % 3) as u16,
+            value: format!("v{number}").into(),
+            linked_at: 7,
+            confirmed: None,
+        }
     }
 
     fn link(number: u32) -> Link {

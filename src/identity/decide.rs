@@ -244,7 +244,8 @@ impl Identities {
             let known = component.identifiers().iter().find(|known| known.hash == refusal.item.hash);
             let confirmed = known.and_then(|known| known.confirmed.as_ref());
             let later = confirmed.is_none_or(|(at, message_id)| (event.at, event.message_id()) > (*at, &**message_id));
-            let elsewhere = |item: &&Item<'_>| self.identifiers.get(&item.hash).is_none_or(|number| !home.contains(number));
+            let elsewhere =
+                |item: &&Item<'_>| self.identifiers.get(&item.hash).is_none_or(|number| !home.contains(number));
             let mut new: SmallVec<[&Item<'_>; 4]> = kept.iter().copied().filter(elsewhere).collect();
             new.push(refusal.item);
             if later && self.refusal_of(&home, &new, event).is_none() {

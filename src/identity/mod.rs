@@ -21,7 +21,7 @@ pub use corrections::{Correction, Corrections, Named};
 pub use decide::{Cause, Conflict, Decision, Decisions};
 pub use extract::{Extracted, Item, extract};
 pub use resolve::{IdentifierRow, Identities, Merge, NO_PROFILE, Resolved};
-pub use rules::{Normalize, Pattern, blocked, normalize};
+pub use rules::{Normalize, Pattern, Region, blocked, normalize};
 
 use hmac::{Hmac, KeyInit, Mac};
 

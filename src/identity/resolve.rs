@@ -211,7 +211,7 @@ impl Identities {
                         Some(number)
                             if plain && rest.iter().all(|item| self.identifiers.get(&item.hash) == Some(&number)) =>
                         {
-                            resolved.best.push(rank(first));
+                            resolved.best.push(first.rank());
                             resolved.numbers.push(number);
                             continue;
                         }
@@ -277,7 +277,7 @@ impl Identities {
             resolved.decisions.push((event.row as u32, decision));
             return NO_PROFILE;
         };
-        resolved.best.push(rank(first));
+        resolved.best.push(first.rank());
         let number = self.join(event, &kept, commit, working, resolved, out);
         resolved.conflicts.extend(refused.into_iter().map(|refusal| Conflict {
             row: event.row as u32,
@@ -314,7 +314,8 @@ impl Identities {
         }
         // The links that join what is apart, from the best identifier to each part; for a tree, one to a part.
         let mut links: SmallVec<[(u128, u128); 4]> = SmallVec::new();
-        let mut parts: SmallVec<[ProfileNumber; 4]> = self.identifiers.get(&kept[0].hash).copied().into_iter().collect();
+        let mut parts: SmallVec<[ProfileNumber; 4]> =
+            self.identifiers.get(&kept[0].hash).copied().into_iter().collect();
         for item in &kept[1..] {
             match self.identifiers.get(&item.hash) {
                 Some(number) if parts.contains(number) => continue,
@@ -415,14 +416,7 @@ impl Identities {
         working.absorbed.insert(loser, survivor);
     }
 
-    fn add(
-        &mut self,
-        number: ProfileNumber,
-        item: &Item<'_>,
-        event: Event<'_>,
-        commit: u64,
-        resolved: &mut Resolved,
-    ) {
+    fn add(&mut self, number: ProfileNumber, item: &Item<'_>, event: Event<'_>, commit: u64, resolved: &mut Resolved) {
         self.identifiers.insert_dirty(item.hash, number, commit);
         self.seen.insert(item.hash);
         let value: Box<str> = (*item.value).into();
@@ -530,11 +524,6 @@ impl Identities {
             resolved.changed_ids.insert(number, id);
         }
     }
-}
-
-/// Kind and hash as one number: the lower, the better.
-pub fn rank(item: &Item<'_>) -> u64 {
-    u64::from(item.kind) << 48 | (item.hash >> 80) as u64
 }
 
 fn position_text(event: Event<'_>) -> String {

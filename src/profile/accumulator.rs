@@ -1,5 +1,7 @@
 //! Accumulators: commutative and associative states of a trait over a profile's events.
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 use super::TraitKind;
@@ -17,7 +19,7 @@ pub enum Scalar {
 
 impl Scalar {
     /// A total order within one type, so that ties and extremes never depend on the order of events.
-    pub fn order(&self, other: &Scalar) -> std::cmp::Ordering {
+    pub fn order(&self, other: &Scalar) -> Ordering {
         match (self, other) {
             (Scalar::Boolean(a), Scalar::Boolean(b)) => a.cmp(b),
             (Scalar::Long(a), Scalar::Long(b)) | (Scalar::Timestamp(a), Scalar::Timestamp(b)) => a.cmp(b),
@@ -42,9 +44,11 @@ impl Scalar {
 /// The state of one trait of one profile.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Accumulator {
-    /// `latest` and `first`: the value of the event with the greatest (least) (timestamp, message id). None is
-    /// an explicit null, which deletes: it wins like any other value.
+    /// `latest` and `first`: the value of the event of the best rank, among those with the greatest (least)
+    /// (timestamp, message id). None is an explicit null, which deletes: it wins like any other value.
     Dated {
+        /// 0 is best; 0 for all where time alone decides.
+        rank: u64,
         at: TimeUs,
         message_id: Box<str>,
         value: Option<Scalar>,
@@ -57,7 +61,8 @@ pub enum Accumulator {
 }
 
 impl Accumulator {
-    /// Adds another state of the same trait: an event's own, or a merged profile's.
+    /// Adds another state of the same trait: an event's own, or a merged profile's. `kind` is the plan's
+    /// [`order`](super::TraitPlan::order).
     pub fn add(&mut self, kind: TraitKind, other: Accumulator) {
         match (&mut *self, other) {
             (Accumulator::Count(count), Accumulator::Count(more)) => *count = count.saturating_add(more),
@@ -68,11 +73,22 @@ impl Accumulator {
                     *value = other;
                 }
             }
-            (Accumulator::Dated { at, message_id, .. }, Accumulator::Dated { at: t, message_id: id, value }) => {
-                let order = (t, &*id).cmp(&(*at, &**message_id));
-                let wins = if kind == TraitKind::First { order.is_lt() } else { order.is_gt() };
+            (
+                Accumulator::Dated { rank, at, message_id, value: old },
+                Accumulator::Dated { rank: r, at: t, message_id: id, value },
+            ) => {
+                let wins = match precedence(kind, (r, t, &id), (*rank, *at, message_id)) {
+                    Ordering::Less => true,
+                    Ordering::Greater => false,
+                    // Message ids are per source, so two sources may have the same one.
+                    Ordering::Equal => match (&value, &*old) {
+                        (Some(new), Some(old)) => new.order(old).is_gt(),
+                        (new, None) => new.is_some(),
+                        (None, Some(_)) => false,
+                    },
+                };
                 if wins {
-                    *self = Accumulator::Dated { at: t, message_id: id, value };
+                    *self = Accumulator::Dated { rank: r, at: t, message_id: id, value };
                 }
             }
             // The state of another definition version never gets here: slots are keyed by version.
@@ -101,6 +117,13 @@ impl Accumulator {
     }
 }
 
+/// Which of two values stands, by (rank, timestamp, message id): `Less` where the new one does.
+pub fn precedence(kind: TraitKind, new: (u64, TimeUs, &str), old: (u64, TimeUs, &str)) -> Ordering {
+    let by_time = (new.1, new.2).cmp(&(old.1, old.2));
+    let by_time = if kind == TraitKind::First { by_time } else { by_time.reverse() };
+    new.0.cmp(&old.0).then(by_time)
+}
+
 fn clamp(sum: i128) -> i64 {
     i64::try_from(sum).unwrap_or(if sum < 0 { i64::MIN } else { i64::MAX })
 }
@@ -117,7 +140,11 @@ mod tests {
     use super::*;
 
     fn dated(at: TimeUs, id: &str, value: Option<i64>) -> Accumulator {
-        Accumulator::Dated { at, message_id: id.into(), value: value.map(Scalar::Long) }
+        ranked(0, at, id, value)
+    }
+
+    fn ranked(rank: u64, at: TimeUs, id: &str, value: Option<i64>) -> Accumulator {
+        Accumulator::Dated { rank, at, message_id: id.into(), value: value.map(Scalar::Long) }
     }
 
     fn extreme(value: f64) -> Accumulator {
@@ -136,6 +163,22 @@ mod tests {
             // A null in a trait update deletes, and a later value brings the trait back.
             (TraitKind::Latest, [dated(1, "a", Some(1)), dated(2, "b", None), dated(1, "c", Some(3))], None),
             (TraitKind::Latest, [dated(1, "a", None), dated(2, "b", Some(2)), dated(1, "c", None)], long(2)),
+            // The best rank wins whatever the time, and a null of a better rank deletes.
+            (
+                TraitKind::Latest,
+                [ranked(1, 9, "a", Some(1)), ranked(0, 1, "b", Some(2)), ranked(0, 2, "c", Some(3))],
+                long(3),
+            ),
+            (
+                TraitKind::First,
+                [ranked(1, 0, "a", Some(1)), ranked(0, 1, "b", Some(2)), ranked(0, 2, "c", Some(3))],
+                long(2),
+            ),
+            (
+                TraitKind::Latest,
+                [ranked(2, 9, "a", Some(1)), ranked(1, 1, "b", None), ranked(3, 9, "c", Some(3))],
+                None,
+            ),
             (TraitKind::Min, [extreme(3.0), extreme(-0.5), extreme(2.0)], Some(Scalar::Double(-0.5))),
             (TraitKind::Max, [extreme(3.0), extreme(-0.5), extreme(2.0)], Some(Scalar::Double(3.0))),
             (TraitKind::Count, [Accumulator::Count(1), Accumulator::Count(2), Accumulator::Count(3)], long(6)),

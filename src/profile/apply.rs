@@ -1,5 +1,6 @@
 //! Applies the events of a batch to the traits of their profiles, and shows traits as columns.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -10,9 +11,9 @@ use arrow::compute::cast;
 use arrow::datatypes::{Field, Float64Type, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use hashbrown::HashMap;
 
-use super::accumulator::{Accumulator, Scalar, scaled};
+use super::accumulator::{Accumulator, Scalar, precedence, scaled};
 use super::record::Profile;
-use super::{BUILT_IN, TraitKind, TraitPlan};
+use super::{BUILT_IN, OnMerge, TraitKind, TraitPlan};
 use crate::event::{EventBatch, ValueType, column};
 use crate::expression::{BoundExpression, EvaluateError, ExpressionError};
 
@@ -65,11 +66,20 @@ impl Traits {
         &self.schema
     }
 
+    /// True where some trait is `on_merge: survivor`: then [`Traits::apply`] wants the rows' best identifiers.
+    pub fn needs_best_identifier(&self) -> bool {
+        self.plans.iter().any(|plan| plan.on_merge == OnMerge::Survivor)
+    }
+
     /// Applies every row to `profiles[profile_of_row[row]]`; rows with `None` have no profile.
+    ///
+    /// `best` is the rank of each row's best identifier (0 is best, `u64::MAX` where it has none), or empty where
+    /// no trait [needs](Traits::needs_best_identifier) it.
     pub fn apply(
         &self,
         events: &EventBatch,
         profile_of_row: &[Option<u32>],
+        best: &[u64],
         profiles: &mut [Profile],
     ) -> Result<(), TraitError> {
         let timestamps = events.times(column::TIMESTAMP);
@@ -90,7 +100,7 @@ impl Traits {
             let input = bound.input.as_ref().map(|input| input.evaluate(&events.batch)).transpose().map_err(failed)?;
             let input = input.map(|array| typed(plan, array)).transpose()?;
             let presence = bound.presence.map(|column| events.batch.column(column).as_boolean());
-            let values = Values { plan, input: input.as_ref(), presence, events };
+            let values = Values { plan, order: plan.order(), input: input.as_ref(), presence, best, events };
             for (row, profile) in profile_of_row.iter().enumerate() {
                 let Some(profile) = profile else { continue };
                 if !wanted.takes(row, &names) || filter.as_ref().is_some_and(|filter| !filter.value(row)) {
@@ -199,8 +209,11 @@ fn typed(plan: &TraitPlan, array: ArrayRef) -> Result<ArrayRef, TraitError> {
 /// The values of one trait's input over a batch.
 struct Values<'a> {
     plan: &'a TraitPlan,
+    /// The plan's [`TraitPlan::order`].
+    order: TraitKind,
     input: Option<&'a ArrayRef>,
     presence: Option<&'a BooleanArray>,
+    best: &'a [u64],
     events: &'a EventBatch,
 }
 
@@ -215,18 +228,22 @@ impl Values<'_> {
         match (kind, &mut *state) {
             // The hot cases, without building a state for the event.
             (TraitKind::Count, Some(Accumulator::Count(count))) => *count = count.saturating_add(1),
-            (TraitKind::Latest | TraitKind::First, Some(Accumulator::Dated { at, message_id, .. })) => {
+            (TraitKind::Latest | TraitKind::First, Some(Accumulator::Dated { rank, at, message_id, .. })) => {
                 let t = self.events.times(column::TIMESTAMP).value(row);
                 let id = self.events.strings(column::MESSAGE_ID).value(row);
-                let order = (t, id).cmp(&(*at, &**message_id));
-                let wins = if kind == TraitKind::First { order.is_lt() } else { order.is_gt() };
-                if wins {
-                    *state = self.state(row, present);
+                match precedence(self.order, (self.rank(row), t, id), (*rank, *at, message_id)) {
+                    Ordering::Less => *state = self.state(row, present),
+                    Ordering::Greater => {}
+                    Ordering::Equal => {
+                        if let (Some(state), Some(more)) = (state, self.state(row, present)) {
+                            state.add(self.order, more);
+                        }
+                    }
                 }
             }
             (_, Some(state)) => {
                 if let Some(more) = self.state(row, present) {
-                    state.add(kind, more);
+                    state.add(self.order, more);
                 }
             }
             (_, None) => *state = self.state(row, present),
@@ -250,10 +267,24 @@ impl Values<'_> {
                 Some(Accumulator::Extreme(value))
             }
             TraitKind::Latest | TraitKind::First => Some(Accumulator::Dated {
+                rank: self.rank(row),
                 at: self.events.times(column::TIMESTAMP).value(row),
                 message_id: self.events.strings(column::MESSAGE_ID).value(row).into(),
                 value: if present { self.scalar(row) } else { None },
             }),
+        }
+    }
+
+    /// 0 is best.
+    fn rank(&self, row: usize) -> u64 {
+        match self.plan.on_merge {
+            OnMerge::Latest | OnMerge::Earliest => 0,
+            OnMerge::Survivor => self.best.get(row).copied().unwrap_or(u64::MAX),
+            OnMerge::SourcePriority => {
+                let source = self.events.strings(column::SOURCE).value(row);
+                let order = &self.plan.source_order;
+                order.iter().position(|other| other == source).unwrap_or(order.len()) as u64
+            }
         }
     }
 

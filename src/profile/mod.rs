@@ -3,11 +3,14 @@
 //! [`Traits::apply`] takes the events of a batch, each with its profile, and updates the accumulators trait by
 //! trait: inputs and conditions are evaluated once for the whole batch. [`Profile::merge`] combines two
 //! profiles by the accumulators' own addition. The order of events and merges does not change the result
-//! (SEMANTICS §5). Nothing here reads the store or a clock.
+//! (SEMANTICS §5), whatever a trait's [`OnMerge`]. Nothing here reads the store or a clock.
 
 mod accumulator;
 mod apply;
 mod record;
+
+#[cfg(test)]
+mod tests;
 
 pub use accumulator::{Accumulator, Scalar};
 pub use apply::{TraitError, Traits};
@@ -34,6 +37,35 @@ pub struct TraitPlan {
     pub value_type: ValueType,
     /// For sums of doubles: digits after the point that are kept (the sum is an integer of that scale).
     pub scale: u8,
+    /// Which of several values stands, of `latest` and `first`; says nothing to the other kinds.
+    pub on_merge: OnMerge,
+    /// For [`OnMerge::SourcePriority`]: sources, best first; any other comes after them.
+    pub source_order: Vec<String>,
+}
+
+/// Which value of a profile's events stands. Not a special case of merging: every update goes by (rank, timestamp,
+/// message id), so it does not matter when two profiles turned out to be one person (SEMANTICS §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnMerge {
+    /// The latest, by (timestamp, message id).
+    Latest,
+    /// The earliest.
+    Earliest,
+    /// That of the event with the best identifier, by (kind, hash); among those the latest, of `first` the earliest.
+    Survivor,
+    /// That of the best source; among those the latest, of `first` the earliest.
+    SourcePriority,
+}
+
+impl TraitPlan {
+    /// The kind that orders two states of one rank: [`TraitKind::First`] where the earlier one stands.
+    pub fn order(&self) -> TraitKind {
+        match (self.kind, self.on_merge) {
+            (TraitKind::Latest | TraitKind::First, OnMerge::Latest) => TraitKind::Latest,
+            (TraitKind::Latest | TraitKind::First, OnMerge::Earliest) => TraitKind::First,
+            (kind, _) => kind,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

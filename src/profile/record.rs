@@ -54,7 +54,7 @@ impl Profile {
             match (mine, theirs) {
                 (_, None) => {}
                 (mine @ None, theirs) => *mine = theirs,
-                (Some(mine), Some(theirs)) => mine.add(plan.kind, theirs),
+                (Some(mine), Some(theirs)) => mine.add(plan.order(), theirs),
             }
         }
         for (mine, theirs) in self.memberships.iter_mut().zip(other.memberships) {
@@ -130,7 +130,7 @@ impl Slots {
 }
 
 impl ProfileRecord {
-    pub const VERSION: u8 = 1;
+    pub const VERSION: u8 = 2;
 
     pub fn store(profile: &Profile, slots: &Slots) -> ProfileRecord {
         let traits = profile.traits.iter().zip(&slots.traits);

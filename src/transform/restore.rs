@@ -39,12 +39,13 @@ impl Restore {
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.fields().len());
         for field in envelope.fields() {
             let stored = rows.column_by_name(field.name());
-            let stored = stored.ok_or_else(|| {
-                ArrowError::SchemaError(format!("the stored events have no column {}", field.name()))
-            })?;
+            let stored = stored
+                .ok_or_else(|| ArrowError::SchemaError(format!("the stored events have no column {}", field.name())))?;
             columns.push(conform(stored, field.data_type())?);
         }
-        columns.extend(self.fields.fields().iter().map(|field| new_null_array(field.arrow().data_type(), rows.num_rows())));
+        columns.extend(
+            self.fields.fields().iter().map(|field| new_null_array(field.arrow().data_type(), rows.num_rows())),
+        );
         for root in ROOTS {
             let texts = columns[root.column()].as_string::<i32>().clone();
             // They were checked when they came: contracts may be others by now, and do not judge what is stored.

@@ -1,14 +1,16 @@
 //! Nodes → specs: every section and every entry by itself, so that one fault does not hide another.
 
+mod identity;
 mod input;
 mod output;
 
 use std::collections::BTreeMap;
 
+use self::identity::identity;
 use self::input::{source, step, table};
 use self::output::{a_trait, activation, destination, segment, warehouse};
 use super::findings::{Span, nearest_or_list};
-use super::read::{IDENTITY_RULES, Keys, NOT_YET, Reader};
+use super::read::{Keys, NOT_YET, Reader};
 use super::spec::*;
 use super::yaml::{Entry, Node, Value};
 use crate::transform::ContractMode;
@@ -34,19 +36,28 @@ const SECTIONS: Keys = Keys {
     later: &[("consent", NOT_YET), ("groups", NOT_YET), ("audiences", NOT_YET)],
 };
 
-/// Reads the documents of all files into one definition.
-pub fn read(documents: &[Node], reader: &Reader) -> Definition {
+/// Reads the documents of all files into one definition; with `rules`, its `identity` section from those and not
+/// from `documents`.
+pub fn read(documents: &[Node], rules: Option<&[Node]>, reader: &Reader) -> Definition {
     let mut definition = Definition::default();
     // Sections that are one value, and where they were first written.
     let mut written: BTreeMap<String, Span> = BTreeMap::new();
-    documents.iter().for_each(|document| hide_secrets(document, reader));
-    for document in documents.iter().filter(|document| !document.is_null()) {
-        if reader.fields(document, "a pipeline file", document.span, SECTIONS).is_none() {
+    let of_rules = || rules.into_iter().flatten().map(|document| (document, true));
+    let all = || documents.iter().map(|document| (document, false)).chain(of_rules());
+    all().for_each(|(document, _)| hide_secrets(document, reader));
+    for (document, is_rules) in all().filter(|(document, _)| !document.is_null()) {
+        // Of the rules' file only one section counts; what else is in it, and whether it is right, does not matter.
+        let checked = is_rules && matches!(document.value, Value::Map(_));
+        if !checked && reader.fields(document, "a pipeline file", document.span, SECTIONS).is_none() {
             continue;
         }
         let Value::Map(sections) = &document.value else { continue };
         for Entry { key, value } in sections {
             let name = key.text.as_str();
+            let wanted = if is_rules { name == "identity" } else { name != "identity" || rules.is_none() };
+            if !wanted {
+                continue;
+            }
             let single = matches!(name, "pipeline" | "timezone" | "contracts" | "dedupe" | "identity" | "warehouse");
             if let Some(first) = written.insert(name.to_string(), key.span).filter(|_| single) {
                 let first = format!("first written at {}", reader.findings.place_name(first));
@@ -131,60 +142,6 @@ fn dedupe(node: &Node, span: Span, reader: &Reader) -> Option<DedupeSpec> {
         return Some(DedupeSpec { within: None });
     }
     Some(DedupeSpec { within: Some(reader.duration(within, "`within`")?) })
-}
-
-fn identity(node: &Node, span: Span, reader: &Reader) -> Option<IdentitySpec> {
-    let keys = Keys {
-        known: &["identifiers", "key"],
-        later: &[("block", IDENTITY_RULES), ("on_conflict", IDENTITY_RULES), ("limit", IDENTITY_RULES)],
-    };
-    let fields = reader.fields(node, "`identity`", span, keys)?;
-    let key = fields.get("key").map(|node| reader.secret(node, "`key`"));
-    let mut identifiers: Vec<(String, Span)> = Vec::new();
-    for node in fields.required("identifiers").map(|node| reader.list(node, "`identifiers`")).unwrap_or_default() {
-        let Some((name, span)) = identifier(node, reader) else { continue };
-        reader.check_name(&name, span, "identifier type");
-        if identifiers.iter().any(|(other, _)| *other == name) {
-            reader.findings.error(span, format!("identifier type `{name}` is listed twice"), None);
-            continue;
-        }
-        identifiers.push((name, span));
-    }
-    Some(IdentitySpec { identifiers, key: key.map_or(Some(None), |key| key.map(Some))? })
-}
-
-/// `email`, or `email: { … }` with options.
-fn identifier(node: &Node, reader: &Reader) -> Option<(String, Span)> {
-    const OPTIONS: Keys = Keys {
-        known: &[],
-        later: &[
-            ("limit", IDENTITY_RULES),
-            ("normalize", IDENTITY_RULES),
-            ("region", IDENTITY_RULES),
-            ("block", IDENTITY_RULES),
-            ("on_conflict", IDENTITY_RULES),
-        ],
-    };
-    match &node.value {
-        Value::Scalar(scalar) if !scalar.is_null() => Some((scalar.text.clone(), node.span)),
-        Value::Map(entries) => match &entries[..] {
-            [Entry { key, value }] => {
-                if !value.is_null() {
-                    reader.fields(value, format!("identifier type `{}`", key.text), key.span, OPTIONS);
-                }
-                Some((key.text.clone(), key.span))
-            }
-            _ => {
-                let help = "write `- email` or `- email: { … }`, one type to an item, best first".to_string();
-                reader.findings.error(node.span, "one identifier type is wanted here", help);
-                None
-            }
-        },
-        _ => {
-            reader.findings.error(node.span, format!("an identifier type is a name, this is {}", node.kind()), None);
-            None
-        }
-    }
 }
 
 /// Blots out what looks like a secret that was written down, wherever it stands and whatever else is wrong: the

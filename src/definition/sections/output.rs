@@ -9,7 +9,7 @@ use crate::definition::findings::Span;
 use crate::definition::read::{Fields, Keys, NOT_YET, Reader};
 use crate::definition::spec::*;
 use crate::definition::yaml::{Entry, Node, Value};
-use crate::profile::TraitKind;
+use crate::profile::{OnMerge, TraitKind};
 
 const TRAIT_KINDS: [(&str, TraitKind); 6] = [
     ("latest", TraitKind::Latest),
@@ -22,7 +22,7 @@ const TRAIT_KINDS: [(&str, TraitKind); 6] = [
 
 pub fn a_trait(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<TraitSpec> {
     let keys = Keys {
-        known: &["latest", "first", "count", "sum", "min", "max", "event", "where"],
+        known: &["latest", "first", "count", "sum", "min", "max", "event", "where", "on_merge"],
         later: &[
             ("mean", NOT_YET),
             ("most_frequent", NOT_YET),
@@ -38,7 +38,6 @@ pub fn a_trait(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<T
             ("by", NOT_YET),
             ("keep", NOT_YET),
             ("quantile", NOT_YET),
-            ("on_merge", NOT_YET),
         ],
     };
     let fields = reader.fields(node, what, span, keys)?;
@@ -46,6 +45,7 @@ pub fn a_trait(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<T
     let filter = fields.get("where").map(|node| reader.sql(node, "`where`"));
     let (name, input_node) = fields.one_of(&["latest", "first", "count", "sum", "min", "max"])?;
     let kind = TRAIT_KINDS.iter().find(|(other, _)| *other == name).map(|(_, kind)| *kind)?;
+    let on_merge = on_merge(reader, &fields, kind);
     let input = reader.sql(input_node, &format!("`{name}`"))?;
     let every = input.scalar.text.trim() == "*";
     if every && kind != TraitKind::Count {
@@ -58,8 +58,27 @@ pub fn a_trait(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<T
         input: (!every).then_some(input),
         event: event.map_or(Some(None), |event| event.map(Some))?,
         filter: filter.map_or(Some(None), |filter| filter.map(Some))?,
+        on_merge: on_merge?,
     })
     .filter(|_| fields.sound)
+}
+
+/// Which value stands is a question only where one does. The outer None where something was reported.
+fn on_merge(reader: &Reader, fields: &Fields, kind: TraitKind) -> Option<Option<OnMerge>> {
+    let Some(node) = fields.get("on_merge") else { return Some(None) };
+    let choices = [
+        ("latest", OnMerge::Latest),
+        ("earliest", OnMerge::Earliest),
+        ("survivor", OnMerge::Survivor),
+        ("source_priority", OnMerge::SourcePriority),
+    ];
+    let on_merge = reader.choice(node, "`on_merge`", &choices)?;
+    if !matches!(kind, TraitKind::Latest | TraitKind::First) {
+        let help = "what counts, adds up or compares takes in both sides of a merge anyway".to_string();
+        reader.findings.error(fields.key_span("on_merge"), "`on_merge` goes with `latest` and `first`", help);
+        return None;
+    }
+    Some(Some(on_merge))
 }
 
 pub fn segment(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<Sql> {

@@ -30,7 +30,7 @@ fn load_files(files: &[(&str, &str)], mode: Mode) -> Result<(Pipeline, String), 
         let all: String = found.iter().map(|finding| format!("{finding}\n")).collect();
         all.replace(&format!("{base}/"), "").replace(&base, "PIPELINE")
     };
-    match load_with(folder.path(), mode, &environment) {
+    match load_with(folder.path(), None, mode, &environment) {
         Ok((pipeline, warnings)) => Ok((pipeline, render(warnings))),
         Err(findings) => Err(render(findings)),
     }
@@ -233,7 +233,7 @@ fn one_file_is_a_pipeline_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("my-shop.yaml");
     std::fs::write(&path, SOURCE.1).unwrap();
-    let (pipeline, _) = load_with(&path, Mode::Check, &environment).unwrap();
+    let (pipeline, _) = load_with(&path, None, Mode::Check, &environment).unwrap();
     assert_eq!((pipeline.name.as_str(), pipeline.base.as_path()), ("my_shop", folder.path()));
 }
 
@@ -243,7 +243,7 @@ fn the_pipelines_that_ship_load_without_findings() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines").join(name);
         for kafka in [None, Some("kafka:9092".to_string())] {
             let env = |variable: &str| if variable == "KAFKA_BROKERS" { kafka.clone() } else { None };
-            let loaded = load_with(&path, Mode::Check, &env);
+            let loaded = load_with(&path, None, Mode::Check, &env);
             let findings = match &loaded {
                 Ok((_, warnings)) => warnings,
                 Err(findings) => findings,

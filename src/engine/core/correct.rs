@@ -63,7 +63,9 @@ impl Core {
         staged: &mut Staged,
     ) -> Result<Begun, EngineError> {
         if self.rebuild.is_some() {
-            return Ok(Begun::Refused("another correction is being carried out; try again when it is done".to_string()));
+            return Ok(Begun::Refused(
+                "another correction is being carried out; try again when it is done".to_string(),
+            ));
         }
         let number = match correction {
             Correction::Cut(a, b) => {
@@ -105,7 +107,9 @@ impl Core {
         let Some(job) = self.rebuild.clone() else { return Ok(Vec::new()) };
         self.load_component(job.number).await?;
         let component = self.identities.components.get(&job.number);
-        Ok(component.map(|component| component.former_ids().iter().copied().chain([component.id]).collect()).unwrap_or_default())
+        Ok(component
+            .map(|component| component.former_ids().iter().copied().chain([component.id]).collect())
+            .unwrap_or_default())
     }
 
     /// Keeps this commit's events of the person being rebuilt, as they are stored.
@@ -151,7 +155,11 @@ impl Core {
     ///
     /// # Errors
     /// Besides the store's: the history is not of the shape that was asked for, a fault of ours.
-    pub async fn finish_rebuild(&mut self, mut shadow: Shadow, now: TimeUs) -> Result<(Staged, Corrected), EngineError> {
+    pub async fn finish_rebuild(
+        &mut self,
+        mut shadow: Shadow,
+        now: TimeUs,
+    ) -> Result<(Staged, Corrected), EngineError> {
         let Some(job) = self.rebuild.clone() else {
             return Err(EngineError::Internal("a rebuild ended that was not begun".to_string()));
         };

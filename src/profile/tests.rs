@@ -1,0 +1,235 @@
+//! Traits through [`Traits::apply`] and [`Profile::merge`]: what stands does not depend on how events came.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    new_null_array,
+};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use proptest::prelude::*;
+
+use super::*;
+use crate::event::{EventBatch, ProfileId, TimeUs, column, envelope_schema};
+use crate::expression::ColumnScope;
+
+#[derive(Debug, Clone)]
+struct Event {
+    source: &'static str,
+    message_id: String,
+    at: TimeUs,
+    event: &'static str,
+    /// Outer None: nothing said; inner None: an explicit null.
+    name: Option<Option<&'static str>>,
+    n: Option<i64>,
+    x: Option<f64>,
+    /// The rank of its best identifier.
+    best: u64,
+}
+
+fn schema() -> SchemaRef {
+    let own = [
+        Field::new("name", DataType::Utf8, true),
+        Field::new("name?", DataType::Boolean, true),
+        Field::new("n", DataType::Int64, true),
+        Field::new("x", DataType::Float64, true),
+    ];
+    let envelope = envelope_schema();
+    Arc::new(Schema::new(envelope.fields().iter().map(|f| f.as_ref().clone()).chain(own).collect::<Vec<_>>()))
+}
+
+fn batch(events: &[&Event]) -> EventBatch {
+    fn text<'e>(events: &[&'e Event], get: impl Fn(&'e Event) -> Option<&'e str>) -> ArrayRef {
+        Arc::new(events.iter().map(|event| get(event)).collect::<StringArray>())
+    }
+    let times: TimestampMicrosecondArray = events.iter().map(|event| Some(event.at)).collect();
+    let times: ArrayRef = Arc::new(times.with_timezone("UTC"));
+    let schema = schema();
+    let columns = schema.fields().iter().enumerate().map(|(index, field)| match index {
+        column::MESSAGE_ID => text(events, |event| Some(&event.message_id)),
+        column::EVENT => text(events, |event| Some(event.event)),
+        column::SOURCE => text(events, |event| Some(event.source)),
+        column::TIMESTAMP | column::RECEIVED_AT => times.clone(),
+        _ if index >= column::COUNT => match field.name().as_str() {
+            "name" => text(events, |event| event.name.flatten()),
+            "name?" => Arc::new(events.iter().map(|event| Some(event.name.is_some())).collect::<BooleanArray>()),
+            "n" => Arc::new(events.iter().map(|event| event.n).collect::<Int64Array>()),
+            _ => Arc::new(events.iter().map(|event| event.x).collect::<Float64Array>()),
+        },
+        _ if field.is_nullable() => new_null_array(field.data_type(), events.len()),
+        _ => cast(&Int64Array::from(vec![0; events.len()]), field.data_type()).unwrap(),
+    });
+    EventBatch { batch: RecordBatch::try_new(schema.clone(), columns.collect()).unwrap() }
+}
+
+fn plan(kind: TraitKind, on_merge: OnMerge, input: &str, value_type: ValueType) -> TraitPlan {
+    let mut scope = ColumnScope::new();
+    for field in schema().fields() {
+        scope.add_column(field.name(), field.data_type().clone());
+    }
+    let dated = matches!(kind, TraitKind::Latest | TraitKind::First);
+    TraitPlan {
+        name: format!("{kind:?}_{on_merge:?}_{input}"),
+        version: 0,
+        kind,
+        events: None,
+        filter: None,
+        input: (input != "*").then(|| Expression::compile(input, &scope).unwrap()),
+        presence: (dated && input == "name").then(|| "name?".to_string()),
+        value_type,
+        scale: if value_type == ValueType::Double && kind == TraitKind::Sum { 6 } else { 0 },
+        on_merge,
+        source_order: vec!["erp".to_string(), "web".to_string()],
+    }
+}
+
+const STRATEGIES: [OnMerge; 4] = [OnMerge::Latest, OnMerge::Earliest, OnMerge::Survivor, OnMerge::SourcePriority];
+
+/// Every kind, with every strategy it can have, over texts that are deleted and numbers that are not.
+fn every_plan() -> Vec<TraitPlan> {
+    let mut plans = Vec::new();
+    for on_merge in STRATEGIES {
+        for kind in [TraitKind::Latest, TraitKind::First] {
+            plans.push(plan(kind, on_merge, "name", ValueType::String));
+            plans.push(plan(kind, on_merge, "n", ValueType::Long));
+            let only =
+                TraitPlan { events: Some(vec!["a".to_string()]), ..plan(kind, on_merge, "x", ValueType::Double) };
+            plans.push(only);
+        }
+    }
+    for (kind, input, value_type) in [
+        (TraitKind::Count, "*", ValueType::Long),
+        (TraitKind::Count, "n", ValueType::Long),
+        (TraitKind::Sum, "n", ValueType::Long),
+        (TraitKind::Sum, "x", ValueType::Double),
+        (TraitKind::Min, "n", ValueType::Long),
+        (TraitKind::Max, "x", ValueType::Double),
+        (TraitKind::Min, "name", ValueType::String),
+        (TraitKind::Max, "timestamp", ValueType::Timestamp),
+    ] {
+        plans.push(plan(kind, OnMerge::Latest, input, value_type));
+    }
+    plans
+}
+
+fn profile(plans: &[TraitPlan]) -> Profile {
+    Profile::new(ProfileId([1; 16]), plans.len(), 0)
+}
+
+/// Applies the events in this order, in one batch, to the profile each is of.
+fn apply(traits: &Traits, events: &[(&Event, u32)], profiles: &mut [Profile]) {
+    let all: Vec<&Event> = events.iter().map(|(event, _)| *event).collect();
+    let best: Vec<u64> = all.iter().map(|event| event.best).collect();
+    let of_row: Vec<Option<u32>> = events.iter().map(|(_, profile)| Some(*profile)).collect();
+    traits.apply(&batch(&all), &of_row, &best, profiles).unwrap();
+}
+
+fn event(source: &'static str, message_id: &str, at: TimeUs, name: Option<&'static str>, best: u64) -> Event {
+    Event { source, message_id: message_id.to_string(), at, event: "a", name: Some(name), n: None, x: None, best }
+}
+
+/// SEMANTICS §4, last rule: values go by (rank of the event's source or identifier, timestamp, message id).
+#[test]
+fn the_value_that_stands_is_the_one_that_on_merge_says() {
+    let events = [
+        event("app", "1", 1, Some("oldest, of no listed source"), 7),
+        event("web", "2", 2, Some("first of web"), 3),
+        event("erp", "3", 3, Some("first of erp"), 9),
+        event("erp", "4", 4, Some("last of erp"), 8),
+        event("web", "5", 5, Some("last of the best identifier"), 3),
+        event("app", "6", 6, Some("newest"), 4),
+    ];
+    let rows = [
+        (TraitKind::Latest, OnMerge::Latest, "newest"),
+        (TraitKind::Latest, OnMerge::Earliest, "oldest, of no listed source"),
+        (TraitKind::Latest, OnMerge::Survivor, "last of the best identifier"),
+        (TraitKind::Latest, OnMerge::SourcePriority, "last of erp"),
+        (TraitKind::First, OnMerge::Latest, "newest"),
+        (TraitKind::First, OnMerge::Earliest, "oldest, of no listed source"),
+        (TraitKind::First, OnMerge::Survivor, "first of web"),
+        (TraitKind::First, OnMerge::SourcePriority, "first of erp"),
+    ];
+    let plans: Vec<TraitPlan> =
+        rows.iter().map(|(kind, on_merge, _)| plan(*kind, *on_merge, "name", ValueType::String)).collect();
+    let traits = Traits::new(plans.clone(), &schema()).unwrap();
+    assert!(traits.needs_best_identifier());
+    let in_order: Vec<(&Event, u32)> = events.iter().map(|event| (event, 0)).collect();
+    let reversed: Vec<(&Event, u32)> = in_order.iter().rev().copied().collect();
+    for events in [in_order, reversed] {
+        let mut profiles = [profile(&plans)];
+        apply(&traits, &events, &mut profiles);
+        for (index, (kind, on_merge, expect)) in rows.iter().enumerate() {
+            let value = profiles[0].traits[index].as_ref().and_then(|state| state.value(0));
+            assert_eq!(value, Some(Scalar::Text((*expect).into())), "{kind:?} {on_merge:?}");
+        }
+    }
+}
+
+#[test]
+fn identifiers_are_only_asked_for_where_a_trait_goes_by_them() {
+    let traits = Traits::new(vec![plan(TraitKind::Latest, OnMerge::Latest, "name", ValueType::String)], &schema());
+    assert!(!traits.unwrap().needs_best_identifier());
+}
+
+/// Few times, ids and ranks, so that ties are common; the same id from two sources, never twice from one.
+fn random_events(rng: &mut fastrand::Rng) -> Vec<Event> {
+    let mut events: Vec<Event> = Vec::new();
+    for _ in 0..rng.usize(1..25) {
+        let event = Event {
+            source: ["web", "erp", "app"][rng.usize(0..3)],
+            message_id: format!("m{}", rng.u8(0..12)),
+            at: rng.i64(0..4),
+            event: ["a", "b"][rng.usize(0..2)],
+            name: [None, Some(None), Some(Some("x")), Some(Some("y"))][rng.usize(0..4)],
+            n: rng.bool().then(|| rng.i64(-3..3)),
+            x: rng.bool().then(|| f64::from(rng.i32(-9..9)) / 4.0),
+            best: [0, 1 << 48, (1 << 48) + 1, u64::MAX][rng.usize(0..4)],
+        };
+        if !events.iter().any(|other| other.source == event.source && other.message_id == event.message_id) {
+            events.push(event);
+        }
+    }
+    events
+}
+
+proptest! {
+    /// A merge loses nothing: SEMANTICS §5 ("commutative, associative … equal under any order and batching") and the
+    /// last rule of §4 ("the order of linking and updating does not matter"). Events of one person that were first taken
+    /// for two or three people, in any order and any batches, give the traits of one profile that saw them all.
+    #[test]
+    fn a_merge_loses_nothing(seed in any::<u64>()) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let plans = every_plan();
+        let traits = Traits::new(plans.clone(), &schema()).unwrap();
+        let events = random_events(&mut rng);
+
+        let mut whole = [profile(&plans)];
+        apply(&traits, &events.iter().map(|event| (event, 0)).collect::<Vec<_>>(), &mut whole);
+
+        let people = rng.u32(1..4);
+        let mut parts: Vec<Profile> = (0..people).map(|_| profile(&plans)).collect();
+        let mut shuffled: Vec<(&Event, u32)> = events.iter().map(|event| (event, rng.u32(0..people))).collect();
+        rng.shuffle(&mut shuffled);
+        let mut rest = shuffled.as_slice();
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rng.usize(1..=rest.len()));
+            // Two may turn out to be one while events still come.
+            if parts.len() > 1 && rng.u8(0..4) == 0 {
+                let absorbed = std::mem::replace(&mut parts[1], profile(&plans));
+                parts[0].merge(&plans, absorbed);
+            }
+            apply(&traits, now, &mut parts);
+            rest = later;
+        }
+        rng.shuffle(&mut parts);
+        let mut merged = parts.pop().unwrap();
+        for part in parts {
+            merged.merge(&plans, part);
+        }
+        for (index, plan) in plans.iter().enumerate() {
+            prop_assert_eq!(&merged.traits[index], &whole[0].traits[index], "{} {:?}", plan.name, events);
+        }
+        prop_assert_eq!(&merged, &whole[0]);
+    }
+}
