@@ -43,6 +43,17 @@ pub struct TestEvent {
     pub envelope: Map<String, Value>,
 }
 
+impl TestEvent {
+    /// As it is written, before any transform.
+    pub fn message_id(&self) -> String {
+        match self.envelope.get("message_id").or_else(|| self.envelope.get("messageId")) {
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+            None => String::new(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expectation {
     pub place: Place,

@@ -14,14 +14,9 @@ pub enum Normalize {
     /// The digits alone.
     Digits,
     /// Lower case; optionally without the dots of the local part, and without what follows a plus in it.
-    Email {
-        without_dots: bool,
-        without_tags: bool,
-    },
+    Email { without_dots: bool, without_tags: bool },
     /// A phone number as E.164; numbers without a country code are of `region` (ISO 3166 alpha-2).
-    E164 {
-        region: String,
-    },
+    E164 { region: String },
 }
 
 /// A value, or a regular expression that must match the whole value.

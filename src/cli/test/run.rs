@@ -57,10 +57,10 @@ impl Runner {
         // Nothing is sent: what would be is a row of `deliveries` at once.
         let core = Core::load(store.clone(), &self.pipeline, &self.preparer.schema(), CACHE_BYTES, false).await?;
         let mut state = State { store, core, seen: Seen::new(&self.pipeline) };
-        let mut events: Vec<&TestEvent> = Vec::new();
+        let events: Vec<&TestEvent> = test.steps.iter().flat_map(|step| &step.events).collect();
         let mut differences = Vec::new();
         for step in &test.steps {
-            self.take(step, &mut events, &mut state).await?;
+            self.take(step, &mut state).await?;
             for expectation in &step.expect {
                 differences.extend(compare(&state.seen, expectation));
             }
@@ -75,12 +75,7 @@ impl Runner {
     }
 
     /// Applies a step's events in the order written, those of one source in a row as one batch.
-    async fn take<'t>(
-        &mut self,
-        step: &'t TestStep,
-        events: &mut Vec<&'t TestEvent>,
-        state: &mut State,
-    ) -> Result<(), EngineError> {
+    async fn take(&mut self, step: &TestStep, state: &mut State) -> Result<(), EngineError> {
         if step.events.is_empty() {
             return state.apply(None, step.at).await;
         }
@@ -90,9 +85,9 @@ impl Runner {
             let mut raw = RawBatch::new(first.source.clone());
             for event in run {
                 let payload = serde_json::Value::Object(event.envelope.clone()).to_string();
-                // The offset is the place in `events`, by which a reject is told.
-                raw.push(&topic, 0, events.len() as i64, step.at, payload.as_bytes());
-                events.push(event);
+                // The offset is the event's place in its test, by which a reject is told.
+                raw.push(&topic, 0, state.seen.message_ids.len() as i64, step.at, payload.as_bytes());
+                state.seen.message_ids.push(event.message_id());
             }
             let prepared = self.preparer.prepare(&raw, Vec::new())?;
             state.apply(Some(prepared), step.at).await?;
@@ -121,7 +116,7 @@ impl State {
 /// An event that is rejected would make a test pass for the wrong reason.
 fn unexpected_rejects<'a>(seen: &'a Seen, events: &'a [&TestEvent]) -> impl Iterator<Item = Difference> + 'a {
     seen.rejected.iter().filter_map(|rejected| {
-        let event = events.get(usize::try_from(rejected.offset).ok()?)?;
+        let event = events.get(rejected.event)?;
         Some(Difference {
             place: event.place.clone(),
             what: format!("event {} was rejected ({})", rejected.message_id, rejected.code),

@@ -17,6 +17,8 @@ pub struct Seen {
     types: Vec<String>,
     /// Traits whose text is JSON.
     json_traits: BTreeSet<String>,
+    /// Of all events so far; an event's offset is its place here.
+    pub message_ids: Vec<String>,
     /// Identifier → the profile id it was last written with. Without those that are nobody's any more.
     identifiers: BTreeMap<Who, String>,
     /// Ids that stand for another one now.
@@ -45,7 +47,7 @@ pub enum Found {
 
 pub struct Rejected {
     /// The event's place in its test, from 0.
-    pub offset: i64,
+    pub event: usize,
     pub message_id: String,
     pub code: String,
     pub reason: String,
@@ -57,6 +59,7 @@ impl Seen {
         Seen {
             types: pipeline.identity.types.iter().map(|kind| kind.name.clone()).collect(),
             json_traits: json.map(|plan| plan.name.clone()).collect(),
+            message_ids: Vec::new(),
             identifiers: BTreeMap::new(),
             merged: HashMap::new(),
             traits: HashMap::new(),
@@ -220,16 +223,9 @@ impl Seen {
 
     fn reject(&mut self, row: &Columns) {
         let text = |name: &str| row.text(name).unwrap_or_default().to_string();
-        let payload = row.batch.column_by_name("payload").and_then(|column| column.as_binary_opt::<i32>());
-        let payload = payload.and_then(|payload| serde_json::from_slice::<Value>(payload.value(row.index)).ok());
-        let id = payload.as_ref().and_then(|event| event.get("message_id").or_else(|| event.get("messageId")));
-        let message_id = match id {
-            Some(Value::String(text)) => text.clone(),
-            Some(other) => other.to_string(),
-            None => String::new(),
-        };
-        let offset = row.number("offset").unwrap_or(-1);
-        self.rejected.push(Rejected { offset, message_id, code: text("code"), reason: text("reason") });
+        let event = row.number("offset").and_then(|offset| usize::try_from(offset).ok()).unwrap_or_default();
+        let message_id = self.message_ids.get(event).cloned().unwrap_or_default();
+        self.rejected.push(Rejected { event, message_id, code: text("code"), reason: text("reason") });
     }
 }
 
