@@ -49,6 +49,7 @@ fn summary(pipeline: &Pipeline) -> String {
         (pipeline.segments.len(), "segment"),
         (pipeline.activations.len(), "activation"),
         (pipeline.aggregates.len(), "aggregate"),
+        (pipeline.tests.len(), "test"),
     ];
     let there = parts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| counted(count, what));
     format!("{}: {}", pipeline.name, there.collect::<Vec<_>>().join(", "))

@@ -224,7 +224,7 @@ fn store_failure(error: StoreError, starting: bool) -> Failure {
     Failure { exit, message: error.to_string() }
 }
 
-fn engine_failure(error: EngineError) -> Failure {
+pub fn engine_failure(error: EngineError) -> Failure {
     match error {
         EngineError::Store(error) => store_failure(error, false),
         EngineError::Start(_) => Failure::environment(error),

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 
-use super::{Diagnostic, Severity};
+use super::{Diagnostic, Place, Severity};
 use crate::expression;
 
 /// A range of bytes of a file, by the file's index in [`Findings`].
@@ -35,14 +35,14 @@ pub struct Findings {
 
 #[derive(Debug)]
 struct Finding {
-    place: Place,
+    place: Spot,
     severity: Severity,
     message: String,
     help: Option<String>,
 }
 
 #[derive(Debug)]
-enum Place {
+enum Spot {
     Span(Span),
     /// The file or folder as a whole.
     Whole(PathBuf),
@@ -64,16 +64,16 @@ impl Findings {
     }
 
     pub fn error(&self, span: Span, message: impl Into<String>, help: impl Into<Option<String>>) {
-        self.push(Place::Span(span), Severity::Error, message.into(), help.into());
+        self.push(Spot::Span(span), Severity::Error, message.into(), help.into());
     }
 
     pub fn warning(&self, span: Span, message: impl Into<String>, help: impl Into<Option<String>>) {
-        self.push(Place::Span(span), Severity::Warning, message.into(), help.into());
+        self.push(Spot::Span(span), Severity::Warning, message.into(), help.into());
     }
 
     /// An error that no line is to blame for.
     pub fn error_of(&self, path: PathBuf, message: impl Into<String>, help: impl Into<Option<String>>) {
-        self.push(Place::Whole(path), Severity::Error, message.into(), help.into());
+        self.push(Spot::Whole(path), Severity::Error, message.into(), help.into());
     }
 
     /// From now on these bytes are never shown.
@@ -92,12 +92,18 @@ impl Findings {
         format!("{}:{line}:{column}", file.path.display())
     }
 
+    /// A place to be shown later, when the files are gone.
+    pub fn place(&self, span: Span) -> Place {
+        let file = &self.files[span.file];
+        Place { file: file.path.clone(), line: line_and_column(&file.text, span.start).0 }
+    }
+
     /// Everything found, in the order of the files and lines.
     pub fn into_diagnostics(self) -> Vec<Diagnostic> {
         let mut found = self.found.into_inner();
         let order = |finding: &Finding| match &finding.place {
-            Place::Whole(_) => (usize::MAX, 0),
-            Place::Span(span) => (span.file, span.start),
+            Spot::Whole(_) => (usize::MAX, 0),
+            Spot::Span(span) => (span.file, span.start),
         };
         found.sort_by_key(order);
         let secrets = self.secrets.into_inner();
@@ -108,7 +114,7 @@ impl Findings {
         diagnostics
     }
 
-    fn push(&self, place: Place, severity: Severity, message: String, help: Option<String>) {
+    fn push(&self, place: Spot, severity: Severity, message: String, help: Option<String>) {
         self.found.borrow_mut().push(Finding { place, severity, message, help });
     }
 }
@@ -116,10 +122,10 @@ impl Findings {
 fn render(finding: Finding, files: &[SourceFile], secrets: &[Span]) -> Diagnostic {
     let Finding { place, severity, message, help } = finding;
     let span = match place {
-        Place::Whole(file) => {
+        Spot::Whole(file) => {
             return Diagnostic { severity, file, line: 0, column: 0, length: 0, text: String::new(), message, help };
         }
-        Place::Span(span) => span,
+        Spot::Span(span) => span,
     };
     let file = &files[span.file];
     let (line, column) = line_and_column(&file.text, span.start);

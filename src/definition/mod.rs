@@ -3,12 +3,13 @@
 //! 1. every `*.yaml` of the folder becomes a tree of nodes that know their place (`yaml`);
 //! 2. the trees become specs, section by section and entry by entry (`sections`, with the parts of `read`);
 //! 3. the specs are checked against each other and the contracts, expressions are compiled, and plans come out
-//!    (`inputs`, `outputs`, `aggregates`).
+//!    (`inputs`, `outputs`, `aggregates`, `cases`).
 //!
 //! No step stops at its first fault, and what refers to something faulty is not reported as well, so that one run
 //! of `check` shows everything there is to mend. Secrets never reach a finding.
 
 mod aggregates;
+mod cases;
 mod check;
 mod findings;
 mod inputs;
@@ -26,6 +27,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use self::cases::{
+    Cell, Expectation, Expected, ExpectedRow, Place, TestEvent, TestPlan, TestStep, Who, time_value,
+};
 use self::check::Checker;
 use self::findings::Findings;
 use self::read::Reader;
@@ -59,8 +63,7 @@ pub struct Pipeline {
     pub activations: Vec<ActivationPlan>,
     pub aggregates: Vec<AggregatePlan>,
     pub warehouse: Warehouse,
-    /// The `tests:` sections as they are written.
-    pub tests: Vec<serde_json::Value>,
+    pub tests: Vec<TestPlan>,
 }
 
 /// `dedupe:`: how long a message id is remembered.
@@ -245,6 +248,8 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, reader: &Reader) -> Option<
         .filter_map(|(name, span, sql)| aggregates::aggregate(&checker, name, span, sql))
         .collect();
 
+    let tests = cases::tests(&checker, &definition, &identity, &traits);
+
     let mut source_plans = Vec::new();
     let mut decode = Vec::new();
     let mut maps = BTreeMap::new();
@@ -271,7 +276,7 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, reader: &Reader) -> Option<
         activations,
         aggregates,
         warehouse: outputs::warehouse(definition.warehouse.as_ref()),
-        tests: definition.tests.clone(),
+        tests,
     })
 }
 

@@ -9,7 +9,7 @@ use super::findings::Span;
 use super::yaml::{Node, Scalar};
 use crate::activation::Status;
 use crate::decode::Framing;
-use crate::event::ValueType;
+use crate::event::{TimeUs, ValueType};
 use crate::identity::{Limit, Normalize, OnConflict, Pattern};
 use crate::profile::{OnMerge, TraitKind};
 use crate::source::Start;
@@ -55,7 +55,7 @@ pub struct Definition {
     pub activations: Vec<Named<ActivationSpec>>,
     pub aggregates: Vec<Named<Sql>>,
     pub warehouse: Option<WarehouseSpec>,
-    pub tests: Vec<serde_json::Value>,
+    pub tests: Vec<TestSpec>,
 }
 
 #[derive(Debug)]
@@ -203,4 +203,57 @@ pub struct SendSpec {
 pub enum WarehouseSpec {
     Lake,
     ClickHouse { url: Literal, database: Literal, user: Option<Literal>, password: Option<Literal> },
+}
+
+#[derive(Debug)]
+pub struct TestSpec {
+    pub name: Literal,
+    pub steps: Vec<TestStepSpec>,
+}
+
+#[derive(Debug)]
+pub struct TestStepSpec {
+    pub at: Option<(MomentSpec, Span)>,
+    pub events: Vec<TestEventSpec>,
+    /// One for each thing that is expected, in the order of the file.
+    pub expect: Vec<(Span, ExpectSpec)>,
+}
+
+/// `2026-03-01T10:00Z`, or `+2h` after the step before; microseconds.
+#[derive(Debug, Clone, Copy)]
+pub enum MomentSpec {
+    At(TimeUs),
+    After(TimeUs),
+}
+
+#[derive(Debug)]
+pub struct TestEventSpec {
+    pub span: Span,
+    pub source: Option<Literal>,
+    /// The rest: keys of the standard envelope.
+    pub envelope: serde_json::Map<String, serde_json::Value>,
+}
+
+/// People are literals of the form `type:value` here.
+#[derive(Debug)]
+pub enum ExpectSpec {
+    Profiles(Vec<Vec<Literal>>),
+    Segment { name: Literal, members: Vec<Literal> },
+    Traits { who: Literal, values: Vec<(Literal, serde_json::Value, Span)> },
+    Conflicts(Vec<RowSpec>),
+    Sent(Vec<RowSpec>),
+    NoProfile(Vec<Literal>),
+    Rejected(Vec<Literal>),
+}
+
+/// Some columns of a row of a table.
+#[derive(Debug)]
+pub struct RowSpec {
+    pub cells: Vec<(&'static str, CellSpec)>,
+}
+
+#[derive(Debug)]
+pub enum CellSpec {
+    Text(Literal),
+    Json(serde_json::Value),
 }

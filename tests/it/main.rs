@@ -22,4 +22,5 @@ mod deploy;
 mod fencing;
 mod kafka;
 mod order;
+mod pipeline_tests;
 mod tidy;

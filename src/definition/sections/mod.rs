@@ -1,11 +1,14 @@
 //! Nodes → specs: every section and every entry by itself, so that one fault does not hide another.
 
+mod case;
 mod identity;
 mod input;
 mod output;
 
 use std::collections::BTreeMap;
 
+pub use self::case::read_time;
+use self::case::test;
 use self::identity::identity;
 use self::input::{source, step, table};
 use self::output::{a_trait, activation, destination, segment, warehouse};
@@ -98,7 +101,7 @@ fn section(definition: &mut Definition, name: &str, span: Span, node: &Node, rea
         "warehouse" => definition.warehouse = warehouse(node, span, reader),
         "tests" => {
             let tests = reader.list(node, "`tests`").iter();
-            definition.tests.extend(tests.map(|node| reader.json(node)));
+            definition.tests.extend(tests.filter_map(|node| test(node, reader)));
         }
         // Reported with the keys of the file.
         _ => {}

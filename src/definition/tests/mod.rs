@@ -1,6 +1,7 @@
-//! Good definitions, and places; `broken` has the others.
+//! Good definitions, and places; `broken` has the others, `cases` what is said of tests.
 
 mod broken;
+mod cases;
 
 use std::path::Path;
 
@@ -84,7 +85,7 @@ aggregates:
   by_type: SELECT type, count(*) AS n, max(timestamp) AS last FROM events WHERE event <> 'x' GROUP BY type
 warehouse: { clickhouse: { url: "${env:EMPTY:-}", database: shop, password: "${env:NOT_SET}" } }
 tests:
-  - { name: x, steps: [ { at: 2026-03-01T10:00Z, events: [ { event: A, n: 1 } ] } ] }
+  - { name: x, steps: [ { at: 2026-03-01T10:00Z, events: [ { event: A, properties: { n: 1 } } ] } ] }
 "#;
     let (pipeline, warnings) = load_files(&[("p.yaml", shop)], Mode::Run).unwrap();
     assert_eq!(warnings, "");

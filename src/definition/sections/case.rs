@@ -1,0 +1,212 @@
+//! `tests:`: steps in time, their events, and what is expected after them.
+
+use std::borrow::Cow;
+
+use crate::decode::time::parse_time;
+use crate::definition::findings::{Span, nearest_or_list};
+use crate::definition::read::{Keys, Reader};
+use crate::definition::spec::*;
+use crate::definition::yaml::{Entry, Node, Value};
+
+/// The keys of the standard envelope, as a payload may have them; `name` and `category` are those of page calls.
+const ENVELOPE: [&str; 24] = [
+    "message_id",
+    "messageId",
+    "type",
+    "event",
+    "user_id",
+    "userId",
+    "anonymous_id",
+    "anonymousId",
+    "group_id",
+    "groupId",
+    "previous_id",
+    "previousId",
+    "identifiers",
+    "timestamp",
+    "original_timestamp",
+    "originalTimestamp",
+    "sent_at",
+    "sentAt",
+    "properties",
+    "traits",
+    "context",
+    "name",
+    "category",
+    "source",
+];
+
+const TIMES: [&str; 5] = ["timestamp", "original_timestamp", "originalTimestamp", "sent_at", "sentAt"];
+
+const CONFLICT: Keys = Keys {
+    known: &["set_aside", "reassigned", "profile", "other", "cause", "limited_type", "message_id", "source"],
+    later: &[],
+};
+
+const SENT: Keys = Keys { known: &["activation", "step", "to", "profile", "body"], later: &[] };
+
+pub fn test(node: &Node, reader: &Reader) -> Option<TestSpec> {
+    let fields = reader.fields(node, "a test", node.span, Keys { known: &["name", "steps"], later: &[] })?;
+    let name = fields.required("name").and_then(|node| reader.literal(node, "`name`"));
+    let steps_node = fields.required("steps");
+    let items = steps_node.map(|node| reader.list(node, "`steps`")).unwrap_or_default();
+    let steps: Vec<TestStepSpec> = items.iter().filter_map(|node| step(node, reader)).collect();
+    if let Some(node) = steps_node.filter(|node| matches!(&node.value, Value::List(items) if items.is_empty())) {
+        reader.findings.error(node.span, "this test does nothing: `steps` is empty", None);
+    }
+    Some(TestSpec { name: name?, steps })
+}
+
+fn step(node: &Node, reader: &Reader) -> Option<TestStepSpec> {
+    let keys = Keys { known: &["at", "events", "expect"], later: &[] };
+    let fields = reader.fields(node, "a step of a test", node.span, keys)?;
+    let at = fields.get("at").and_then(|node| moment(reader, node).map(|moment| (moment, node.span)));
+    let items = fields.get("events").map(|node| reader.list(node, "`events`")).unwrap_or_default();
+    let events = items.iter().filter_map(|node| event(node, reader)).collect();
+    let expect = fields.get("expect").map(|node| expect(reader, node, fields.key_span("expect"))).unwrap_or_default();
+    if fields.sound && items.is_empty() && !fields.has("expect") {
+        let help = "time passes by itself between two steps: write `at` at the next one".to_string();
+        reader.findings.error(node.span, "this step has neither events nor anything to expect", help);
+    }
+    Some(TestStepSpec { at, events, expect })
+}
+
+/// A time that is written to the minute, `2026-03-01T10:00Z`, with its seconds.
+fn with_seconds(text: &str) -> Cow<'_, str> {
+    let parts = text.get(..16).zip(text.get(16..));
+    match parts {
+        Some((minute, zone))
+            if minute.as_bytes()[13] == b':' && (zone.is_empty() || zone.starts_with(['Z', 'z', '+', '-'])) =>
+        {
+            Cow::Owned(format!("{minute}:00{zone}"))
+        }
+        _ => Cow::Borrowed(text),
+    }
+}
+
+/// As [`parse_time`], also to the minute.
+pub fn read_time(text: &str) -> Option<i64> {
+    parse_time(&with_seconds(text.trim()))
+}
+
+fn moment(reader: &Reader, node: &Node) -> Option<MomentSpec> {
+    let literal = reader.literal(node, "`at`")?;
+    if let Some(after) = literal.text.strip_prefix('+') {
+        let duration = humantime::parse_duration(after);
+        let micros = duration.ok().and_then(|duration| i64::try_from(duration.as_micros()).ok());
+        if micros.is_none() {
+            let message = format!("`{after}` is not a duration");
+            reader.findings.error(node.span, message, "write +30s, +2h, +1h59m or +7d".to_string());
+        }
+        return micros.map(MomentSpec::After);
+    }
+    let time = read_time(&literal.text);
+    if time.is_none() {
+        let help = "write 2026-03-01T10:00Z, or +2h for two hours after the step before".to_string();
+        reader.findings.error(node.span, format!("`{}` is not a time", literal.text), help);
+    }
+    time.map(MomentSpec::At)
+}
+
+fn event(node: &Node, reader: &Reader) -> Option<TestEventSpec> {
+    let Value::Map(entries) = &node.value else {
+        let help = "write { event: Order Completed, user_id: u1 }".to_string();
+        reader.findings.error(node.span, format!("an event is a map, this is {}", node.kind()), help);
+        return None;
+    };
+    let mut source = None;
+    let mut envelope = serde_json::Map::new();
+    let mut sound = true;
+    for Entry { key, value } in entries {
+        if !ENVELOPE.contains(&key.text.as_str()) {
+            // The spelling in snake_case is the one to suggest, where both are as near.
+            let help =
+                nearest_or_list(&key.text, ENVELOPE.into_iter().filter(|name| !name.contains(char::is_uppercase)));
+            let help = help.map(|help| format!("{help}; what an event says beside these goes into `properties`"));
+            reader.findings.error(key.span, format!("an event has no key `{}`", key.text), help);
+            sound = false;
+            continue;
+        }
+        if key.text == "source" {
+            source = reader.literal(value, "`source`");
+            continue;
+        }
+        let mut json = reader.json(value);
+        if let (true, serde_json::Value::String(text)) = (TIMES.contains(&key.text.as_str()), &json) {
+            json = with_seconds(text.trim()).into();
+        }
+        envelope.insert(key.text.clone(), json);
+    }
+    if sound && !["type", "event", "traits"].iter().any(|key| envelope.contains_key(*key)) {
+        let help = "with `event` it is a track call, with `traits` an identify call".to_string();
+        reader.findings.error(node.span, "an event needs `event`, `traits` or `type`", help);
+    }
+    Some(TestEventSpec { span: node.span, source, envelope })
+}
+
+fn expect(reader: &Reader, node: &Node, span: Span) -> Vec<(Span, ExpectSpec)> {
+    let keys =
+        Keys { known: &["profiles", "conflicts", "segments", "traits", "sent", "no_profile", "rejected"], later: &[] };
+    let Some(fields) = reader.fields(node, "`expect`", span, keys) else { return Vec::new() };
+    let mut all = Vec::new();
+    let Value::Map(entries) = &node.value else { return all };
+    if entries.is_empty() {
+        reader.findings.error(span, "`expect` expects nothing", None);
+    }
+    for Entry { key, .. } in entries {
+        let Some(value) = fields.get(&key.text) else { continue };
+        match key.text.as_str() {
+            "profiles" => {
+                let groups = reader.list(value, "`profiles`").iter();
+                let groups = groups.filter_map(|group| reader.literals(group, "a profile")).collect();
+                all.push((key.span, ExpectSpec::Profiles(groups)));
+            }
+            "segments" => all.extend(reader.entries(value, "segments").iter().map(|Entry { key, value }| {
+                (
+                    key.span,
+                    ExpectSpec::Segment { name: named(key), members: texts(reader, value, "a segment's members") },
+                )
+            })),
+            "traits" => all.extend(reader.entries(value, "traits").iter().map(|Entry { key, value }| {
+                let values = reader.entries(value, &key.text).iter();
+                let values = values.map(|entry| (named(&entry.key), reader.json(&entry.value), entry.value.span));
+                (key.span, ExpectSpec::Traits { who: named(key), values: values.collect() })
+            })),
+            "conflicts" => all.push((key.span, ExpectSpec::Conflicts(rows(reader, value, "a conflict", CONFLICT)))),
+            "sent" => all.push((key.span, ExpectSpec::Sent(rows(reader, value, "a message sent", SENT)))),
+            "no_profile" => all.push((key.span, ExpectSpec::NoProfile(texts(reader, value, "`no_profile`")))),
+            "rejected" => all.push((key.span, ExpectSpec::Rejected(texts(reader, value, "`rejected`")))),
+            // Reported with the keys of the map.
+            _ => {}
+        }
+    }
+    all
+}
+
+fn named(key: &crate::definition::yaml::Key) -> Literal {
+    Literal { text: key.text.clone(), span: key.span, known: true }
+}
+
+/// One text or a list of texts, which may be empty.
+fn texts(reader: &Reader, node: &Node, what: &str) -> Vec<Literal> {
+    match &node.value {
+        Value::List(items) => items.iter().filter_map(|item| reader.literal(item, what)).collect(),
+        _ => reader.literal(node, what).into_iter().collect(),
+    }
+}
+
+fn rows(reader: &Reader, node: &Node, what: &str, keys: Keys) -> Vec<RowSpec> {
+    let row = |node: &Node| {
+        let fields = reader.fields(node, what, node.span, keys)?;
+        let cells = keys.known.iter().filter_map(|key| {
+            let value = fields.get(key)?;
+            let cell = match *key {
+                "body" => CellSpec::Json(reader.json(value)),
+                _ => CellSpec::Text(reader.literal(value, &format!("`{key}`"))?),
+            };
+            Some((*key, cell))
+        });
+        Some(RowSpec { cells: cells.collect() })
+    };
+    reader.list(node, &format!("a list of rows, each {what},")).iter().filter_map(row).collect()
+}
