@@ -50,6 +50,10 @@ fn describe() {
         "events dropped because their message id was seen before, by source"
     );
     describe_counter!("tributary_rejected_total", "input rejected, by source and code");
+    describe_counter!(
+        "tributary_identity_hub_refusals_total",
+        "links refused because the profile has all the identifiers it may have"
+    );
     describe_counter!("tributary_deliveries_total", "delivery attempts, by destination and outcome");
     describe_counter!("tributary_rows_shipped_total", "rows acknowledged by the table sink");
     describe_counter!(

@@ -1,5 +1,5 @@
 -- Identifier to profile: a row when it was first seen and when a correction gave it to another profile. Merges are in
--- `profile_merges`. The latest row counts; see `current_identifiers`.
+-- `profile_merges`. The latest row counts, see `current_identifiers`.
 CREATE TABLE IF NOT EXISTS identifiers
 (
     type            LowCardinality(String)            COMMENT 'identifier type: user_id, email, anonymous_id and those defined',

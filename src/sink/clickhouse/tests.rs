@@ -92,8 +92,11 @@ mod real {
             .iter()
             .map(|table| {
                 let column = table.schema.field(0).name().clone();
-                let value =
-                    if *table.schema.field(0).data_type() == time_type() { "2026-01-01T00:00:00Z" } else { "a" };
+                let value = match table.schema.field(0).data_type() {
+                    data_type if *data_type == time_type() => "2026-01-01T00:00:00Z",
+                    DataType::UInt64 => "1",
+                    _ => "a",
+                };
                 (table.clone(), batch(table, 1, &[(column.as_str(), vec![Some(value), Some(value)])]))
             })
             .collect();
