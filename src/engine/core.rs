@@ -172,6 +172,11 @@ impl Core {
         })
     }
 
+    /// See [`digest`](super::digest()).
+    pub async fn digest(&self) -> Result<u128, StoreError> {
+        super::digest(&*self.store, &self.slots).await
+    }
+
     pub fn corrections(&self) -> &Corrections {
         &self.identities.corrections
     }

@@ -14,6 +14,7 @@ mod bodies;
 pub mod control;
 mod core;
 pub mod dedupe;
+mod digest;
 pub mod history;
 mod outbox;
 mod prepare;
@@ -25,6 +26,7 @@ mod ship;
 mod status;
 
 pub use core::{Begun, Core, RebuildRecord, Staged};
+pub use digest::digest;
 pub use prepare::{Prepared, Preparer};
 pub use record::{EngineRecord, StoredReject, Totals, state_id};
 pub use run::{Options, Outcome, Wiring, run};

@@ -271,7 +271,9 @@ impl<T: Clone + Serialize + for<'de> Deserialize<'de>> Paged<T> {
     fn write(&mut self, number: ProfileNumber, list: List, out: &mut WriteBatch) {
         let key = |page: usize| keys::component_page(number, list as u8, page as u32);
         let pages = self.items.len().div_ceil(PAGE);
-        for page in (self.clean / PAGE).max(1)..pages {
+        // The page that the first new entry falls into; none when there is no new one.
+        let first = if self.clean < self.items.len() { self.clean / PAGE } else { pages };
+        for page in first.max(1)..pages {
             let end = ((page + 1) * PAGE).min(self.items.len());
             let items = &self.items[page * PAGE..end];
             out.put(key(page), codec::encode(Self::VERSION, &items));

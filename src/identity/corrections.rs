@@ -3,8 +3,10 @@
 
 use hashbrown::HashSet;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use super::IdentityPlan;
+use super::extract::Item;
 
 /// An identifier as people write it: the type's number and the normalised value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,12 +81,20 @@ impl Corrections {
         }
     }
 
-    pub fn cut(&self, a: u128, b: u128) -> bool {
-        self.cuts.contains(&(a, b))
-    }
-
-    pub fn banned(&self, hash: u128) -> bool {
-        self.bans.contains(&hash)
+    /// Leaves of an event's identifiers, best first, what may link: no banned one, and from the best down none that is
+    /// cut from a better one that stays. `dropped` hears of the others; true: it is banned.
+    pub fn keep<'a, 'b>(&self, kept: &mut SmallVec<[&'a Item<'b>; 4]>, mut dropped: impl FnMut(&'a Item<'b>, bool)) {
+        let mut index = 0;
+        while index < kept.len() {
+            let item = kept[index];
+            let banned = self.bans.contains(&item.hash);
+            if banned || kept[..index].iter().any(|better| self.cuts.contains(&(better.hash, item.hash))) {
+                kept.remove(index);
+                dropped(item, banned);
+            } else {
+                index += 1;
+            }
+        }
     }
 
     pub fn struck(&self, source: &str, message_id: &str) -> bool {

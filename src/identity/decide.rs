@@ -74,7 +74,8 @@ impl Decision {
         self.text.is_empty()
     }
 
-    /// The `identity_decision` column: `set_aside:TYPE`, `reassigned:TYPE`, `struck`, comma-separated.
+    /// The `identity_decision` column: `set_aside:TYPE`, `reassigned:TYPE` (by the rules), `cut:TYPE`, `banned:TYPE`,
+    /// `struck` (by corrections, which decide anew in a rebuild), comma-separated.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -142,25 +143,13 @@ impl Identities {
             decision.add("struck", "");
             return;
         }
-        kept.retain(|item| {
-            let banned = self.corrections.banned(item.hash);
-            if banned {
-                decision.add("set_aside", &self.plan.types[item.kind as usize].name);
-            }
-            !banned
-        });
-        let mut index = 1;
-        while index < kept.len() {
-            let item = kept[index];
-            if kept[..index].iter().any(|better| self.corrections.cut(better.hash, item.hash)) {
-                kept.remove(index);
-                decision.add("set_aside", &self.plan.types[item.kind as usize].name);
+        self.corrections.keep(kept, |item, banned| {
+            decision.add(if banned { "banned" } else { "cut" }, &self.plan.types[item.kind as usize].name);
+            if !banned {
                 let other = self.identifiers.get(&item.hash).copied();
                 refused.push(Refusal { item, other, cause: Cause::Cut, reassigned: false });
-            } else {
-                index += 1;
             }
-        }
+        });
     }
 
     fn apply_recorded(&self, recorded: &str, kept: &mut Kept<'_, '_>, decision: &mut Decision) {

@@ -1,0 +1,76 @@
+//! One number for a state: equal for equal people, whatever the order in which their events came.
+//!
+//! In it: which identifiers are one person under which id, traits, memberships, first and last times. Left out: internal
+//! numbers, the ids a person had before, which link of several came first, how often a segment was entered; these
+//! follow from the order of events.
+
+use serde::Serialize;
+
+use crate::event::ProfileNumber;
+use crate::identity::load_component;
+use crate::profile::{Profile, ProfileRecord, Slots};
+use crate::state::keys::{self, Tag};
+use crate::state::{Store, StoreError, codec};
+
+/// The digest of all profiles: the sum of their hashes, so that it does not depend on their order.
+///
+/// # Errors
+/// The store's, or what is stored contradicts itself: an identifier that names another person than the one that has it.
+pub async fn digest(store: &dyn Store, slots: &Slots) -> Result<u128, StoreError> {
+    let mut sum: u128 = 0;
+    let mut after: Option<bytes::Bytes> = None;
+    let prefix = keys::prefix(Tag::Component);
+    loop {
+        let page = store.scan(&prefix, after.as_deref(), 1_000).await?;
+        let Some((last, _)) = page.last() else { return Ok(sum) };
+        after = Some(last.clone());
+        for (key, head) in page {
+            let Some(number) = keys::parse_number(&key) else {
+                return Err(StoreError::Damaged("a component's key has another length".to_string()));
+            };
+            sum = sum.wrapping_add(of_profile(store, slots, number, head).await?);
+        }
+    }
+}
+
+async fn of_profile(
+    store: &dyn Store,
+    slots: &Slots,
+    number: ProfileNumber,
+    head: bytes::Bytes,
+) -> Result<u128, StoreError> {
+    let damaged = |what: String| Err(StoreError::Damaged(what));
+    let component = load_component(number, Some(head), store).await?;
+    let mut identifiers: Vec<(u16, &str)> = Vec::new();
+    for known in component.identifiers() {
+        let owner = store.get(&keys::identifier(known.hash)).await?;
+        let owner: Option<ProfileNumber> = owner.map(|value| codec::decode(1, "identifier", &value)).transpose()?;
+        if owner != Some(number) {
+            return damaged(format!("{} of profile {} names {owner:?}", known.value, component.id));
+        }
+        identifiers.push((known.kind, &known.value));
+    }
+    identifiers.sort_unstable();
+    for id in component.former_ids().iter().chain([&component.id]) {
+        let owner = store.get(&keys::alias(*id)).await?;
+        let owner: Option<ProfileNumber> = owner.map(|value| codec::decode(1, "alias", &value)).transpose()?;
+        if owner != Some(number) {
+            return damaged(format!("the id {id} of profile {} leads to {owner:?}", component.id));
+        }
+    }
+    let Some(stored) = store.get(&keys::profile(number)).await? else {
+        return damaged(format!("profile {} has no state", component.id));
+    };
+    let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", &stored)?;
+    let profile = record.load(slots);
+    if profile.id != component.id {
+        return damaged(format!("profile {} calls itself {}", component.id, profile.id));
+    }
+    let Profile { id, first_seen, last_seen, events, as_of, traits, memberships } = &profile;
+    let members: Vec<bool> = memberships.iter().map(|membership| membership.member).collect();
+    Ok(hash(&(id, first_seen, last_seen, events, as_of, traits, members, identifiers)))
+}
+
+fn hash(value: &impl Serialize) -> u128 {
+    xxhash_rust::xxh3::xxh3_128(&codec::encode(0, value))
+}

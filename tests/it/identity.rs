@@ -1,0 +1,241 @@
+//! The way back (SEMANTICS §4, §10): corrections of identity against the profiles that would be there if what they take
+//! away had never been. The oracle is a run of the same engine over other events, never a list of expected values.
+
+use std::collections::BTreeSet;
+
+use tributary::event::ProfileId;
+use tributary::identity::Correction;
+
+use crate::order::{components, folder, found_components};
+use crate::world::{Event, Seen, World, for_seeds, random_events};
+
+/// A run over these events from the start.
+fn fresh(events: &[Event], random: &mut fastrand::Rng) -> (Seen, u128) {
+    let folder = folder();
+    let mut world = World::new(folder.path());
+    world.apply_in_batches(events, random);
+    (world.seen(), world.digest())
+}
+
+/// What a correction takes away.
+#[derive(Debug, Clone)]
+enum Taken {
+    Link(String, String),
+    Identifier(String),
+    Event(String),
+}
+
+/// The events as if all of this had never been: banned identifiers first, then from the best identifier down each that
+/// is cut from a better one that stays.
+fn without(all: &[Taken], events: &[Event]) -> Vec<Event> {
+    let clean = |event: &Event| {
+        let mut clean = event.clone();
+        let (mut kept, mut struck): (Vec<String>, bool) = (Vec::new(), false);
+        for name in event.identifiers() {
+            let out = all.iter().any(|taken| match taken {
+                Taken::Identifier(banned) => *banned == name,
+                Taken::Link(a, b) => (*a == name && kept.contains(b)) || (*b == name && kept.contains(a)),
+                Taken::Event(message_id) => {
+                    struck |= *message_id == event.message_id;
+                    struck
+                }
+            });
+            if out {
+                clean = clean.without(&name);
+            } else {
+                kept.push(name);
+            }
+        }
+        clean
+    };
+    events.iter().map(clean).collect()
+}
+
+impl Taken {
+    /// Something that the events have. A link that really joins two of them, where there is one.
+    fn random(random: &mut fastrand::Rng, events: &[Event]) -> Taken {
+        let linking: Vec<&Event> = events.iter().filter(|event| event.identifiers().len() > 1).collect();
+        let event = linking[random.usize(0..linking.len())];
+        let mut names = event.identifiers();
+        match random.u8(0..3) {
+            0 => {
+                random.shuffle(&mut names);
+                Taken::Link(names[0].clone(), names[1].clone())
+            }
+            1 => Taken::Identifier(names[random.usize(0..names.len())].clone()),
+            _ => Taken::Event(event.message_id.clone()),
+        }
+    }
+
+    fn correction(&self, world: &World) -> (Correction, Option<ProfileId>) {
+        match self {
+            Taken::Link(a, b) => (Correction::Cut(world.named(a), world.named(b)), None),
+            Taken::Identifier(name) => (Correction::Ban(world.named(name)), None),
+            Taken::Event(message_id) => {
+                let strike = Correction::Strike { source: "site".into(), message_id: message_id.as_str().into() };
+                let owner = world.seen().events[message_id].as_ref().map(|id| id.parse().expect("an id"));
+                (strike, owner)
+            }
+        }
+    }
+}
+
+fn same(world: &World, expected: &(Seen, u128), what: &str) {
+    let seen = world.seen();
+    assert_eq!(seen.identifiers, expected.0.identifiers, "identifiers: {what}");
+    assert_eq!(seen.events, expected.0.events, "whose events are: {what}");
+    assert_eq!(seen.profiles, expected.0.profiles, "profiles: {what}");
+    assert_eq!(seen.members, expected.0.members, "members: {what}");
+    assert_eq!(world.digest(), expected.1, "digest: {what}");
+}
+
+/// One correction after another, on random people with random histories, with events before, between and after, and
+/// a restart here and there.
+#[test]
+fn a_correction_gives_the_profiles_that_would_be_there_without_what_it_takes_away() {
+    for_seeds("SPLIT_SEED", 40, |seed| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let folder = folder();
+        let mut world = World::new(folder.path());
+        let count = random.usize(20..120);
+        let mut events = random_events(&mut random, count, 0);
+        world.apply_in_batches(&events, &mut random);
+        let mut all: Vec<Taken> = Vec::new();
+        for round in 0..4 {
+            let taken = Taken::random(&mut random, &events);
+            let (correction, owner) = taken.correction(&world);
+            if random.bool() {
+                world.restart();
+            }
+            world.correct(correction, owner);
+            all.push(taken);
+            // Sums by hour are of events, which stay.
+            let what = format!("seed {seed}, round {round}, {all:?}");
+            same(&world, &fresh(&without(&all, &events), &mut random), &what);
+
+            // Later events meet the correction as well; a struck event cannot come again.
+            let count = random.usize(1..40);
+            let more = random_events(&mut random, count, events.len());
+            world.apply_in_batches(&more, &mut random);
+            events.extend(more);
+            same(&world, &fresh(&without(&all, &events), &mut random), &format!("{what}, and after it"));
+        }
+    });
+}
+
+/// The stream goes on while a rebuild reads: its events count once, on whichever side they belong, and when the person
+/// is merged meanwhile the rebuild begins anew with all of them. A crash in the middle begins it again.
+#[test]
+fn events_that_come_during_a_rebuild_are_in_it() {
+    for_seeds("MEANWHILE_SEED", 40, |seed| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let folder = folder();
+        let mut world = World::new(folder.path());
+        let count = random.usize(20..100);
+        let mut events = random_events(&mut random, count, 0);
+        world.apply_in_batches(&events, &mut random);
+        let taken = Taken::random(&mut random, &events);
+        let (correction, owner) = taken.correction(&world);
+        if world.begin(correction, owner) {
+            loop {
+                let count = random.usize(0..40);
+                let more = random_events(&mut random, count, events.len());
+                let reads_before = random.bool();
+                let early = reads_before.then(|| world.read_history());
+                world.apply_in_batches(&more, &mut random);
+                events.extend(more);
+                if random.u8(0..4) == 0 {
+                    world.restart();
+                    continue; // what was read is gone with the process
+                }
+                let (generation, shadow) = early.unwrap_or_else(|| world.read_history());
+                if world.core.rebuild.as_ref().map(|job| job.generation) == Some(generation) {
+                    world.finish(shadow);
+                    break;
+                }
+            }
+        }
+        let expected = fresh(&without(std::slice::from_ref(&taken), &events), &mut random);
+        same(&world, &expected, &format!("seed {seed}, {taken:?}"));
+    });
+}
+
+fn event(number: usize, user_id: &str, email: &str, anonymous_id: &str) -> Event {
+    let mut event = random_events(&mut fastrand::Rng::with_seed(number as u64), 1, number).remove(0);
+    let given = |text: &str| (!text.is_empty()).then(|| text.to_string());
+    (event.user_id, event.email, event.anonymous_id) = (given(user_id), given(email), given(anonymous_id));
+    event
+}
+
+/// SEMANTICS §4, supports: a link made by one bad and one good event survives the removal of the bad one, and falls
+/// with the last; a cycle of links survives the cut of one.
+#[test]
+fn a_link_falls_with_its_last_support_and_a_cycle_survives_a_cut() {
+    let one = |names: &[&str]| -> BTreeSet<BTreeSet<String>> {
+        [names.iter().map(ToString::to_string).collect()].into_iter().collect()
+    };
+    let folder = folder();
+    let mut world = World::new(folder.path());
+    world.apply(&[event(0, "u1", "", "a1"), event(1, "u1", "", "a1"), event(2, "u1", "", ""), event(3, "", "", "a1")]);
+    let strike = |world: &World, number: usize| Taken::Event(format!("m{number}")).correction(world);
+    let (correction, owner) = strike(&world, 0);
+    world.correct(correction, owner);
+    assert_eq!(found_components(&world.seen()), one(&["user_id:u1", "anonymous_id:a1"]), "m1 supports the link");
+    let (correction, owner) = strike(&world, 1);
+    world.correct(correction, owner);
+    assert_eq!(found_components(&world.seen()).len(), 2, "nothing supports the link");
+
+    let mut world = World::new(folder.path());
+    let cycle = [event(0, "u1", "e1", ""), event(1, "", "e1", "a1"), event(2, "u1", "", "a1")];
+    world.apply(&cycle);
+    let all = one(&["user_id:u1", "email:e1", "anonymous_id:a1"]);
+    for (a, b) in [("user_id:u1", "email:e1"), ("email:e1", "anonymous_id:a1")] {
+        let before = found_components(&world.seen());
+        let cut = Correction::Cut(world.named(a), world.named(b));
+        world.correct(cut, None);
+        assert_eq!(before, all);
+        let parts = found_components(&world.seen()).len();
+        assert_eq!(parts, if a == "user_id:u1" { 1 } else { 2 }, "after the cut of {a} and {b}");
+    }
+}
+
+/// A banned value never links again, not even when its events are delivered once more.
+#[test]
+fn a_banned_value_stays_nobodys_whatever_comes() {
+    let folder = folder();
+    let mut world = World::new(folder.path());
+    let events: Vec<Event> = (0..20).map(|n| event(n, &format!("u{n}"), "shared@shop.example", "")).collect();
+    world.apply(&events);
+    assert_eq!(found_components(&world.seen()).len(), 1);
+    let ban = Correction::Ban(world.named("email:shared@shop.example"));
+    world.correct(ban, None);
+    assert_eq!(found_components(&world.seen()).len(), 20);
+    let before = world.digest();
+    world.restart();
+    world.apply(&events);
+    assert_eq!(world.digest(), before, "copies change nothing");
+    world.apply(&[event(30, "u1", "shared@shop.example", ""), event(31, "", "shared@shop.example", "a9")]);
+    let seen = world.seen();
+    assert!(!seen.identifiers.contains_key("email:shared@shop.example"));
+    assert_eq!(found_components(&seen).len(), 21, "a9 is a stranger");
+    assert_eq!(seen.events["m30"], Some(seen.identifiers["user_id:u1"].clone()));
+}
+
+/// Where history is not whole a rebuild is refused with the reason, and nothing is changed (SEMANTICS §10).
+#[test]
+fn without_its_history_a_profile_is_left_as_it_is() {
+    let folder = folder();
+    let mut world = World::new(folder.path());
+    world.apply(&[event(0, "u1", "", "a1"), event(1, "u1", "", "a1")]);
+    world.apply(&[event(2, "u1", "", "a2")]);
+    let (seen, digest) = (world.seen(), world.digest());
+    let kept = std::mem::take(&mut world.commits[0].rows);
+    let cut = Correction::Cut(world.named("user_id:u1"), world.named("anonymous_id:a2"));
+    let corrected = world.correct(cut, None).expect("a rebuild");
+    assert!(corrected.refused.is_some_and(|reason| reason.contains("3 events and 1 of them are stored")));
+    world.commits[0].rows = kept;
+    assert_eq!((world.seen(), world.digest()), (seen, digest));
+    world.restart();
+    world.apply(&[event(3, "u1", "", "a2")]);
+    assert_eq!(found_components(&world.seen()), components(&[event(0, "u1", "", "a1"), event(3, "u1", "", "a2")]));
+}
