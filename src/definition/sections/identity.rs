@@ -119,7 +119,8 @@ fn normalize(fields: &Fields, reader: &Reader) -> Normalize {
     };
     let (name, mut rule) = rules.into_iter().nth(index).unwrap_or(("trim", Normalize::Trim));
     for (option, wants) in [("region", "e164"), ("dots", "email"), ("tags", "email")] {
-        if fields.has(option) && name != wants {
+        // A key that was mistyped may be `normalize` itself.
+        if fields.has(option) && name != wants && fields.sound {
             let help = format!("write `normalize: {wants}` as well, or leave `{option}` out");
             let message = format!("`{option}` goes with `normalize: {wants}`");
             reader.findings.error(fields.key_span(option), message, help);

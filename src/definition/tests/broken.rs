@@ -611,10 +611,9 @@ fn what_comes_later_is_refused_by_name() {
                 "p.yaml",
                 r#"identity:
   identifiers:
-    - email: { limit: 5, normalize: email }
+    - email
     - Email
     - email
-  block: ["x"]
 consent: {}
 traits:
   a: { most_frequent: type, window: 7d }
@@ -628,17 +627,7 @@ destinations:
 "#,
             ),
         ],
-        r#"error: `limit` comes with the identity rules
- --> p.yaml:3:16
-  |
-3 |     - email: { limit: 5, normalize: email }
-  |                ^^^^^
-error: `normalize` comes with the identity rules
- --> p.yaml:3:26
-  |
-3 |     - email: { limit: 5, normalize: email }
-  |                          ^^^^^^^^^
-error: identifier type: `Email` cannot be a name
+        r#"error: identifier type: `Email` cannot be a name
  --> p.yaml:4:7
   |
 4 |     - Email
@@ -649,55 +638,50 @@ error: identifier type `email` is listed twice
   |
 5 |     - email
   |       ^^^^^
-error: `block` comes with the identity rules
- --> p.yaml:6:3
-  |
-6 |   block: ["x"]
-  |   ^^^^^
 error: `consent` is not there yet
- --> p.yaml:7:1
+ --> p.yaml:6:1
   |
-7 | consent: {}
+6 | consent: {}
   | ^^^^^^^
 error: `most_frequent` is not there yet
- --> p.yaml:9:8
+ --> p.yaml:8:8
   |
-9 |   a: { most_frequent: type, window: 7d }
+8 |   a: { most_frequent: type, window: 7d }
   |        ^^^^^^^^^^^^^
 error: `window` is not there yet
- --> p.yaml:9:29
+ --> p.yaml:8:29
   |
-9 |   a: { most_frequent: type, window: 7d }
+8 |   a: { most_frequent: type, window: 7d }
   |                             ^^^^^^
 error: `stages` is not there yet
-  --> p.yaml:10:8
-   |
-10 |   b: { stages: [] }
-   |        ^^^^^^
+ --> p.yaml:9:8
+  |
+9 |   b: { stages: [] }
+  |        ^^^^^^
 error: `sample` is not there yet
-  --> p.yaml:12:10
+  --> p.yaml:11:10
    |
-12 |   ten: { sample: 10% }
+11 |   ten: { sample: 10% }
    |          ^^^^^^
 error: `schedule` is not there yet
-  --> p.yaml:14:19
+  --> p.yaml:13:19
    |
-14 |   a: { trigger: { schedule: daily }, re_entry: once, do: [ { id: x, wait: 1d } ] }
+13 |   a: { trigger: { schedule: daily }, re_entry: once, do: [ { id: x, wait: 1d } ] }
    |                   ^^^^^^^^
 error: `re_entry` is not there yet
-  --> p.yaml:14:38
+  --> p.yaml:13:38
    |
-14 |   a: { trigger: { schedule: daily }, re_entry: once, do: [ { id: x, wait: 1d } ] }
+13 |   a: { trigger: { schedule: daily }, re_entry: once, do: [ { id: x, wait: 1d } ] }
    |                                      ^^^^^^^^
 error: `wait` is not there yet
-  --> p.yaml:14:69
+  --> p.yaml:13:69
    |
-14 |   a: { trigger: { schedule: daily }, re_entry: once, do: [ { id: x, wait: 1d } ] }
+13 |   a: { trigger: { schedule: daily }, re_entry: once, do: [ { id: x, wait: 1d } ] }
    |                                                                     ^^^^
 error: `connector` is not there yet
-  --> p.yaml:16:10
+  --> p.yaml:15:10
    |
-16 |   ads: { connector: google_ads }
+15 |   ads: { connector: google_ads }
    |          ^^^^^^^^^"#,
     );
 }
@@ -928,7 +912,7 @@ error: trait `a` is a map, this is a single value
   |
 2 |   a: !env X
   |           ^
-  = help: its keys are `latest`, `first`, `count`, `sum`, `min`, `max`, `event` and `where`
+  = help: its keys are `latest`, `first`, `count`, `sum`, `min`, `max`, `event`, `where` and `on_merge`
 error: merge keys (`<<`) are not supported
  --> p.yaml:3:8
   |
@@ -1176,5 +1160,185 @@ error: no contract knows the event `Cart Emtied`
   = help: did you mean `Cart Emptied`?
 error: not an Avro schema: Unknown primitive type: dobule
  --> schemas/events/bad.avsc"#,
+    );
+}
+
+#[test]
+fn identity_rules_that_cannot_hold() {
+    check(
+        &[
+            SOURCE,
+            (
+                "p.yaml",
+                r#"identity:
+  identifiers:
+    - user_id: { limit: 0, from: traits.id }
+    - email: { normalise: email, dots: drop }
+    - mail: { normalize: emial, tags: drop }
+    - other: { normalize: email, tags: yes }
+    - phone: { normalize: e164, region: UK, limit: 3 per fortnight }
+    - fax: { normalize: e164, region: de }
+    - mobile: { normalize: trim, region: DE, limit: many }
+    - card: { normalize: e164, region: Germany, block: ["/x(/", "/y/g"], from: email }
+  block: "//"
+  on_conflict: reasign
+  max_identifiers: 1
+  previous_id: anonymos_id
+  source_priority: [web, erp, web]
+traits:
+  a: { latest: type, on_merge: erliest }
+  b: { count: "*", on_merge: latest }
+"#,
+            ),
+        ],
+        r#"error: `limit` is how many one person may have, from 1 on, not `0`
+ --> p.yaml:3:25
+  |
+3 |     - user_id: { limit: 0, from: traits.id }
+  |                         ^
+  = help: write 5, or 100 per 30d
+error: `user_id` is a column of every event and comes from there
+ --> p.yaml:3:28
+  |
+3 |     - user_id: { limit: 0, from: traits.id }
+  |                            ^^^^
+  = help: a source's `map` says what goes into the column
+error: identifier type `email` has no key `normalise`
+ --> p.yaml:4:16
+  |
+4 |     - email: { normalise: email, dots: drop }
+  |                ^^^^^^^^^
+  = help: did you mean `normalize`?
+error: `normalize` is one of `trim`, `lower`, `digits`, `email` and `e164`, not `emial`
+ --> p.yaml:5:26
+  |
+5 |     - mail: { normalize: emial, tags: drop }
+  |                          ^^^^^
+  = help: did you mean `email`?
+error: `tags` is one of `keep` and `drop`, not `yes`
+ --> p.yaml:6:40
+  |
+6 |     - other: { normalize: email, tags: yes }
+  |                                        ^^^
+error: `UK` is not a region with phone numbers
+ --> p.yaml:7:41
+  |
+7 |     - phone: { normalize: e164, region: UK, limit: 3 per fortnight }
+  |                                         ^^
+  = help: did you mean `GB`?
+error: `fortnight` is not a duration: expected number at 0
+ --> p.yaml:7:52
+  |
+7 |     - phone: { normalize: e164, region: UK, limit: 3 per fortnight }
+  |                                                    ^^^^^^^^^^^^^^^
+  = help: write 30s, 15m, 2h, 7d or 1h 30m
+error: `de` is not a region with phone numbers
+ --> p.yaml:8:39
+  |
+8 |     - fax: { normalize: e164, region: de }
+  |                                       ^^
+  = help: did you mean `DE`?
+error: `region` goes with `normalize: e164`
+ --> p.yaml:9:34
+  |
+9 |     - mobile: { normalize: trim, region: DE, limit: many }
+  |                                  ^^^^^^
+  = help: write `normalize: e164` as well, or leave `region` out
+error: `limit` is how many one person may have, from 1 on, not `many`
+ --> p.yaml:9:53
+  |
+9 |     - mobile: { normalize: trim, region: DE, limit: many }
+  |                                                     ^^^^
+  = help: write 5, or 100 per 30d
+error: `Germany` is not a region with phone numbers
+  --> p.yaml:10:40
+   |
+10 |     - card: { normalize: e164, region: Germany, block: ["/x(/", "/y/g"], from: email }
+   |                                        ^^^^^^^
+   = help: regions are two letters, as DE, US or GB (ISO 3166)
+error: `/x(/` cannot be used: unclosed group
+  --> p.yaml:10:57
+   |
+10 |     - card: { normalize: e164, region: Germany, block: ["/x(/", "/y/g"], from: email }
+   |                                                         ^^^^^^
+error: `/y/g` cannot be used: `i` is the only flag a regular expression can have here, not `g`
+  --> p.yaml:10:65
+   |
+10 |     - card: { normalize: e164, region: Germany, block: ["/x(/", "/y/g"], from: email }
+   |                                                                 ^^^^^^
+error: `from` is a path into an event's JSON, not `email`
+  --> p.yaml:10:80
+   |
+10 |     - card: { normalize: e164, region: Germany, block: ["/x(/", "/y/g"], from: email }
+   |                                                                                ^^^^^
+   = help: it begins with `traits.`, `properties.` or `context.`
+error: `block` is a list, this is a single value
+  --> p.yaml:11:10
+   |
+11 |   block: "//"
+   |          ^^^^
+error: `on_conflict` is one of `keep` and `reassign`, not `reasign`
+  --> p.yaml:12:16
+   |
+12 |   on_conflict: reasign
+   |                ^^^^^^^
+   = help: did you mean `reassign`?
+error: `max_identifiers` is a whole number from 2 on, not `1`
+  --> p.yaml:13:20
+   |
+13 |   max_identifiers: 1
+   |                    ^
+error: there is no identifier type `anonymos_id`
+  --> p.yaml:14:16
+   |
+14 |   previous_id: anonymos_id
+   |                ^^^^^^^^^^^
+   = help: there are `user_id`, `email`, `mail`, `other`, `phone`, `fax`, `mobile` and `card`
+error: there is no source `erp`
+  --> p.yaml:15:26
+   |
+15 |   source_priority: [web, erp, web]
+   |                          ^^^
+   = help: there is `web`
+error: source `web` is listed twice
+  --> p.yaml:15:31
+   |
+15 |   source_priority: [web, erp, web]
+   |                               ^^^
+error: `on_merge` is one of `latest`, `earliest`, `survivor` and `source_priority`, not `erliest`
+  --> p.yaml:17:32
+   |
+17 |   a: { latest: type, on_merge: erliest }
+   |                                ^^^^^^^
+   = help: did you mean `earliest`?
+error: `on_merge` goes with `latest` and `first`
+  --> p.yaml:18:20
+   |
+18 |   b: { count: "*", on_merge: latest }
+   |                    ^^^^^^^^
+   = help: what counts, adds up or compares takes in both sides of a merge anyway"#,
+    );
+}
+
+#[test]
+fn identity_of_nobody() {
+    check(
+        &[SOURCE, ("p.yaml", "identity:\n  identifiers: []\n  block: [\"/[/\"]\n  limit: 5\n")],
+        r#"error: `identifiers` is an empty list: nobody would have a profile
+ --> p.yaml:2:16
+  |
+2 |   identifiers: []
+  |                ^^
+error: `/[/` cannot be used: unclosed character class
+ --> p.yaml:3:11
+  |
+3 |   block: ["/[/"]
+  |           ^^^^^
+error: `identity` has no key `limit`
+ --> p.yaml:4:3
+  |
+4 |   limit: 5
+  |   ^^^^^
+  = help: there are `identifiers`, `block`, `on_conflict`, `max_identifiers`, `previous_id`, `source_priority` and `key`"#,
     );
 }

@@ -6,8 +6,9 @@ mod cases;
 use std::path::Path;
 
 use super::*;
-use crate::event::ValueType;
-use crate::profile::TraitKind;
+use crate::event::{ValueType, column};
+use crate::identity::{IdentifierFrom, Limit, MAX_IDENTIFIERS, Normalize, OnConflict, Pattern, Region};
+use crate::profile::{OnMerge, TraitKind};
 use crate::source::SourcePlan;
 
 fn environment(name: &str) -> Option<String> {
@@ -119,6 +120,158 @@ tests:
     let roles: Vec<_> = pipeline.aggregates[0].columns.iter().map(|column| column.role).collect();
     use crate::aggregate::AggregateRole::{Count, Key, Max};
     assert_eq!(roles, [Key, Count, Max]);
+}
+
+#[test]
+fn identity_rules_become_a_plan() {
+    let file = r#"
+identity:
+  identifiers:
+    - customer_no: { limit: 1, block: [/^C0/, test] }
+    - email:       { normalize: email, dots: drop, tags: keep, limit: 5 }
+    - phone:       { normalize: e164, region: DE, from: context.device.phone }
+    - fax:         { normalize: e164 }
+    - user_id:     { normalize: lower }
+    - card:        { normalize: digits }
+    - anonymous_id: { limit: 100 per 30d }
+  block: ["x@y.de", "/^demo-/i"]
+  on_conflict: reassign
+  max_identifiers: 50
+  previous_id: user_id
+"#;
+    let (pipeline, warnings) = load_files(&[SOURCE, ("p.yaml", file)], Mode::Run).unwrap();
+    assert_eq!(warnings, "");
+    let plan = &pipeline.identity;
+    let month = 30 * 24 * 60 * 60 * 1_000_000;
+    let map = |field: &str| IdentifierFrom::Map { or_field: Some(field.to_string()) };
+    let limit = |count, within| Some(Limit { count, within });
+    let rows = [
+        ("customer_no", map("traits.customer_no:string"), Normalize::Trim, limit(1, None)),
+        (
+            "email",
+            map("traits.email:string"),
+            Normalize::Email { without_dots: true, without_tags: false },
+            limit(5, None),
+        ),
+        ("phone", map("context.device.phone:string"), Normalize::E164 { region: Region::new("DE") }, None),
+        ("fax", map("traits.fax:string"), Normalize::E164 { region: None }, None),
+        ("user_id", IdentifierFrom::Column(column::USER_ID), Normalize::Lower, None),
+        ("card", map("traits.card:string"), Normalize::Digits, None),
+        ("anonymous_id", IdentifierFrom::Column(column::ANONYMOUS_ID), Normalize::Trim, limit(100, Some(month))),
+    ];
+    assert_eq!(plan.types.len(), rows.len());
+    let fields: Vec<String> = pipeline.transform.fields.iter().map(|field| field.column_name()).collect();
+    for (known, (name, from, normalize, limit)) in plan.types.iter().zip(rows) {
+        assert_eq!((&*known.name, &known.from, &known.normalize, known.limit), (name, &from, &normalize, limit));
+        if let IdentifierFrom::Map { or_field: Some(field) } = from {
+            assert!(fields.contains(&field), "{field} in {fields:?}");
+        }
+    }
+    assert_eq!(fields.len(), 5, "and nothing else: {fields:?}");
+    assert_eq!(plan.types[0].block, ["/^C0/", "test"].map(|text| Pattern::new(text).unwrap()));
+    assert_eq!(plan.block, ["x@y.de", "/^demo-/i"].map(|text| Pattern::new(text).unwrap()));
+    assert_eq!((plan.on_conflict, plan.max_identifiers, plan.previous_id), (OnConflict::Reassign, 50, Some(4)));
+}
+
+#[test]
+fn what_identity_leaves_out_is_usual() {
+    let rows = [
+        ("", 2, Some(1)),
+        ("identity: { identifiers: [email, anonymous_id: {}] }", 2, Some(1)),
+        ("identity: { identifiers: [email, user_id:] }", 2, None),
+    ];
+    for (file, types, previous_id) in rows {
+        let (pipeline, _) = load_files(&[SOURCE, ("p.yaml", file)], Mode::Check).unwrap();
+        let plan = pipeline.identity;
+        assert_eq!((plan.types.len(), plan.previous_id), (types, previous_id), "{file}");
+        assert!(plan.types.iter().all(|kind| kind.normalize == Normalize::Trim && kind.limit.is_none()));
+        assert_eq!((plan.on_conflict, plan.max_identifiers), (OnConflict::Keep, MAX_IDENTIFIERS));
+    }
+}
+
+#[test]
+fn on_merge_is_part_of_a_traits_meaning() {
+    let load = |rest: &str, identity: &str| {
+        let sources = "sources:\n  web: { file: { path: x }, format: { json: segment } }\n  erp: { file: { path: y }, format: { json: segment } }\n";
+        let file = format!("{sources}{identity}traits:\n  t: {{ {rest} }}\n");
+        let (pipeline, _) = load_files(&[("p.yaml", &file)], Mode::Check).unwrap();
+        pipeline.traits[0].clone()
+    };
+    let plain = load("latest: type", "");
+    assert_eq!((plain.on_merge, plain.source_order.len()), (OnMerge::Latest, 0));
+    assert_eq!(load("first: type", "").on_merge, OnMerge::Earliest);
+    assert_eq!(load("latest: type, on_merge: latest", "").version, plain.version, "said or not");
+    assert_eq!(load("first: type, on_merge: earliest", "").version, load("first: type", "").version);
+
+    let by_source = load("latest: type, on_merge: source_priority", "");
+    assert_eq!(by_source.source_order, ["web", "erp"], "as they are defined");
+    let identity = "identity: { identifiers: [user_id], source_priority: [erp] }\n";
+    let by_rule = load("latest: type, on_merge: source_priority", identity);
+    assert_eq!(by_rule.source_order, ["erp"]);
+    assert_eq!(load("latest: type", identity).version, plain.version, "where it does not matter");
+    let survivor = load("latest: type, on_merge: survivor", "");
+    let earliest = load("latest: type, on_merge: earliest", "");
+    let versions = [plain, by_source, by_rule, survivor, earliest].map(|plan| plan.version);
+    let mut distinct = versions.to_vec();
+    distinct.sort_unstable();
+    distinct.dedup();
+    assert_eq!(distinct.len(), versions.len());
+}
+
+#[test]
+fn other_identity_rules_can_be_tried_on_a_pipeline() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    write("shop/a.yaml", SOURCE.1);
+    // What is wrong with the rules that are replaced does not matter.
+    write("shop/b.yaml", "identity: { identifiers: [email: { limit: x }] }\ntraits:\n  n: { count: \"*\" }\n");
+    let shop = folder.path().join("shop");
+    let load = |rules: &Path| {
+        let said = |found: Vec<Diagnostic>| {
+            let all: String = found.iter().map(|finding| format!("{finding}\n")).collect();
+            all.replace(&format!("{}/", folder.path().display()), "")
+        };
+        load_with(&shop, Some(rules), Mode::Check, &environment).map_err(said)
+    };
+    assert!(load_with(&shop, None, Mode::Check, &environment).is_err());
+
+    let rules = write("new.yaml", "identity:\n  identifiers: [user_id, phone: { normalize: e164, region: DE }]\n");
+    let (pipeline, warnings) = load(&rules).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let names: Vec<&str> = pipeline.identity.types.iter().map(|kind| kind.name.as_str()).collect();
+    assert_eq!((pipeline.name.as_str(), names), ("shop", vec!["user_id", "phone"]));
+    let fields: Vec<String> = pipeline.transform.fields.iter().map(|field| field.column_name()).collect();
+    assert_eq!(fields, ["traits.phone:string"], "what the new rules read, and not what the old ones did");
+    assert_eq!(pipeline.traits.len(), 1);
+
+    // Of a whole pipeline, in a file or a folder, the one section counts.
+    let whole = "sources: { broken: {} }\nnonsense: 1\nidentity: { identifiers: [user_id] }\n";
+    let whole = write("other/whole.yaml", whole);
+    for rules in [whole.as_path(), whole.parent().unwrap()] {
+        let (pipeline, _) = load(rules).unwrap();
+        assert_eq!((pipeline.identity.types.len(), pipeline.sources.len()), (1, 1));
+    }
+
+    let wrong = write("wrong.yaml", "\nidentity: { identifiers: [phone: { normalize: e165 }] }\n");
+    let rows = [
+        (
+            wrong,
+            "error: `normalize` is one of `trim`, `lower`, `digits`, `email` and `e164`, not `e165`\n --> wrong.yaml:2:47\n",
+        ),
+        (write("none.yaml", "traits: {}\n"), "error: there is no `identity` section here\n --> none.yaml\n"),
+        (write("empty.yaml", ""), "error: there is no `identity` section here\n --> empty.yaml\n"),
+        (write("list.yaml", "- a\n"), "error: a pipeline file is a map, this is a list\n --> list.yaml:1:1\n"),
+        (folder.path().join("missing.yaml"), "error: this file cannot be read"),
+    ];
+    for (rules, expect) in rows {
+        let said = load(&rules).unwrap_err();
+        assert!(said.starts_with(expect) && said.matches("error:").count() == 1, "{said}");
+    }
 }
 
 #[test]
