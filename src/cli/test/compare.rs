@@ -214,9 +214,9 @@ mod tests {
             [(&[&[0, 1], &[0]], 2), (&[&[0], &[0]], 1), (&[&[0, 1], &[0], &[1, 2]], 3), (&[&[], &[2]], 1)];
         for (graph, expect) in rows {
             let fits = |row: usize, other: usize| graph[row].contains(&other);
-            let mut taken_by = vec![None; 3];
+            let mut taken_by = [None; 3];
             for row in 0..graph.len() {
-                pair(row, &fits, &mut taken_by, &mut vec![false; 3]);
+                pair(row, &fits, &mut taken_by, &mut [false; 3]);
             }
             assert_eq!(taken_by.iter().flatten().count(), expect, "{graph:?}");
         }
