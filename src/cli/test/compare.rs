@@ -93,14 +93,16 @@ fn compare_rows(seen: &Seen, expected: &[ExpectedRow], found: &[Row]) -> Vec<Str
     for row in 0..expected.len() {
         pair(row, &fits, &mut taken_by, &mut vec![false; found.len()]);
     }
-    let paired: BTreeSet<usize> = taken_by.iter().flatten().copied().collect();
     let mut lines = Vec::new();
-    for (_, row) in expected.iter().enumerate().filter(|(index, _)| !paired.contains(index)) {
-        let cells = row.cells.iter().map(|(key, cell)| format!("{key}: {}", shown(cell)));
-        lines.push(missing(format!("{{ {} }}", cells.collect::<Vec<_>>().join(", "))));
+    for (index, row) in expected.iter().enumerate() {
+        if taken_by.contains(&Some(index)) {
+            continue;
+        }
+        let cells: Vec<String> = row.cells.iter().map(|(key, cell)| format!("{key}: {}", shown(cell))).collect();
+        lines.push(missing(format!("{{ {} }}", cells.join(", "))));
     }
     let bodies = expected.iter().any(|row| row.cells.iter().any(|(_, cell)| matches!(cell, Cell::Json(_))));
-    for row in found.iter().zip(&taken_by).filter(|(_, taken)| taken.is_none()).map(|(row, _)| row) {
+    for (row, _) in found.iter().zip(&taken_by).filter(|(_, taken)| taken.is_none()) {
         let cells = row.cells.iter().filter_map(|(key, found)| match found {
             Found::Text(text) => Some(format!("{key}: {text}")),
             Found::Person(id) => Some(format!("{key}: {}", seen.name(id))),
@@ -113,12 +115,7 @@ fn compare_rows(seen: &Seen, expected: &[ExpectedRow], found: &[Row]) -> Vec<Str
 }
 
 /// Finds a place for an expected row, moving others where that helps.
-fn pair(
-    row: usize,
-    fits: &dyn Fn(usize, usize) -> bool,
-    taken_by: &mut Vec<Option<usize>>,
-    tried: &mut Vec<bool>,
-) -> bool {
+fn pair(row: usize, fits: &dyn Fn(usize, usize) -> bool, taken_by: &mut [Option<usize>], tried: &mut [bool]) -> bool {
     for other in 0..taken_by.len() {
         if tried[other] || !fits(row, other) {
             continue;
@@ -217,9 +214,9 @@ mod tests {
             [(&[&[0, 1], &[0]], 2), (&[&[0], &[0]], 1), (&[&[0, 1], &[0], &[1, 2]], 3), (&[&[], &[2]], 1)];
         for (graph, expect) in rows {
             let fits = |row: usize, other: usize| graph[row].contains(&other);
-            let mut taken_by = vec![None; 3];
+            let mut taken_by = [None; 3];
             for row in 0..graph.len() {
-                pair(row, &fits, &mut taken_by, &mut vec![false; 3]);
+                pair(row, &fits, &mut taken_by, &mut [false; 3]);
             }
             assert_eq!(taken_by.iter().flatten().count(), expect, "{graph:?}");
         }

@@ -158,22 +158,21 @@ fn expect(reader: &Reader, node: &Node, span: Span) -> Vec<(Span, ExpectSpec)> {
         match key.text.as_str() {
             "profiles" => {
                 let groups = reader.list(value, "`profiles`").iter();
-                let groups = groups.filter_map(|group| reader.literals(group, "a profile")).collect();
+                let groups = groups.map(|group| people(reader, group)).collect();
                 all.push((key.span, ExpectSpec::Profiles(groups)));
             }
             "segments" => all.extend(reader.entries(value, "segments").iter().map(|Entry { key, value }| {
-                (
-                    key.span,
-                    ExpectSpec::Segment { name: named(key), members: texts(reader, value, "a segment's members") },
-                )
+                (key.span, ExpectSpec::Segment { name: named(key), members: people(reader, value) })
             })),
             "traits" => all.extend(reader.entries(value, "traits").iter().map(|Entry { key, value }| {
                 let values = reader.entries(value, &key.text).iter();
                 let values = values.map(|entry| (named(&entry.key), reader.json(&entry.value), entry.value.span));
                 (key.span, ExpectSpec::Traits { who: named(key), values: values.collect() })
             })),
-            "conflicts" => all.push((key.span, ExpectSpec::Conflicts(rows(reader, value, "a conflict", CONFLICT)))),
-            "sent" => all.push((key.span, ExpectSpec::Sent(rows(reader, value, "a message sent", SENT)))),
+            "conflicts" => {
+                all.push((key.span, ExpectSpec::Conflicts(rows(reader, value, "conflicts", "a conflict", CONFLICT))))
+            }
+            "sent" => all.push((key.span, ExpectSpec::Sent(rows(reader, value, "sent", "a message sent", SENT)))),
             "no_profile" => all.push((key.span, ExpectSpec::NoProfile(texts(reader, value, "`no_profile`")))),
             "rejected" => all.push((key.span, ExpectSpec::Rejected(texts(reader, value, "`rejected`")))),
             // Reported with the keys of the map.
@@ -187,6 +186,27 @@ fn named(key: &crate::definition::yaml::Key) -> Literal {
     Literal { text: key.text.clone(), span: key.span, known: true }
 }
 
+/// One person or a list of them, which may be empty.
+fn people(reader: &Reader, node: &Node) -> Vec<Literal> {
+    let person = |node: &Node| {
+        // `user_id: u1`, which to YAML is a map.
+        if let Value::Map(entries) = &node.value
+            && let [Entry { key, value }] = &entries[..]
+            && let Some(scalar) = value.as_scalar()
+        {
+            let value = if scalar.is_null() { "VALUE" } else { &scalar.text };
+            let help = format!("write {}:{value}", key.text);
+            reader.findings.error(node.span, "a person is written `type:value`, without a blank", help);
+            return None;
+        }
+        reader.literal(node, "a person")
+    };
+    match &node.value {
+        Value::List(items) => items.iter().filter_map(person).collect(),
+        _ => person(node).into_iter().collect(),
+    }
+}
+
 /// One text or a list of texts, which may be empty.
 fn texts(reader: &Reader, node: &Node, what: &str) -> Vec<Literal> {
     match &node.value {
@@ -195,7 +215,7 @@ fn texts(reader: &Reader, node: &Node, what: &str) -> Vec<Literal> {
     }
 }
 
-fn rows(reader: &Reader, node: &Node, what: &str, keys: Keys) -> Vec<RowSpec> {
+fn rows(reader: &Reader, node: &Node, section: &str, what: &str, keys: Keys) -> Vec<RowSpec> {
     let row = |node: &Node| {
         let fields = reader.fields(node, what, node.span, keys)?;
         let cells = keys.known.iter().filter_map(|key| {
@@ -208,5 +228,5 @@ fn rows(reader: &Reader, node: &Node, what: &str, keys: Keys) -> Vec<RowSpec> {
         });
         Some(RowSpec { cells: cells.collect() })
     };
-    reader.list(node, &format!("a list of rows, each {what},")).iter().filter_map(row).collect()
+    reader.list(node, &format!("`{section}`")).iter().filter_map(row).collect()
 }

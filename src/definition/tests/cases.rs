@@ -95,7 +95,7 @@ fn tests_that_cannot_be_run() {
                 ("there is no segment `buyer`", "2:47", "did you mean `buyers`?"),
                 ("`u1` names nobody", "2:55", "write type:value, as in user_id:u1"),
                 ("`identity.identifiers` does not list `usr_id`", "2:69", "did you mean `user_id`?"),
-                ("`email:` names nobody", "2:80", "write type:value, as in user_id:u1"),
+                ("a person is written `type:value`, without a blank", "2:80", "write email:VALUE"),
             ],
         ),
         (
@@ -183,7 +183,7 @@ fn what_is_left_out_is_filled_in() {
   - name: a
     steps:
       - events:
-          - { event: Bought, user_id: 007, properties: { n: 7, x: 1.50, t: "7", none: null, yes: true } }
+          - { event: Bought, user_id: 007, properties: { n: 7, x: 1.50, t: "7", none: null, ok: true } }
           - { traits: { email: a@b.c }, messageId: mine, timestamp: 2026-03-01T10:00Z }
       - at: +1h59m
         events: [ { event: Bought, source: web, originalTimestamp: 2026-01-01T00:00:01Z } ]
@@ -205,7 +205,7 @@ fn what_is_left_out_is_filled_in() {
     let expect = [
         json!({
             "message_id": "t1", "timestamp": "2026-01-01T00:00:00Z", "event": "Bought", "user_id": "007",
-            "properties": { "n": 7, "x": 1.5, "t": "7", "none": null, "yes": true }
+            "properties": { "n": 7, "x": 1.5, "t": "7", "none": null, "ok": true }
         }),
         json!({ "messageId": "mine", "timestamp": "2026-03-01T10:00:00Z", "traits": { "email": "a@b.c" } }),
         json!({ "message_id": "t3", "originalTimestamp": "2026-01-01T00:00:01Z", "event": "Bought" }),
