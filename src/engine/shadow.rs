@@ -127,7 +127,9 @@ impl Shadow {
     pub fn finish(mut self) -> Rebuilt {
         let mut found: Vec<(ProfileNumber, Group)> = Vec::new();
         for (number, profile) in std::mem::take(&mut self.profiles) {
-            let Some(component) = self.identities.components.remove(&number) else { continue };
+            let Some(mut component) = self.identities.components.remove(&number) else { continue };
+            // Ids that it had on the way here were never shown to anyone.
+            component.take_former_ids();
             found.push((number, Group { component, profile }));
         }
         found.sort_by_key(|(_, Group { component, .. })| {

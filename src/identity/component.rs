@@ -154,6 +154,13 @@ impl Component {
         Some(id)
     }
 
+    /// For one that was made beside the store: the next write writes all of it.
+    pub fn forget_stored(&mut self) {
+        (self.identifiers.clean, self.identifiers.stored) = (0, 0);
+        (self.links.clean, self.links.stored) = (0, 0);
+        (self.former_ids.clean, self.former_ids.stored) = (0, 0);
+    }
+
     /// Stages what changed since the component was last written.
     pub fn write(&mut self, number: ProfileNumber, out: &mut WriteBatch) {
         let head = Head {

@@ -187,15 +187,14 @@ impl World {
         Named { kind: self.pipeline.identity.kind(kind).expect("a type"), value: value.into() }
     }
 
-    /// Begins a correction; true when a rebuild is under way.
-    pub fn begin(&mut self, correction: Correction, struck_profile: Option<ProfileId>) -> bool {
+    /// Begins a correction.
+    pub fn begin(&mut self, correction: Correction, struck_profile: Option<ProfileId>) -> Begun {
         let request = CorrectionRequest { correction, struck_profile, activate: false };
         let command = Command::Correct { request, answer: oneshot::channel().0 };
         let staged = self.runtime.block_on(self.core.apply(None, &[command], 0)).expect("applied");
         let begun = staged.begun[0].clone();
         self.commit(staged);
-        assert!(!matches!(begun, Begun::Refused(_)), "{begun:?}");
-        begun == Begun::Rebuilding
+        begun
     }
 
     /// Reads the history that the rebuild asks for: generation and what came of it.
@@ -222,11 +221,15 @@ impl World {
     }
 
     /// A correction from beginning to end, with nothing in between.
-    pub fn correct(&mut self, correction: Correction, struck_profile: Option<ProfileId>) -> Option<Corrected> {
-        self.begin(correction, struck_profile).then(|| {
-            let (_, shadow) = self.read_history();
-            self.finish(shadow)
-        })
+    pub fn correct(&mut self, correction: Correction, struck_profile: Option<ProfileId>) -> Corrected {
+        match self.begin(correction, struck_profile) {
+            Begun::Refused(reason) => Corrected { refused: Some(reason), ..Corrected::default() },
+            Begun::Done => Corrected::default(),
+            Begun::Rebuilding => {
+                let (_, shadow) = self.read_history();
+                self.finish(shadow)
+            }
+        }
     }
 
     pub fn digest(&self) -> u128 {

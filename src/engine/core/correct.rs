@@ -235,34 +235,50 @@ impl Core {
             profile.id = component.id;
         }
 
-        // Every id ever shown goes to whoever has the identifier it was made of.
+        // Every id ever shown goes to whoever has the identifier it was made of. One whose identifier is nobody's now
+        // stands for itself, since the identifier may come again; a banned one cannot, so its id goes to the largest.
         let mut owner: HashMap<ProfileId, usize> = HashMap::new();
+        let mut left: HashMap<u128, &crate::identity::Identifier> =
+            old.identifiers().iter().map(|known| (known.hash, known)).collect();
         for (index, group) in groups.iter().enumerate() {
-            for identifier in group.component.identifiers() {
-                owner.insert(plan.profile_id(identifier.kind, &identifier.value), index);
+            for known in group.component.identifiers() {
+                left.remove(&known.hash);
+                owner.insert(plan.profile_id(known.kind, &known.value), index);
             }
         }
+        let banned = |known: &crate::identity::Identifier| match &job.correction {
+            Correction::Ban(named) => named.kind == known.kind && named.value == known.value,
+            _ => false,
+        };
+        let vanished: HashSet<ProfileId> = left
+            .values()
+            .filter(|known| !banned(known) || groups.is_empty())
+            .map(|known| plan.profile_id(known.kind, &known.value))
+            .collect();
         let message_id: Box<str> = match &job.correction {
             Correction::Strike { message_id, .. } => message_id.clone(),
             _ => "".into(),
         };
+        let merged_at = self.record.now;
         let mut merges = Vec::new();
         let mut now_is: HashMap<ProfileId, ProfileId> = HashMap::new();
         for shown in old.former_ids().iter().chain([&old.id]) {
-            let Some(index) = owner.get(shown).copied().or(if groups.is_empty() { None } else { Some(0) }) else {
+            let new = if vanished.contains(shown) || groups.is_empty() {
                 staged.writes.delete(keys::alias(*shown));
-                continue;
+                *shown
+            } else {
+                let index = owner.get(shown).copied().unwrap_or(0);
+                let new = groups[index].component.id;
+                staged.writes.put(keys::alias(*shown), codec::encode(1, &numbers[index]));
+                if new != *shown {
+                    groups[index].component.add_former_id(*shown);
+                }
+                new
             };
-            let new = groups[index].component.id;
             now_is.insert(*shown, new);
-            staged.writes.put(keys::alias(*shown), codec::encode(1, &numbers[index]));
-            if new != *shown {
-                groups[index].component.add_former_id(*shown);
-            }
             // The tables lead every former id to the old id, and the old id to itself.
             if new != old.id {
-                let (message_id, merged_at) = (message_id.clone(), self.record.now);
-                merges.push(Merge { old: *shown, new, cause, message_id, merged_at });
+                merges.push(Merge { old: *shown, new, cause, message_id: message_id.clone(), merged_at });
             }
         }
 
@@ -286,7 +302,20 @@ impl Core {
         let traits = self.traits.columns(&profiles)?;
         let mut transitions = self.segments.judge(&traits, &mut profiles, &shown, &moved)?;
         let ids: Vec<ProfileId> = profiles.iter().map(|profile| profile.id).collect();
-        let as_of: Vec<TimeUs> = profiles.iter().map(|profile| profile.as_of).collect();
+        let mut as_of: Vec<TimeUs> = profiles.iter().map(|profile| profile.as_of).collect();
+        if profiles.is_empty() {
+            // Nobody is left to be judged.
+            as_of.push(live.as_of);
+            let held = live.memberships.iter().enumerate().filter(|(_, membership)| membership.member);
+            transitions.extend(held.map(|(segment, membership)| Transition {
+                profile: 0,
+                segment: segment as u16,
+                id: old.id,
+                entered: false,
+                cause: Cause::Split,
+                entry: membership.entries,
+            }));
+        }
         let touched = Touched::these(&numbers, &ids);
         if job.activate {
             let none = EventBatch { batch: RecordBatch::new_empty(self.restore.schema()) };
@@ -296,10 +325,8 @@ impl Core {
 
         // Identifiers, all of them: those of the tables were written under ids that may mean another person now.
         let mut identifier_rows = Vec::new();
-        let mut left: HashSet<u128> = old.identifiers().iter().map(|known| known.hash).collect();
         for (component, number) in components.iter().zip(&numbers) {
             for known in component.identifiers() {
-                left.remove(&known.hash);
                 identifier_rows.push(row_of(known, *number));
                 if *number != job.number {
                     self.identities.identifiers.insert_dirty(known.hash, *number, commit);
@@ -307,7 +334,7 @@ impl Core {
                 }
             }
         }
-        for known in old.identifiers().iter().filter(|known| left.contains(&known.hash)) {
+        for known in left.values() {
             identifier_rows.push(row_of(known, NO_PROFILE));
             self.identities.identifiers.remove(&known.hash);
             staged.writes.delete(keys::identifier(known.hash));
@@ -352,6 +379,7 @@ impl Core {
         }
         for ((number, mut component), profile) in numbers.iter().zip(components).zip(profiles) {
             staged.writes.put(keys::alias(component.id), codec::encode(1, number));
+            component.forget_stored();
             component.write(*number, &mut staged.writes);
             self.identities.components.insert_dirty(*number, component, commit);
             let record = ProfileRecord::store(&profile, &self.slots);
