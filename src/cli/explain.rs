@@ -12,7 +12,7 @@ use super::{Exit, Failure, Global, NodeConfig, run, say};
 use crate::activation::time_text;
 use crate::definition::{Mode, Pipeline};
 use crate::event::{ProfileId, ProfileNumber};
-use crate::identity::{Component, IdentityPlan, Link, load_component};
+use crate::identity::{Component, Correction, Corrections, IdentityPlan, Item, Link, load_component};
 use crate::query;
 use crate::state::location::Location;
 use crate::state::slate::SlateReader;
@@ -47,7 +47,13 @@ pub async fn explain(global: &Global, config: &NodeConfig, command: ExplainComma
     let number: ProfileNumber = codec::decode(1, "profile number", &number).map_err(Failure::fatal)?;
     let head = reader.get(&keys::component(number)).await.map_err(Failure::environment)?;
     let component = load_component(number, head, &reader).await.map_err(Failure::fatal)?;
-    let tables = Tables::read(&pipeline, config, &component).await;
+    let mut corrections = Corrections::default();
+    let stored = reader.scan(&keys::prefix(keys::Tag::Correction), None, 1_000_000).await;
+    for (_, value) in stored.map_err(Failure::environment)? {
+        let correction = codec::decode(Correction::VERSION, "correction", &value).map_err(Failure::fatal)?;
+        corrections.add(plan, &correction);
+    }
+    let tables = Tables::read(&pipeline, config, &component, &corrections).await;
     if Output::or_default(global.output) == Output::Json {
         print(&as_json(plan, &component, &tables).to_string());
     } else {
@@ -69,7 +75,12 @@ struct Tables {
 }
 
 impl Tables {
-    async fn read(pipeline: &Pipeline, config: &NodeConfig, component: &Component) -> Result<Tables, String> {
+    async fn read(
+        pipeline: &Pipeline,
+        config: &NodeConfig,
+        component: &Component,
+        corrections: &Corrections,
+    ) -> Result<Tables, String> {
         let target = run::tables_of(pipeline, config);
         let ids: Vec<String> =
             component.former_ids().iter().chain([&component.id]).map(|id| format!("'{id}'")).collect();
@@ -86,7 +97,7 @@ impl Tables {
              WHERE profile_id IN ({ids}) OR other_profile_id IN ({ids}) ORDER BY _batch, _seq"
         ))
         .await?;
-        let supports = supports(pipeline, config, component).await?;
+        let supports = supports(pipeline, config, component, corrections).await?;
         Ok(Tables { merges: rows(&merges), conflicts: rows(&conflicts), supports })
     }
 }
@@ -96,6 +107,7 @@ async fn supports(
     pipeline: &Pipeline,
     config: &NodeConfig,
     component: &Component,
+    corrections: &Corrections,
 ) -> Result<HashMap<(String, String), Vec<String>>, String> {
     use crate::engine::history::{HistoryFilter, HistoryReader};
     use crate::event::column;
@@ -107,7 +119,6 @@ async fn supports(
     let range = CommitRange { after: 0, upto: u64::MAX / 2 };
     let mut reader = HistoryReader::new(&history, restore, filter, range);
     let mut supports: HashMap<(String, String), Vec<String>> = HashMap::new();
-    // One window holds everything of a person.
     let stored = reader.next_all().await.map_err(|error| error.to_string())?;
     let extracted = crate::identity::extract(&pipeline.identity, &stored.events);
     let own: HashSet<u128> = component.identifiers().iter().map(|known| known.hash).collect();
@@ -117,8 +128,10 @@ async fn supports(
             let name = &pipeline.identity.types[kind as usize].name;
             !set_aside.split(',').any(|part| part.strip_prefix("set_aside:") == Some(name))
         };
-        let kept: Vec<_> =
-            extracted.row(row).iter().filter(|item| own.contains(&item.hash) && is_kept(item.kind)).collect();
+        let mut kept: smallvec::SmallVec<[&Item<'_>; 4]> =
+            extracted.row(row).iter().filter(|item| is_kept(item.kind)).collect();
+        corrections.keep(&mut kept, |_, _| {});
+        kept.retain(|item| own.contains(&item.hash));
         let name = |index: usize| {
             let item = kept[index];
             format!("{}:{}", pipeline.identity.types[item.kind as usize].name, item.value)
@@ -222,8 +235,14 @@ fn as_text(
             .filter_map(|link| Some((names.get(&link.a)?.as_str(), names.get(&link.b)?.as_str())))
             .flat_map(|(a, b)| [(a, b), (b, a)])
             .collect();
-        let mut others: Vec<_> =
-            tables.supports.iter().filter(|((a, b), _)| !in_tree.contains(&(a.as_str(), b.as_str()))).collect();
+        // Three identifiers of one event make three pairs; the tree says all of it with two of them.
+        let told: HashSet<&str> = component.links().iter().map(|link| &*link.message_id).collect();
+        let mut others: Vec<_> = tables
+            .supports
+            .iter()
+            .filter(|((a, b), _)| !in_tree.contains(&(a.as_str(), b.as_str())))
+            .filter(|(_, events)| events.iter().any(|event| !told.contains(event.as_str())))
+            .collect();
         others.sort();
         if !others.is_empty() {
             lines.push("further links, which hold it together as well:".to_string());

@@ -177,10 +177,12 @@ async fn correct(
     }
     match &corrected.profiles[..] {
         [] => say(&format!("profile {} is no more: all of its events are nobody's", corrected.was)),
-        [one] => say(&format!(
-            "profile {} is still one person, now {one}: other links hold it together (tributary explain profile {one})",
-            corrected.was
-        )),
+        [one] if one == &corrected.was => {
+            say(&format!(
+                "profile {one} is still one person (tributary explain profile {one} shows what holds it together)"
+            ));
+        }
+        [one] => say(&format!("profile {} is still one person, and has the id {one} now", corrected.was)),
         several => say(&format!("profile {} is now {} profiles:", corrected.was, several.len())),
     }
     print(&corrected.profiles.join("\n"));

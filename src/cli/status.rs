@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::output::{Output, print, render};
 use super::{Exit, Failure, Global, NodeConfig, say};
 use crate::engine::control::ControlFile;
-use crate::engine::{EngineRecord, Status};
+use crate::engine::{EngineRecord, RebuildRecord, Status};
 use crate::state::Store;
 use crate::state::codec;
 use crate::state::keys::{self, Tag};
@@ -76,7 +76,10 @@ async fn stored(config: &NodeConfig) -> Result<Status, Failure> {
         Some(value) => codec::decode(EngineRecord::VERSION, "engine record", &value).map_err(Failure::fatal)?,
         None => EngineRecord::default(),
     };
+    let key = keys::name(Tag::Engine, RebuildRecord::KEY);
+    let rebuild = reader.get(&key).await.map_err(Failure::environment)?;
     Ok(Status {
+        rebuild: rebuild.map(|_| "begun; the next run goes on with it".to_string()),
         commit: record.commit,
         totals: record.totals,
         segments: record.segment_sizes.into_iter().collect(),

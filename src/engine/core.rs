@@ -31,8 +31,8 @@ use crate::aggregate::Aggregator;
 use crate::definition::Pipeline;
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs};
 use crate::identity::{
-    self, Component, Correction, Corrections, Decisions, Extracted, Identities, NO_PROFILE, Resolved, extract,
-    load_component,
+    self, Component, Correction, Corrections, Decisions, Extracted, IdentifierType, Identities, NO_PROFILE, Resolved,
+    extract, load_component,
 };
 use crate::profile::{Profile, ProfileRecord, Slots, Traits};
 use crate::segment::{Moved, Segments, Transition};
@@ -816,20 +816,29 @@ async fn definitions(store: &dyn Store, pipeline: &Pipeline, used: bool) -> Resu
     let key = keys::name(Tag::Definition, DefinitionRecord::KEY);
     let mut record: DefinitionRecord = load_one(store, &key, DefinitionRecord::VERSION, "definition record").await?;
     let before = record.clone();
-    let types: Vec<String> = pipeline.identity.types.iter().map(|kind| kind.name.clone()).collect();
+    let types: Vec<String> = pipeline.identity.types.iter().map(IdentifierType::meaning).collect();
+    let rules = pipeline.identity.rules();
     if used {
         // A type added at the end is the worst of all: it cannot change the id of any profile.
         if !types.starts_with(&record.identifier_types) || record.identity_key != pipeline.identity.key {
             return Err(EngineError::Contradiction(format!(
                 "the identity rules differ from those this state was made with (then: {}; now: {}): profile ids would change. \
-                 Start with another --data to build the profiles anew, or put the rules back; only adding types at the end is \
-                 possible on existing state",
+                 `tributary identity dry-run` shows what they would make of the events that are stored. Start with another \
+                 --data to build the profiles anew, or put the rules back; only adding types at the end is possible on \
+                 existing state",
                 record.identifier_types.join(", "),
                 types.join(", ")
             )));
         }
+        if record.identity_rules != rules {
+            tracing::warn!(
+                "limits or blocked values of `identity` have changed: they hold from now on, and what was joined stays joined \
+                 (tributary identity dry-run shows what they would make of the past, identity split takes a merge apart)"
+            );
+        }
     }
     record.identifier_types = types;
+    record.identity_rules = rules;
     record.identity_key = pipeline.identity.key;
     let traits = pipeline.traits.iter().map(|plan| (plan.name.as_str(), plan.version));
     let segments = pipeline.segments.iter().map(|plan| (plan.name.as_str(), plan.version));

@@ -124,8 +124,8 @@ pub struct HistoryReader<'h> {
 impl<'h> HistoryReader<'h> {
     pub fn new(history: &'h dyn History, restore: Restore, filter: HistoryFilter, range: CommitRange) -> Self {
         let wanted = filter.profiles.as_ref().map(|ids| ids.iter().copied().collect());
-        // One person's events are few: look for them everywhere at once.
-        let window = if wanted.is_some() { WINDOW_COMMITS_MAX } else { 64 };
+        // One person's events are few: look for them in long stretches from the start.
+        let window = if wanted.is_some() { 1 << 16 } else { 64 };
         HistoryReader { history, restore, filter, wanted, cursor: range.after, upto: range.upto, window }
     }
 

@@ -50,14 +50,17 @@ impl EngineRecord {
 /// What this state was made with, under `Tag::Definition`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DefinitionRecord {
-    /// Identifier types, best first; profile ids follow from their order and from the key.
+    /// Identifier types, best first, each with where its values come from and how they are written; profile ids
+    /// follow from these and from the key.
     pub identifier_types: Vec<String>,
+    /// What may change, and holds from then on: limits, blocks, conflicts.
+    pub identity_rules: String,
     pub identity_key: [u8; 32],
     pub slots: Slots,
 }
 
 impl DefinitionRecord {
-    pub const VERSION: u8 = 1;
+    pub const VERSION: u8 = 2;
     pub const KEY: &str = "definitions";
 }
 

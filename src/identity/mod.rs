@@ -53,6 +53,23 @@ pub struct IdentifierType {
     pub block: Vec<Pattern>,
 }
 
+impl IdentifierType {
+    /// What its identifiers are, for people and for comparison: the name, and what differs from taking values as they
+    /// are from where they usually stand.
+    pub fn meaning(&self) -> String {
+        let mut text = self.name.clone();
+        if self.normalize != Normalize::Trim {
+            text += &format!(" normalized as {:?}", self.normalize);
+        }
+        if let IdentifierFrom::Map { or_field: Some(field) } = &self.from
+            && *field != format!("traits.{}:string", self.name)
+        {
+            text += &format!(" from {field}");
+        }
+        text
+    }
+}
+
 /// How many identifiers of a type one profile may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
@@ -106,6 +123,14 @@ impl IdentityPlan {
         seed.copy_from_slice(&self.key[..8]);
         let seed = u64::from_le_bytes(seed) ^ u64::from(kind).rotate_left(48);
         xxhash_rust::xxh3::xxh3_128_with_seed(value.as_bytes(), seed)
+    }
+
+    /// What may change on existing state: limits, blocked values, conflicts. Equal texts, equal rules.
+    pub fn rules(&self) -> String {
+        let types = self.types.iter().map(|kind| format!("{:?} {:?}", kind.limit, kind.block));
+        let types: Vec<String> = types.collect();
+        let (block, conflict, most) = (&self.block, self.on_conflict, self.max_identifiers);
+        format!("{} {block:?} {conflict:?} {most} {:?}", types.join(";"), self.previous_id)
     }
 
     /// The kind of a type's name.

@@ -64,6 +64,10 @@ pub async fn query(target: &Target, sql: &str) -> Result<Vec<RecordBatch>, Query
                 .with_setting("output_format_arrow_string_as_string", "1")
                 .with_setting("output_format_arrow_low_cardinality_as_dictionary", "0")
                 .with_setting("readonly", "2") // reads only, settings allowed
+                // A person may have been known by thousands of ids, and a query about them lists them all.
+                .with_setting("max_query_size", "67108864")
+                .with_setting("max_ast_elements", "1000000")
+                .with_setting("max_expanded_ast_elements", "1000000")
                 .fetch_arrow()
                 .map_err(failed)?;
             let mut batches = cursor.collect().await.map_err(failed)?;
