@@ -50,6 +50,7 @@ fn describe() {
         "events dropped because their message id was seen before, by source"
     );
     describe_counter!("tributary_rejected_total", "input rejected, by source and code");
+    describe_counter!("tributary_identity_conflicts_total", "identifiers that were not joined, by cause");
     describe_counter!(
         "tributary_identity_hub_refusals_total",
         "links refused because the profile has all the identifiers it may have"
