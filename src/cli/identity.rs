@@ -67,8 +67,7 @@ pub async fn identity(global: &Global, config: &NodeConfig, command: IdentityCom
             if first == second {
                 return Err(Failure::findings(format!("`{a}` and `{b}` are the same identifier")));
             }
-            let correction = Correction::Cut(first, second);
-            let request = CorrectionRequest { correction, struck_profile: None, activate };
+            let request = request(&pipeline, Correction::Cut(first, second), None, activate);
             let what = format!("{a} and {b} are never linked by an event again");
             correct(global, config, &pipeline, request, &what).await
         }
@@ -78,17 +77,27 @@ pub async fn identity(global: &Global, config: &NodeConfig, command: IdentityCom
             let (source, profile) = find_event(&pipeline, config, &message_id, source.as_deref()).await?;
             let what = format!("event {message_id} of source {source} counts for nobody");
             let correction = Correction::Strike { source: source.into(), message_id: message_id.into() };
-            let request = CorrectionRequest { correction, struck_profile: profile, activate };
+            let request = request(&pipeline, correction, profile, activate);
             correct(global, config, &pipeline, request, &what).await
         }
         IdentityCommand::Ban { identifier, activate } => {
             let pipeline = run::load(global, Mode::Run)?;
             let named = who::parse_named(&pipeline.identity, &identifier)?;
-            let request = CorrectionRequest { correction: Correction::Ban(named), struck_profile: None, activate };
+            let request = request(&pipeline, Correction::Ban(named), None, activate);
             let what = format!("{identifier} stands for nobody from now on");
             correct(global, config, &pipeline, request, &what).await
         }
     }
+}
+
+fn request(
+    pipeline: &Pipeline,
+    correction: Correction,
+    struck_profile: Option<ProfileId>,
+    activate: bool,
+) -> CorrectionRequest {
+    let identifier_types = pipeline.identity.types.iter().map(|kind| kind.name.clone()).collect();
+    CorrectionRequest { correction, identifier_types, struck_profile, activate }
 }
 
 /// The source of an event, and the profile that has it now.

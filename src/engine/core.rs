@@ -652,8 +652,7 @@ impl Core {
                     }
                 }
                 Command::Correct { request, .. } => {
-                    let CorrectionRequest { correction, struck_profile, activate } = request;
-                    let begun = self.begin_correction(correction, *struck_profile, *activate, staged).await?;
+                    let begun = self.begin_correction(request, staged).await?;
                     staged.begun.push(begun);
                 }
                 Command::Replay { .. } | Command::Rebuilt { .. } => {}

@@ -71,6 +71,8 @@ pub enum EngineError {
 pub enum Input {
     Command(Command),
     Stop(Stop),
+    /// A task of the engine's own has met what must not be.
+    Failed(EngineError),
 }
 
 /// A change of state that does not come from a source.
@@ -96,6 +98,8 @@ pub enum Command {
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct CorrectionRequest {
     pub correction: Correction,
+    /// The names of the identifier types that the correction's numbers stand for.
+    pub identifier_types: Vec<String>,
     /// For a struck event: the profile that it is stored with.
     pub struck_profile: Option<ProfileId>,
     /// Whether entries and exits that the correction finds set off activations.

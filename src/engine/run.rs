@@ -358,6 +358,7 @@ impl Loop {
                 input = self.input.recv() => match input {
                     Some(Input::Command(command)) => commands.push(command),
                     Some(Input::Stop(Stop::Fenced)) => return Ok(Outcome::Fenced),
+                    Some(Input::Failed(error)) => return Err(error),
                     Some(Input::Stop(Stop::Asked)) | None => {
                         self.finish_commit().await?;
                         return Ok(Outcome::Stopped);
@@ -387,6 +388,7 @@ impl Loop {
                 match self.input.try_recv() {
                     Ok(Input::Command(command)) => commands.push(command),
                     Ok(Input::Stop(Stop::Fenced)) => return Ok(Outcome::Fenced),
+                    Ok(Input::Failed(error)) => return Err(error),
                     Ok(Input::Stop(Stop::Asked)) => {
                         self.finish_commit().await?;
                         return Ok(Outcome::Stopped);
@@ -456,11 +458,12 @@ impl Loop {
         let (history, engine, status) = (self.history.clone(), self.engine.clone(), self.status.clone());
         tokio::spawn(async move {
             let reader = HistoryReader::new(&*history, restore, filter, range);
-            if let Some(shadow) = read_back(reader, shadow, &status).await {
-                let rebuilt = Command::Rebuilt { generation: job.generation, shadow: Box::new(shadow) };
-                // Fails only when the engine is gone; the next start reads again.
-                let _ = engine.send(Input::Command(rebuilt)).await;
-            }
+            let input = match read_back(reader, shadow, &status).await {
+                Ok(shadow) => Input::Command(Command::Rebuilt { generation: job.generation, shadow: Box::new(shadow) }),
+                Err(error) => Input::Failed(error),
+            };
+            // Fails only when the engine is gone; the next start reads again.
+            let _ = engine.send(input).await;
         });
         Ok(())
     }
@@ -669,20 +672,21 @@ impl Loop {
 }
 
 /// Reads all of a rebuild's history. A side that is away only delays.
-async fn read_back(mut reader: HistoryReader<'_>, mut shadow: Shadow, status: &SharedStatus) -> Option<Shadow> {
+async fn read_back(
+    mut reader: HistoryReader<'_>,
+    mut shadow: Shadow,
+    status: &SharedStatus,
+) -> Result<Shadow, EngineError> {
     let tell = |text: String| status.change(|status| status.rebuild = Some(text));
     tell("reading history".to_string());
     loop {
         match reader.next().await {
             Ok(Some(stored)) => {
-                if let Err(error) = shadow.take(&stored) {
-                    tracing::error!(%error, "the history cannot be applied");
-                    tell(format!("the history cannot be applied: {error}"));
-                    return None;
-                }
+                shadow.take(&stored)?;
                 tell(format!("{} events read, up to commit {} of {}", shadow.events(), reader.cursor, reader.upto));
             }
-            Ok(None) => return Some(shadow),
+            Ok(None) => return Ok(shadow),
+            Err(error @ EngineError::Internal(_)) => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "a rebuild waits for its history");
                 tell(error.to_string());

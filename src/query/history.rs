@@ -17,7 +17,7 @@ pub struct TableHistory {
 #[async_trait]
 impl History for TableHistory {
     async fn events(&self, range: CommitRange, filter: &HistoryFilter) -> Result<Vec<RecordBatch>, HistoryError> {
-        self.query(&events_sql(range, filter)).await
+        self.query(&events_sql(range, filter, &self.target)).await
     }
 
     async fn moves(&self, range: CommitRange) -> Result<Vec<RecordBatch>, HistoryError> {
@@ -36,16 +36,20 @@ impl TableHistory {
     }
 }
 
-/// The same text for both engines. Events that were moved to one of the profiles are few: they come by a join of
+/// The same text for both engines, but for a time. Events that were moved to one of the profiles are few: they come by a join of
 /// their own, so that the filter on the stored id can use the table's index.
-fn events_sql(range: CommitRange, filter: &HistoryFilter) -> String {
+fn events_sql(range: CommitRange, filter: &HistoryFilter, target: &Target) -> String {
     let names = NAMES.iter().copied().chain(["profile_id", "identity_decision", "_batch", "_seq"]);
     let columns: Vec<String> = names.map(|name| format!("e.{0} AS {0}", quoted(name))).collect();
     let columns = columns.join(", ");
     let mut conditions = vec![format!("e._batch > {} AND e._batch <= {}", range.after, range.upto)];
     if let Some(since) = filter.since {
         let text = chrono::DateTime::from_timestamp_micros(since).unwrap_or_default().format("%Y-%m-%d %H:%M:%S%.6f");
-        conditions.push(format!("e.timestamp >= CAST('{text}' AS TIMESTAMP)"));
+        let time = match target {
+            Target::Lake { .. } => "TIMESTAMP",
+            Target::ClickHouse { .. } => "DateTime64(6, 'UTC')",
+        };
+        conditions.push(format!("e.timestamp >= CAST('{text}' AS {time})"));
     }
     let conditions = conditions.join(" AND ");
     let Some(profiles) = &filter.profiles else {

@@ -189,7 +189,8 @@ impl World {
 
     /// Begins a correction.
     pub fn begin(&mut self, correction: Correction, struck_profile: Option<ProfileId>) -> Begun {
-        let request = CorrectionRequest { correction, struck_profile, activate: false };
+        let identifier_types = self.pipeline.identity.types.iter().map(|kind| kind.name.clone()).collect();
+        let request = CorrectionRequest { correction, identifier_types, struck_profile, activate: false };
         let command = Command::Correct { request, answer: oneshot::channel().0 };
         let staged = self.runtime.block_on(self.core.apply(None, &[command], 0)).expect("applied");
         let begun = staged.begun[0].clone();

@@ -57,11 +57,17 @@ impl Core {
     /// Makes a correction durable and finds out what has to be rebuilt.
     pub async fn begin_correction(
         &mut self,
-        correction: &Correction,
-        struck_profile: Option<ProfileId>,
-        activate: bool,
+        request: &CorrectionRequest,
         staged: &mut Staged,
     ) -> Result<Begun, EngineError> {
+        let CorrectionRequest { correction, identifier_types, struck_profile, activate } = request;
+        let types = &self.identities.plan().types;
+        if !types.iter().map(|kind| &kind.name).eq(identifier_types) {
+            return Ok(Begun::Refused(
+                "the running process has other identifier types than the definitions here; restart it first"
+                    .to_string(),
+            ));
+        }
         if self.rebuild.is_some() {
             return Ok(Begun::Refused(
                 "another correction is being carried out; try again when it is done".to_string(),
@@ -79,7 +85,7 @@ impl Core {
             }
             Correction::Ban(named) => self.number_of(named).await?,
             Correction::Strike { .. } => match struck_profile {
-                Some(id) => self.number_of_id(id).await?,
+                Some(id) => self.number_of_id(*id).await?,
                 None => None,
             },
         };
@@ -96,7 +102,7 @@ impl Core {
             number,
             upto: staged.commit - 1,
             generation: 0,
-            activate,
+            activate: *activate,
         };
         self.set_rebuild(Some(job), staged);
         Ok(Begun::Rebuilding)
