@@ -3,7 +3,7 @@
 
     tests/support/servers up /tmp/t clickhouse            # once: fetches the engine
     PYTHONPATH=~/.cache/tributary-test/chdb-core-26.9.0-py3.11/site python3 benches/merges.py DIR [--events 20000000]
-        [--merges 10000000] [--people 4000000] [--only NAME,…] [--runs 3]
+        [--merges 10000000] [--people 4000000] [--only "NAME;…"] [--runs 3]
 
 Data is made inside the engine, once for each DIR. Times are medians of the warm runs; cold: the first run, with the
 files out of the page cache. Memory is the query's own peak, by the engine's account.
@@ -207,7 +207,7 @@ def main():
     options.add_argument("--merges", type=int, default=10_000_000)
     options.add_argument("--people", type=int, default=4_000_000)
     options.add_argument("--runs", type=int, default=3)
-    options.add_argument("--only", help="ways, comma-separated")
+    options.add_argument("--only", help="ways, separated by semicolons")
     given = options.parse_args()
     engine = Engine(os.path.join(given.dir, "data"))
     started = time.monotonic()
@@ -215,8 +215,12 @@ def main():
     print(f"filled in {time.monotonic() - started:.0f} s: "
           + ", ".join(f"{table} {engine.run(f'SELECT count() FROM {table}')}" for table in TABLES), flush=True)
     print("| way | query | cold s | warm s | CPU s | peak MB | answer |\n|---|---|---:|---:|---:|---:|---|")
+    if not given.only or "profile_events" in given.only:
+        engine.forget()
+        cold, warm = engine.measured(PROFILE_EVENTS), engine.measured(PROFILE_EVENTS)
+        print(f"| profile_events | one person | {cold[0]:.2f} | {warm[0]:.2f} | {warm[1]:.1f} | {warm[2] / 1e6:.0f} | {' '.join(warm[3].split())[:60]} |")
     for way, (setup, events) in WAYS.items():
-        if given.only and way not in given.only.split(","):
+        if given.only and way not in given.only.split(";"):
             continue
         if setup:
             seconds, cpu, peak, _ = map(sum, zip(*[engine.measured(sql)[:3] + (0,) for sql in setup]))
@@ -233,10 +237,6 @@ def main():
             middle = [statistics.median(run[index] for run in warm) for index in range(2)]
             print(f"| {way} | {name} | {cold[0]:.2f} | {middle[0]:.2f} | {middle[1]:.1f} | {max(run[2] for run in warm) / 1e6:.0f} "
                   f"| {' '.join(cold[3].split())[:60]} |", flush=True)
-    if not given.only:
-        engine.forget()
-        cold, warm = engine.measured(PROFILE_EVENTS), engine.measured(PROFILE_EVENTS)
-        print(f"| profile_events | one person | {cold[0]:.2f} | {warm[0]:.2f} | {warm[1]:.1f} | {warm[2] / 1e6:.0f} | {' '.join(warm[3].split())[:60]} |")
     dictionaries = engine.run("SELECT name, formatReadableSize(bytes_allocated), element_count, loading_duration FROM system.dictionaries")
     if dictionaries:
         print(dictionaries)
