@@ -3,7 +3,7 @@
 
     tests/support/servers up /tmp/t clickhouse            # once: fetches the engine
     PYTHONPATH=~/.cache/tributary-test/chdb-core-26.9.0-py3.11/site python3 benches/merges.py DIR [--events 20000000]
-        [--merges 10000000] [--people 4000000] [--only NAME,…] [--runs 3]
+        [--merges 10000000] [--people 4000000] [--only "NAME;…"] [--runs 3]
 
 Data is made inside the engine, once for each DIR. Times are medians of the warm runs; cold: the first run, with the
 files out of the page cache. Memory is the query's own peak, by the engine's account.
@@ -101,7 +101,7 @@ def fill(engine, events, merges, people):
     for start in range(0, merges, step):
         rows = min(step, merges - start)
         engine.run(f"""
-            INSERT INTO profile_merges
+            INSERT INTO profile_merges (old_profile_id, profile_id, cause, message_id, merged_at, _batch, _seq)
             SELECT {person("old")}, {person("new")}, 'event', concat('m', toString(old)), now64(6), batch, seq FROM (
                 SELECT number + {people} AS old, number % {people} AS new, 1000 + intDiv(number, 2000) AS batch, number % 2000 AS seq
                 FROM numbers({start}, {rows})
@@ -113,82 +113,82 @@ def fill(engine, events, merges, people):
                "WHERE cityHash64(message_id, 3) % 2000 = 0")
     for table in TABLES:
         engine.run(f"OPTIMIZE TABLE {table} FINAL")
-    engine.run("CREATE TABLE filled (x UInt8) ENGINE = Memory")
+    engine.run("CREATE TABLE filled (x UInt8) ENGINE = MergeTree ORDER BY x")
 
 
 # --- the ways to know the profile of now: what they need, and what stands for `events` in a query ---
 
-LATEST = """(SELECT t.old_profile_id AS old_profile_id, argMax(t.profile_id, (t._batch, t._seq)) AS profile_id
-    FROM profile_merges AS t GROUP BY t.old_profile_id HAVING profile_id <> old_profile_id)"""
-MOVES = """LEFT JOIN (SELECT t.event_batch AS event_batch, t.event_seq AS event_seq, argMax(tuple(t.profile_id), (t._batch, t._seq)).1 AS profile_id
-    FROM event_moves AS t GROUP BY t.event_batch, t.event_seq) AS v ON e._batch = v.event_batch AND e._seq = v.event_seq"""
-OWN = "if(v.event_batch = 0, e.profile_id, v.profile_id)"
+# As in src/sink/views.rs.
+VERSION = "toUInt128(t._batch) * 4294967296 + t._seq"
 COLUMNS = "e.timestamp AS timestamp, e.event AS event, e.properties AS properties"
+KEY = "reinterpretAsUInt128(unhex(ifNull(e.profile_id, '')))"
+TEXT = "lower(hex(reinterpretAsFixedString({})))"
+JOIN_KEYS = f"""LEFT ANY JOIN (SELECT t.old_key AS id, argMax(t.new_key, {VERSION}) AS now FROM profile_merges AS t GROUP BY t.old_key) AS m
+    ON {KEY} = m.id"""
+BY_KEYS = f"if(m.now = 0, e.profile_id, {TEXT.format('m.now')})"
+IDS = f"""(SELECT t.old_profile_id AS old_profile_id, argMax(t.profile_id, {VERSION}) AS profile_id FROM profile_merges AS t
+    WHERE t.old_profile_id IN (SELECT ifNull(profile_id, '') FROM event_moves) GROUP BY t.old_profile_id)"""
+MOVED = f"""LEFT ANY JOIN (SELECT l.event_batch AS event_batch, l.event_seq AS event_seq, if(i.profile_id = '', l.profile_id, i.profile_id) AS profile_id
+    FROM (SELECT t.event_batch AS event_batch, t.event_seq AS event_seq,
+            if(argMax(t.profile_id IS NOT NULL, {VERSION}), argMax(t.profile_id, {VERSION}), NULL) AS profile_id
+        FROM event_moves AS t GROUP BY t.event_batch, t.event_seq) AS l
+    LEFT ANY JOIN {IDS} AS i ON l.profile_id = i.old_profile_id) AS v ON e._batch = v.event_batch AND e._seq = v.event_seq"""
 
 
-def joined(merges, own="e.profile_id", moves="", kind="LEFT", settings=""):
-    return (f"(SELECT if(m.profile_id = '', {own}, m.profile_id) AS profile_id, {COLUMNS} FROM events AS e {moves} "
-            f"{kind} JOIN {merges} AS m ON {own} = m.old_profile_id SETTINGS join_use_nulls = 0{settings})")
+def rows(profile, join="", settings=""):
+    return f"(SELECT {profile} AS profile_id, {COLUMNS} FROM events AS e {join} SETTINGS join_use_nulls = 0{settings})"
 
 
-def dictionary(name, columns, key, select, layout):
-    return [f"DROP DICTIONARY IF EXISTS {name}",
-            f"CREATE DICTIONARY {name} ({columns}) PRIMARY KEY {key} SOURCE(CLICKHOUSE(DB 'shop' QUERY '{select}')) "
-            f"LAYOUT({layout}) LIFETIME(0)", f"SYSTEM RELOAD DICTIONARY {name}"]
+def texts(version, value, kind):
+    return rows("if(m.profile_id = '', e.profile_id, m.profile_id)", f"""{kind} JOIN (SELECT t.old_profile_id AS old_profile_id,
+        {value.format(version)} AS profile_id FROM profile_merges AS t GROUP BY t.old_profile_id) AS m ON e.profile_id = m.old_profile_id""")
 
 
-TEXT_DICTIONARY = dictionary(
-    "by_text", "old_profile_id String, profile_id String, version UInt64", "old_profile_id",
-    "SELECT old_profile_id, argMax(profile_id, (_batch, _seq)) AS profile_id, max(_batch) AS version FROM shop.profile_merges "
-    "GROUP BY GROUPING SETS ((old_profile_id), ()) SETTINGS optimize_aggregation_in_order = 1", "COMPLEX_KEY_HASHED()")
-WIDE_DICTIONARY = dictionary(
-    "by_number", "id UInt128, now UInt128, version UInt64", "id",
-    "SELECT reinterpretAsUInt128(unhex(old_profile_id)) AS id, reinterpretAsUInt128(unhex(argMax(profile_id, (_batch, _seq)))) AS now, "
-    "max(_batch) AS version FROM shop.profile_merges GROUP BY GROUPING SETS ((old_profile_id), ()) SETTINGS optimize_aggregation_in_order = 1",
-    "COMPLEX_KEY_HASHED()")
-
-
-def looked_up(own, name="by_text"):
-    if name == "by_number":
-        return (f"lower(hex(reinterpretAsFixedString(dictGetOrDefault('shop.by_number', 'now', tuple(reinterpretAsUInt128(unhex(ifNull({own}, '')))), "
-                f"reinterpretAsUInt128(unhex(ifNull({own}, '')))))))")
-    return f"if({own} IS NULL, NULL, dictGetOrDefault('shop.{name}', 'profile_id', tuple(assumeNotNull({own})), assumeNotNull({own})))"
-
-
-RECENT = """LEFT JOIN (SELECT t.old_profile_id AS old_profile_id, argMax(t.profile_id, (t._batch, t._seq)) AS profile_id FROM profile_merges AS t
-    WHERE t._batch > dictGet('shop.by_text', 'version', tuple('')) GROUP BY t.old_profile_id) AS m"""
+# Under the key 0 the last commit that was loaded, out of the same scan. The newest 200,000 merges are left out, as if
+# they had come after it was loaded.
+DICTIONARY = [
+    "DROP DICTIONARY IF EXISTS numbers",
+    f"""CREATE DICTIONARY numbers (id UInt128, now UInt128) PRIMARY KEY id SOURCE(CLICKHOUSE(DB 'shop' QUERY $$
+        SELECT id, if(id = 0, toUInt128(max(t._batch)), argMax(t.new_key, {VERSION})) AS now FROM (
+            SELECT arrayJoin([old_key, toUInt128(0)]) AS id, new_key, _batch, _seq FROM shop.profile_merges
+            WHERE _batch <= (SELECT max(_batch) - 100 FROM shop.profile_merges)) AS t
+        GROUP BY id$$)) LAYOUT(COMPLEX_KEY_HASHED()) LIFETIME(0)""",
+    "SYSTEM RELOAD DICTIONARY numbers"]
+KNOWN = f"dictGetOrDefault('shop.numbers', 'now', tuple({KEY}), toUInt128(0))"
+BY_DICTIONARY = f"if(e.profile_id IS NULL OR {KNOWN} = 0, e.profile_id, {TEXT.format(KNOWN)})"
+RECENT = JOIN_KEYS.replace("GROUP BY", "WHERE t._batch > toUInt64(dictGet('shop.numbers', 'now', tuple(toUInt128(0)))) GROUP BY")
 
 WAYS = {
-    "none": ([], "events"),
-    "moves": ([], f"(SELECT {OWN} AS profile_id, {COLUMNS} FROM events AS e {MOVES} SETTINGS join_use_nulls = 0)"),
-    "view": ([], joined(LATEST)),
-    "view+moves": ([], joined(LATEST, OWN, MOVES)),
-    "in order": ([], joined(LATEST, settings=", optimize_aggregation_in_order = 1")),
-    "any": ([], joined(LATEST, kind="LEFT ANY", settings=", optimize_aggregation_in_order = 1")),
-    "parallel": ([], joined(LATEST, settings=", join_algorithm = 'parallel_hash'")),
-    "sorted": ([], joined(LATEST, settings=", join_algorithm = 'full_sorting_merge'")),
-    "grace": ([], joined(LATEST, settings=", join_algorithm = 'grace_hash'")),
-    "replacing": (
+    "no merges applied": ([], "events"),
+    "join of texts, versions as tuples": ([], texts("(t._batch, t._seq)", "argMax(tuple(t.profile_id), {}).1", "LEFT")),
+    "join of texts": ([], texts(VERSION, "argMax(t.profile_id, {})", "LEFT ANY")),
+    "join of texts, sorted": ([], texts(VERSION, "argMax(t.profile_id, {})", "LEFT ANY").replace(
+        "join_use_nulls = 0", "join_use_nulls = 0, join_algorithm = 'full_sorting_merge'")),
+    "join of numbers": ([], rows(BY_KEYS, JOIN_KEYS)),
+    "join of numbers, and moves: current_events": ([], rows(f"if(v.event_batch = 0, {BY_KEYS}, v.profile_id)", f"{JOIN_KEYS} {MOVED}")),
+    "replacing table FINAL": (
         ["DROP TABLE IF EXISTS latest",
-         "CREATE TABLE latest (old_profile_id String, profile_id String, version UInt128) ENGINE = ReplacingMergeTree(version) ORDER BY old_profile_id",
-         "INSERT INTO latest SELECT old_profile_id, profile_id, toUInt128(_batch) * 4294967296 + _seq FROM profile_merges"],
-        joined("(SELECT old_profile_id, profile_id FROM latest FINAL)", kind="LEFT ANY")),
-    "join engine": (
+         "CREATE TABLE latest (id UInt128, now UInt128, version UInt128) ENGINE = ReplacingMergeTree(version) ORDER BY id",
+         f"INSERT INTO latest SELECT old_key, new_key, {VERSION} FROM profile_merges AS t"],
+        rows(BY_KEYS, f"LEFT ANY JOIN (SELECT id, now FROM latest FINAL) AS m ON {KEY} = m.id")),
+    "Join table": (
         ["DROP TABLE IF EXISTS joinable",
-         "CREATE TABLE joinable (old_profile_id String, profile_id String) ENGINE = Join(ANY, LEFT, old_profile_id) SETTINGS join_any_take_last_row = 1",
-         f"INSERT INTO joinable SELECT * FROM {LATEST}"],
-        f"(SELECT if(joinGet('shop.joinable', 'profile_id', ifNull(e.profile_id, '')) AS now = '', e.profile_id, now) AS profile_id, {COLUMNS} FROM events AS e)"),
-    "dictionary": (TEXT_DICTIONARY, f"(SELECT {looked_up('e.profile_id')} AS profile_id, {COLUMNS} FROM events AS e)"),
-    "dictionary, numbers": (WIDE_DICTIONARY, f"(SELECT {looked_up('e.profile_id', 'by_number')} AS profile_id, {COLUMNS} FROM events AS e)"),
-    "dictionary+recent": (
-        TEXT_DICTIONARY,
-        f"(SELECT if(m.profile_id = '', {looked_up('e.profile_id')}, m.profile_id) AS profile_id, {COLUMNS} FROM events AS e {RECENT} "
-        "ON e.profile_id = m.old_profile_id SETTINGS join_use_nulls = 0)"),
-    "dictionary+recent+moves": (
-        TEXT_DICTIONARY,
-        f"(SELECT if(m.profile_id = '', {looked_up(OWN)}, m.profile_id) AS profile_id, {COLUMNS} FROM events AS e {MOVES} {RECENT} "
-        f"ON {OWN} = m.old_profile_id SETTINGS join_use_nulls = 0)"),
+         "CREATE TABLE joinable (id UInt128, now UInt128) ENGINE = Join(ANY, LEFT, id) SETTINGS join_any_take_last_row = 1",
+         f"INSERT INTO joinable SELECT t.old_key, argMax(t.new_key, {VERSION}) FROM profile_merges AS t GROUP BY t.old_key"],
+        rows(BY_KEYS.replace("m.now", f"joinGet('shop.joinable', 'now', {KEY})"))),
+    "dictionary, stale": (DICTIONARY, rows(BY_DICTIONARY)),
+    "dictionary, and join of what is newer": (DICTIONARY, rows(f"multiIf(m.now != 0, {TEXT.format('m.now')}, {BY_DICTIONARY})", RECENT)),
 }
+
+# What `profile_events` does, for one id.
+ID = "lower(hex(sipHash128(toUInt64(12345))))"
+HIS = f"""SELECT {ID} AS id UNION ALL SELECT old_profile_id FROM (
+    SELECT t.old_profile_id AS old_profile_id, argMax(t.profile_id, {VERSION}) AS now FROM profile_merges AS t
+    WHERE t.old_profile_id IN (SELECT old_profile_id FROM profile_merges WHERE profile_id = {ID}) GROUP BY t.old_profile_id) WHERE now = {ID}"""
+PROFILE_EVENTS = f"""SELECT count(), min(timestamp), max(properties) FROM (
+    SELECT * FROM events WHERE profile_id IN ({HIS}) AND (_batch, _seq) NOT IN (SELECT event_batch, event_seq FROM event_moves)
+    UNION ALL SELECT * FROM events WHERE _batch IN (SELECT event_batch FROM event_moves WHERE profile_id IN ({HIS}))
+    AND (_batch, _seq) IN (SELECT event_batch, event_seq FROM event_moves WHERE profile_id IN ({HIS})))"""
 
 QUERIES = {
     "people per day": "SELECT sum(n) FROM (SELECT toDate(timestamp) AS day, uniqExact(profile_id) AS n FROM {events} GROUP BY day)",
@@ -196,7 +196,7 @@ QUERIES = {
                                  "AND timestamp >= '2026-03-01 00:00:00' AND timestamp < '2026-04-01 00:00:00' GROUP BY profile_id)",
     "one person": "SELECT count(), min(timestamp), max(properties) FROM {events} WHERE profile_id = {person}",
     "all people": "SELECT uniq(profile_id) FROM {events}",
-    "count of an event": "SELECT count() FROM {events} WHERE event = 'Page Seen'",
+    "count of an event, whoever": "SELECT count() FROM {events} WHERE event = 'Page Seen'",
 }
 
 
@@ -207,7 +207,7 @@ def main():
     options.add_argument("--merges", type=int, default=10_000_000)
     options.add_argument("--people", type=int, default=4_000_000)
     options.add_argument("--runs", type=int, default=3)
-    options.add_argument("--only", help="ways, comma-separated")
+    options.add_argument("--only", help="ways, separated by semicolons")
     given = options.parse_args()
     engine = Engine(os.path.join(given.dir, "data"))
     started = time.monotonic()
@@ -215,8 +215,12 @@ def main():
     print(f"filled in {time.monotonic() - started:.0f} s: "
           + ", ".join(f"{table} {engine.run(f'SELECT count() FROM {table}')}" for table in TABLES), flush=True)
     print("| way | query | cold s | warm s | CPU s | peak MB | answer |\n|---|---|---:|---:|---:|---:|---|")
+    if not given.only or "profile_events" in given.only:
+        engine.forget()
+        cold, warm = engine.measured(PROFILE_EVENTS), engine.measured(PROFILE_EVENTS)
+        print(f"| profile_events | one person | {cold[0]:.2f} | {warm[0]:.2f} | {warm[1]:.1f} | {warm[2] / 1e6:.0f} | {' '.join(warm[3].split())[:60]} |")
     for way, (setup, events) in WAYS.items():
-        if given.only and way not in given.only.split(","):
+        if given.only and way not in given.only.split(";"):
             continue
         if setup:
             seconds, cpu, peak, _ = map(sum, zip(*[engine.measured(sql)[:3] + (0,) for sql in setup]))

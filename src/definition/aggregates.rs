@@ -6,9 +6,10 @@ use super::spec::Sql;
 use crate::aggregate::AggregatePlan;
 
 /// Tables and views that are there anyway.
-const TAKEN: [&str; 17] = [
+const TAKEN: [&str; 18] = [
     "events",
     "current_events",
+    "profile_events",
     "event_moves",
     "profiles",
     "current_profiles",

@@ -32,34 +32,31 @@ pub fn views(tables: &[Table], dialect: Dialect) -> Vec<View> {
         let shown = ["profile_id", "cause", "merged_at"];
         // An id that names itself came back to life.
         let only = Some(("profile_id", "<> old_profile_id"));
-        views.push(view("profile_ids", latest(dialect, "profile_merges", &["old_profile_id"], &shown, only)));
+        views.push(view("profile_ids", latest(dialect, &tables::profile_merges(), &["old_profile_id"], &shown, only)));
     }
     for table in tables {
         match table.kind {
             TableKind::Events if merges => {
                 let moves = has(TableKind::EventMoves);
                 views.push(view("current_events", current_events(dialect, table, moves)));
+                if dialect == Dialect::ClickHouse {
+                    views.push(view("profile_events", profile_events(table, moves)));
+                }
             }
             TableKind::Profiles => {
                 let shown: Vec<&str> = columns(table)
                     .map(|field| field.name().as_str())
                     .filter(|name| !["profile_id", "deleted"].contains(name))
                     .collect();
-                let sql = latest(dialect, "profiles", &["profile_id"], &shown, Some(("deleted", "= false")));
+                let sql = latest(dialect, table, &["profile_id"], &shown, Some(("deleted", "= false")));
                 views.push(view("current_profiles", sql));
             }
             TableKind::Identifiers => {
-                views.push(view("current_identifiers", current_identifiers(dialect, merges)));
+                views.push(view("current_identifiers", current_identifiers(dialect, table, merges)));
             }
             TableKind::SegmentChanges => views.push(view(
                 "segment_members",
-                latest(
-                    dialect,
-                    "segment_changes",
-                    &["segment", "profile_id"],
-                    &["changed_at"],
-                    Some(("change", "= 'entered'")),
-                ),
+                latest(dialect, table, &["segment", "profile_id"], &["changed_at"], Some(("change", "= 'entered'"))),
             )),
             TableKind::Aggregate => views.extend(table.aggregate_name().map(|name| view(name, combined(table)))),
             TableKind::Events
@@ -87,29 +84,42 @@ fn quoted_list(names: &[&str]) -> String {
     names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
 }
 
+/// (`_batch`, `_seq`) as one number, in ClickHouse.
+const VERSION: &str = "toUInt128(t._batch) * 4294967296 + t._seq";
+
 /// The latest row of each key, if its column `only.0` passes the test `only.1`.
 ///
 /// ClickHouse: `argMax` by key, which needs no sort, passes filters on the key down, and reads only the columns
-/// that are asked for. The value goes in as a tuple because `argMax` skips nulls, and a trait that became null *is* null.
+/// that are asked for. With a number for (`_batch`, `_seq`) and plain values it is four times as fast as with tuples.
 /// DataFusion: a numbered window.
-fn latest(dialect: Dialect, table: &str, keys: &[&str], shown: &[&str], only: Option<(&str, &str)>) -> String {
+fn latest(dialect: Dialect, table: &Table, keys: &[&str], shown: &[&str], only: Option<(&str, &str)>) -> String {
     let key_list = quoted_list(keys);
     match dialect {
         Dialect::ClickHouse => {
-            let last = |name: &str| format!("argMax(tuple(t.{0}), (t._batch, t._seq)).1", quoted(name));
+            let last = |name: &str| {
+                let value = format!("argMax(t.{}, {VERSION})", quoted(name));
+                match table.schema.field_with_name(name) {
+                    // `argMax` skips nulls, and a trait that became null *is* null.
+                    Ok(field) if field.is_nullable() => {
+                        format!("if(argMax(t.{} IS NOT NULL, {VERSION}), {value}, NULL)", quoted(name))
+                    }
+                    _ => value,
+                }
+            };
             let keyed: Vec<String> = keys.iter().map(|key| format!("t.{0}", quoted(key))).collect();
             let mut items: Vec<String> =
                 keys.iter().zip(&keyed).map(|(key, of)| format!("{of} AS {}", quoted(key))).collect();
             items.extend(shown.iter().map(|name| format!("{} AS {}", last(name), quoted(name))));
             let having = only.map(|(name, test)| format!(" HAVING {} {test}", last(name))).unwrap_or_default();
-            format!("SELECT {} FROM {table} AS t GROUP BY {}{having}", items.join(", "), keyed.join(", "))
+            format!("SELECT {} FROM {} AS t GROUP BY {}{having}", items.join(", "), table.name, keyed.join(", "))
         }
         Dialect::DataFusion => {
             let shown = if shown.is_empty() { String::new() } else { format!(", {}", quoted_list(shown)) };
             let only = only.map(|(name, test)| format!(" AND {} {test}", quoted(name))).unwrap_or_default();
             format!(
                 "SELECT {key_list}{shown} FROM (SELECT *, row_number() OVER (PARTITION BY {key_list} \
-                 ORDER BY _batch DESC, _seq DESC) AS _age FROM {table}) AS numbered WHERE _age = 1{only}"
+                 ORDER BY _batch DESC, _seq DESC) AS _age FROM {}) AS numbered WHERE _age = 1{only}",
+                table.name
             )
         }
     }
@@ -118,63 +128,117 @@ fn latest(dialect: Dialect, table: &str, keys: &[&str], shown: &[&str], only: Op
 /// Events under the profile id that is valid now: where a correction moved the event, else where it was put, and from
 /// there through the merges.
 fn current_events(dialect: Dialect, table: &Table, moves: bool) -> String {
-    let (own, moved) = if moves { moved(dialect) } else { ("e.profile_id".to_string(), String::new()) };
+    let (own, join) = valid_now(dialect, "e.profile_id");
+    let (now, moved) = if moves { moved(dialect, &own) } else { (own, String::new()) };
     let items: Vec<String> = columns(table)
         .map(|field| match field.name().as_str() {
-            "profile_id" => valid_now(dialect, &own),
+            "profile_id" => format!("{now} AS profile_id"),
             name => format!("e.{0} AS {0}", quoted(name)),
         })
         .collect();
-    format!(
-        "SELECT {}, e._batch AS _batch, e._seq AS _seq FROM events AS e{moved}{}",
-        items.join(", "),
-        to_valid(dialect, &own)
+    let items = items.join(", ");
+    format!("SELECT {items}, e._batch AS _batch, e._seq AS _seq FROM events AS e{join}{moved}{}", settings(dialect))
+}
+
+/// The profile that an event `e` is in if it was moved, else `own`, and the join that it needs. The merges are applied to the
+/// moved ones on their own: so the join of all events with the merges is by a column of the events, and the engine may
+/// filter by it what it reads of the merges.
+fn moved(dialect: Dialect, own: &str) -> (String, String) {
+    let moves = latest(dialect, &tables::event_moves(), &["event_batch", "event_seq"], &["profile_id"], None);
+    let (any, unmatched, ids) = match dialect {
+        // Without a match ClickHouse joins zeros and empty texts, and commits count from 1.
+        Dialect::ClickHouse => (
+            "ANY ",
+            ["v.event_batch = 0", "i.profile_id = ''"],
+            "(SELECT old_profile_id, profile_id FROM profile_ids WHERE old_profile_id IN \
+             (SELECT ifNull(profile_id, '') FROM event_moves))",
+        ),
+        Dialect::DataFusion => ("", ["v.event_batch IS NULL", "i.profile_id IS NULL"], "profile_ids"),
+    };
+    let [not_moved, not_merged] = unmatched;
+    let moves = format!(
+        "SELECT l.event_batch AS event_batch, l.event_seq AS event_seq, \
+         CASE WHEN {not_merged} THEN l.profile_id ELSE i.profile_id END AS profile_id \
+         FROM ({moves}) AS l LEFT {any}JOIN {ids} AS i ON l.profile_id = i.old_profile_id"
+    );
+    (
+        format!("CASE WHEN {not_moved} THEN {own} ELSE v.profile_id END"),
+        format!(" LEFT {any}JOIN ({moves}) AS v ON e._batch = v.event_batch AND e._seq = v.event_seq"),
     )
 }
 
-/// The profile that an event `e` is in before merges, and the join that it needs.
-fn moved(dialect: Dialect) -> (String, String) {
-    let moves = latest(dialect, "event_moves", &["event_batch", "event_seq"], &["profile_id"], None);
-    let own = match dialect {
-        // Without a match ClickHouse joins zeros, and commits count from 1.
-        Dialect::ClickHouse => "if(v.event_batch = 0, e.profile_id, v.profile_id)",
-        Dialect::DataFusion => "CASE WHEN v.event_batch IS NULL THEN e.profile_id ELSE v.profile_id END",
-    };
-    let join = format!(" LEFT JOIN ({moves}) AS v ON e._batch = v.event_batch AND e._seq = v.event_seq");
-    (own.to_string(), join)
+/// The rows of `current_events` of one profile, given as a parameter. The profile of now is computed, so a condition on it
+/// can use no index; here the ids that became this profile are found first, then their events by the index.
+fn profile_events(table: &Table, moves: bool) -> String {
+    const ID: &str = "{profile_id:String}";
+    let items: Vec<String> = columns(table)
+        .map(|field| match field.name().as_str() {
+            "profile_id" => format!("toNullable({ID}) AS profile_id"),
+            name => format!("e.{0} AS {0}", quoted(name)),
+        })
+        .collect();
+    let select = format!("SELECT {}, e._batch AS _batch, e._seq AS _seq FROM events AS e WHERE", items.join(", "));
+    // Itself if it is still there, and the ids whose latest merge leads here.
+    let ids = format!(
+        "SELECT {ID} WHERE {ID} NOT IN (SELECT old_profile_id FROM profile_ids WHERE old_profile_id = {ID}) \
+         UNION ALL SELECT old_profile_id FROM profile_ids WHERE profile_id = {ID} AND old_profile_id IN \
+         (SELECT old_profile_id FROM profile_merges WHERE profile_id = {ID})"
+    );
+    if !moves {
+        return format!("{select} e.profile_id IN ({ids})");
+    }
+    let key = ["event_batch", "event_seq"];
+    let latest = latest(Dialect::ClickHouse, &tables::event_moves(), &key, &["profile_id"], None);
+    let here = format!(
+        "FROM ({latest}) WHERE profile_id IN ({ids}) AND (event_batch, event_seq) IN \
+         (SELECT event_batch, event_seq FROM event_moves WHERE profile_id IN ({ids}))"
+    );
+    format!(
+        "{select} e.profile_id IN ({ids}) AND (e._batch, e._seq) NOT IN (SELECT event_batch, event_seq FROM event_moves) \
+         UNION ALL {select} e._batch IN (SELECT event_batch {here}) AND (e._batch, e._seq) IN (SELECT event_batch, event_seq {here})"
+    )
 }
 
 /// Identifiers that are somebody's, under the profile id that is valid now: a merge moves none of their rows.
-fn current_identifiers(dialect: Dialect, merges: bool) -> String {
+fn current_identifiers(dialect: Dialect, table: &Table, merges: bool) -> String {
     let only = Some(("profile_id", "<> ''"));
-    let latest = latest(dialect, "identifiers", &["type", "value"], &["profile_id", "first_seen"], only);
+    let latest = latest(dialect, table, &["type", "value"], &["profile_id", "first_seen"], only);
     if !merges {
         return latest;
     }
+    let (now, join) = valid_now(dialect, "i.profile_id");
     format!(
-        "SELECT i.type AS type, i.value AS value, {}, i.first_seen AS first_seen FROM ({latest}) AS i{}",
-        valid_now(dialect, "i.profile_id"),
-        to_valid(dialect, "i.profile_id")
+        "SELECT i.type AS type, i.value AS value, {now} AS profile_id, i.first_seen AS first_seen \
+         FROM ({latest}) AS i{join}{}",
+        settings(dialect)
     )
 }
 
-/// The profile id that is valid now, after the join of [`to_valid`] with the same `own`.
-fn valid_now(dialect: Dialect, own: &str) -> String {
+/// The profile id that is valid now for this one, and the join that it needs. One step is enough: a merge writes a row for
+/// every id that points to the survivor.
+fn valid_now(dialect: Dialect, id: &str) -> (String, String) {
     match dialect {
-        // Without a match ClickHouse joins the empty text, not null.
-        Dialect::ClickHouse => format!("if(m.profile_id = '', {own}, m.profile_id) AS profile_id"),
-        Dialect::DataFusion => format!("coalesce(m.profile_id, {own}) AS profile_id"),
+        // Ids as numbers: half the memory of `profile_ids`, and half the time. An id that came back to life is found as itself.
+        Dialect::ClickHouse => (
+            format!("if(m.now = 0, {id}, lower(hex(reinterpretAsFixedString(m.now))))"),
+            format!(
+                " LEFT ANY JOIN (SELECT t.old_key AS id, argMax(t.new_key, {VERSION}) AS now FROM profile_merges AS t \
+                 GROUP BY t.old_key) AS m ON reinterpretAsUInt128(unhex(ifNull({id}, ''))) = m.id"
+            ),
+        ),
+        Dialect::DataFusion => {
+            (format!("coalesce(m.profile_id, {id})"), format!(" LEFT JOIN profile_ids AS m ON {id} = m.old_profile_id"))
+        }
     }
 }
 
-/// One step through `profile_ids` is enough: a merge writes a row for every id that points to the survivor.
-fn to_valid(dialect: Dialect, own: &str) -> String {
-    let settings = match dialect {
-        // A user's own default must not turn the empty text into null.
+/// What the joins above rely on.
+fn settings(dialect: Dialect) -> &'static str {
+    match dialect {
+        // A user's own default must not turn zeros and empty texts into null.
         Dialect::ClickHouse => " SETTINGS join_use_nulls = 0",
         Dialect::DataFusion => "",
-    };
-    format!(" LEFT JOIN profile_ids AS m ON {own} = m.old_profile_id{settings}")
+    }
 }
 
 /// Partial rows added up. Columns are qualified because the results have the same names. A sum over nothing but nulls
@@ -206,6 +270,15 @@ pub(crate) mod tests {
 
     use crate::sink::tables::{self, Table, tests::batch};
 
+    /// Profile ids like the real ones: ClickHouse takes them for numbers.
+    const A: &str = "a0000000000000000000000000000001";
+    const B: &str = "b0000000000000000000000000000002";
+    const C: &str = "c0000000000000000000000000000003";
+    const D: &str = "00000000000000000000000000000004";
+    const E: &str = "e0000000000000000000000000000000";
+    const F: &str = "ffffffffffffffffffffffffffffffff";
+    const P: &str = "01234567890123456789012345678901";
+
     fn some(values: &[&'static str]) -> Vec<Option<&'static str>> {
         values.iter().map(|value| Some(*value)).collect()
     }
@@ -223,7 +296,7 @@ pub(crate) mod tests {
                     1,
                     &[
                         ("message_id", some(&["plain", "merged", "split", "moved", "struck", "twice", "nobody"])),
-                        ("profile_id", vec![Some("p"), Some("a"), Some("b"), Some("c"), Some("c"), Some("c"), None]),
+                        ("profile_id", vec![Some(P), Some(A), Some(B), Some(C), Some(C), Some(C), None]),
                     ],
                 ),
                 rows(
@@ -232,22 +305,22 @@ pub(crate) mod tests {
                     &[
                         ("type", some(&["email", "email", "email", "email"])),
                         ("value", some(&["a", "b", "c", "banned"])),
-                        ("profile_id", some(&["a", "b", "c", "c"])),
+                        ("profile_id", some(&[A, B, C, C])),
                     ],
                 ),
             ],
             // a and b become c.
-            vec![rows(&merges, 2, &[("old_profile_id", some(&["a", "b"])), ("profile_id", some(&["c", "c"]))])],
+            vec![rows(&merges, 2, &[("old_profile_id", some(&[A, B])), ("profile_id", some(&[C, C]))])],
             // b lives again, d is new: some events go to them. One identifier is banned, one event struck.
             vec![
-                rows(&merges, 3, &[("old_profile_id", some(&["b"])), ("profile_id", some(&["b"]))]),
+                rows(&merges, 3, &[("old_profile_id", some(&[B])), ("profile_id", some(&[B]))]),
                 rows(
                     &moves,
                     3,
                     &[
                         ("event_batch", some(&["1", "1", "1"])),
                         ("event_seq", some(&["3", "4", "5"])),
-                        ("profile_id", vec![Some("d"), None, Some("b")]),
+                        ("profile_id", vec![Some(D), None, Some(B)]),
                     ],
                 ),
                 rows(
@@ -258,34 +331,42 @@ pub(crate) mod tests {
             ],
             // d is merged in turn, and one event is moved once more.
             vec![
-                rows(&merges, 4, &[("old_profile_id", some(&["d"])), ("profile_id", some(&["e"]))]),
+                rows(&merges, 4, &[("old_profile_id", some(&[D])), ("profile_id", some(&[E]))]),
                 rows(
                     &moves,
                     4,
-                    &[("event_batch", some(&["1"])), ("event_seq", some(&["5"])), ("profile_id", some(&["f"]))],
+                    &[("event_batch", some(&["1"])), ("event_seq", some(&["5"])), ("profile_id", some(&[F]))],
                 ),
             ],
         ];
         (vec![events, identifiers, merges, moves], commits)
     }
 
+    /// Profile → its events in the end.
+    pub(crate) const EVENTS_OF: [(&str, &[&str]); 7] =
+        [(A, &[]), (B, &["split"]), (C, &["merged"]), (D, &[]), (E, &["moved"]), (F, &["twice"]), (P, &["plain"])];
+
     /// Query, answer as CSV without its header, and why.
     pub(crate) const CORRECTED: [(&str, &str, &str); 5] = [
         (
-            "SELECT message_id, profile_id FROM current_events ORDER BY message_id",
-            "merged,c\nmoved,e\nnobody,\nplain,p\nsplit,b\nstruck,\ntwice,f",
+            "SELECT message_id, substr(profile_id, 1, 2) FROM current_events ORDER BY message_id",
+            "merged,c0\nmoved,e0\nnobody,\nplain,01\nsplit,b0\nstruck,\ntwice,ff",
             "a correction counts before merges, and merges after it apply",
         ),
-        ("SELECT message_id FROM current_events WHERE profile_id = 'e'", "moved", "found by the id of now"),
+        (
+            "SELECT message_id FROM current_events WHERE profile_id = 'e0000000000000000000000000000000'",
+            "moved",
+            "found by the id of now",
+        ),
         ("SELECT count(*) FROM current_events WHERE profile_id IS NULL", "2", "never anybody's, and no longer"),
         (
-            "SELECT old_profile_id, profile_id FROM profile_ids ORDER BY old_profile_id",
-            "a,c\nd,e",
+            "SELECT substr(old_profile_id, 1, 2), substr(profile_id, 1, 2) FROM profile_ids ORDER BY 1",
+            "00,e0\na0,c0",
             "b came back to life",
         ),
         (
-            "SELECT value, profile_id FROM current_identifiers ORDER BY value",
-            "a,c\nb,b\nc,c",
+            "SELECT value, substr(profile_id, 1, 2) FROM current_identifiers ORDER BY value",
+            "a,c0\nb,b0\nc,c0",
             "a banned identifier is nobody's",
         ),
     ];

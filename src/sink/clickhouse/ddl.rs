@@ -125,7 +125,8 @@ mod tests {
     fn columns_of(ddl: &str) -> Vec<(String, String)> {
         let body = ddl.split_once("\n(\n").expect("body").1;
         let body = body.split_once("\n)\n").expect("end").0;
-        let lines = body.lines().map(str::trim).filter(|line| !line.starts_with("INDEX ") && !line.contains(" ALIAS "));
+        let lines = body.lines().map(str::trim).filter(|line| !line.starts_with("INDEX "));
+        let lines = lines.filter(|line| ![" ALIAS ", " MATERIALIZED "].iter().any(|made| line.contains(made)));
         lines
             .map(|line| {
                 let line = line.split(" COMMENT ").next().expect("text").trim().trim_end_matches(',');
