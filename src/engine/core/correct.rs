@@ -322,12 +322,6 @@ impl Core {
                 entry: membership.entries,
             }));
         }
-        let touched = Touched::these(&numbers, &ids);
-        if job.activate {
-            let none = EventBatch { batch: RecordBatch::new_empty(self.restore.schema()) };
-            self.activate(&none, &touched, &traits, &profiles, &transitions, staged).await?;
-        }
-        transitions.iter_mut().for_each(|transition| transition.cause = Cause::Split);
 
         // Identifiers, all of them: those of the tables were written under ids that may mean another person now.
         let mut identifier_rows = Vec::new();
@@ -340,11 +334,24 @@ impl Core {
                 }
             }
         }
+        for (number, mut component) in numbers.iter().zip(components) {
+            staged.writes.put(keys::alias(component.id), codec::encode(1, number));
+            component.forget_stored();
+            component.write(*number, &mut staged.writes);
+            self.identities.components.insert_dirty(*number, component, commit);
+        }
         for known in left.values() {
             identifier_rows.push(row_of(known, NO_PROFILE));
             self.identities.identifiers.remove(&known.hash);
             staged.writes.delete(keys::identifier(known.hash));
         }
+
+        if job.activate {
+            let none = EventBatch { batch: RecordBatch::new_empty(self.restore.schema()) };
+            let touched = Touched::these(&numbers, &ids);
+            self.activate(&none, &touched, &traits, &profiles, &transitions, staged).await?;
+        }
+        transitions.iter_mut().for_each(|transition| transition.cause = Cause::Split);
 
         let moves: Vec<rows::EventMove> = rows
             .into_iter()
@@ -383,11 +390,7 @@ impl Core {
                 staged.rows.push((table.clone(), batch));
             }
         }
-        for ((number, mut component), profile) in numbers.iter().zip(components).zip(profiles) {
-            staged.writes.put(keys::alias(component.id), codec::encode(1, number));
-            component.forget_stored();
-            component.write(*number, &mut staged.writes);
-            self.identities.components.insert_dirty(*number, component, commit);
+        for (number, profile) in numbers.iter().zip(profiles) {
             let record = ProfileRecord::store(&profile, &self.slots);
             staged.writes.put(keys::profile(*number), codec::encode(ProfileRecord::VERSION, &record));
             self.profiles.insert_dirty(*number, profile, commit);
