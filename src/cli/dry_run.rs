@@ -16,7 +16,7 @@ use crate::query::{self, TableHistory};
 use crate::sink::CommitRange;
 use crate::state::location::Location;
 use crate::state::slate::SlateReader;
-use crate::state::{Store, WriteBatch, codec, keys};
+use crate::state::{WriteBatch, codec, keys, scan_all};
 use crate::transform::Restore;
 
 /// Identifiers that an example shows.
@@ -100,8 +100,7 @@ async fn last_commit(target: &query::Target) -> Result<u64, Failure> {
 async fn corrections(config: &NodeConfig) -> Result<Vec<Correction>, Failure> {
     let location = Location::parse(&config.data).map_err(Failure::environment)?;
     let reader = SlateReader::open(&location).await.map_err(Failure::environment)?;
-    let found =
-        reader.scan(&keys::prefix(keys::Tag::Correction), None, 1_000_000).await.map_err(Failure::environment)?;
+    let found = scan_all(&reader, &keys::prefix(keys::Tag::Correction)).await.map_err(Failure::environment)?;
     let decode = |(_, value): &(bytes::Bytes, bytes::Bytes)| codec::decode(Correction::VERSION, "correction", value);
     found.iter().map(decode).collect::<Result<_, _>>().map_err(Failure::fatal)
 }

@@ -16,7 +16,7 @@ use crate::identity::{Component, Correction, Corrections, IdentityPlan, Item, Li
 use crate::query;
 use crate::state::location::Location;
 use crate::state::slate::SlateReader;
-use crate::state::{Store, codec, keys};
+use crate::state::{Store, codec, keys, scan_all};
 
 #[derive(Debug, Subcommand)]
 pub enum ExplainCommand {
@@ -48,7 +48,7 @@ pub async fn explain(global: &Global, config: &NodeConfig, command: ExplainComma
     let head = reader.get(&keys::component(number)).await.map_err(Failure::environment)?;
     let component = load_component(number, head, &reader).await.map_err(Failure::fatal)?;
     let mut corrections = Corrections::default();
-    let stored = reader.scan(&keys::prefix(keys::Tag::Correction), None, 1_000_000).await;
+    let stored = scan_all(&reader, &keys::prefix(keys::Tag::Correction)).await;
     for (_, value) in stored.map_err(Failure::environment)? {
         let correction = codec::decode(Correction::VERSION, "correction", &value).map_err(Failure::fatal)?;
         corrections.add(plan, &correction);

@@ -40,7 +40,7 @@ use crate::segment::{Moved, Segments, Transition};
 use crate::sink::{Attempt, AttemptOutcome, CommitRange, Queued, Table, tables};
 use crate::state::cache::Cache;
 use crate::state::keys::{self, Tag};
-use crate::state::{Store, StoreError, WriteBatch, codec};
+use crate::state::{Store, StoreError, WriteBatch, codec, scan_all};
 use crate::transform::Restore;
 
 /// Reads from the store that are under way at once.

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::IdentityPlan;
 use crate::event::{ProfileId, ProfileNumber, TimeUs};
 use crate::state::cache::Weigh;
-use crate::state::{StoreError, WriteBatch, codec, keys};
+use crate::state::{StoreError, WriteBatch, codec, keys, scan_all};
 
 /// Entries of a list in one page. Nearly every person fits the first.
 const PAGE: usize = 32;
@@ -313,15 +313,8 @@ pub async fn load(
     if !more {
         return Ok(component);
     }
-    let prefix = keys::component_pages(number);
-    let mut after: Option<Bytes> = None;
-    loop {
-        let page = store.scan(&prefix, after.as_deref(), 1_000).await?;
-        let Some((last, _)) = page.last() else { break };
-        after = Some(last.clone());
-        for (key, value) in &page {
-            component.read_page(key, value)?;
-        }
+    for (key, value) in scan_all(store, &keys::component_pages(number)).await? {
+        component.read_page(&key, &value)?;
     }
     component.finish();
     Ok(component)

@@ -65,6 +65,18 @@ impl WriteBatch {
     }
 }
 
+/// All entries with a prefix, in key order: for what is known to be few.
+pub async fn scan_all(store: &dyn Store, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+    let mut all = Vec::new();
+    let mut after: Option<Bytes> = None;
+    loop {
+        let page = store.scan(prefix, after.as_deref(), 1_000).await?;
+        let Some((last, _)) = page.last() else { return Ok(all) };
+        after = Some(last.clone());
+        all.extend(page);
+    }
+}
+
 /// The state. Keys sort bytewise. There is one writer; a second one fences the first.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {

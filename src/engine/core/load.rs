@@ -157,17 +157,6 @@ async fn definitions(store: &dyn Store, pipeline: &Pipeline, used: bool) -> Resu
     Ok(record.slots)
 }
 
-async fn scan_all(store: &dyn Store, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
-    let mut all = Vec::new();
-    let mut after: Option<Bytes> = None;
-    loop {
-        let page = store.scan(prefix, after.as_deref(), 1_000).await?;
-        let Some((last, _)) = page.last() else { return Ok(all) };
-        after = Some(last.clone());
-        all.extend(page);
-    }
-}
-
 /// Reads all identifiers once: the filter must know every one of them, and the cache takes what fits.
 async fn warm_identifiers(store: &dyn Store, identities: &mut Identities) -> Result<(), EngineError> {
     let prefix = keys::prefix(Tag::Identifier);
