@@ -18,6 +18,9 @@ use crate::profile::{BUILT_IN, TraitPlan};
 /// When the first step of a test is, unless it says so: 2026-01-01T00:00:00Z.
 const BEGIN: TimeUs = 1_767_225_600_000_000;
 
+/// What the `flags` of an event can hold.
+const FLAGS: [&str; 5] = ["contract", "clamped", "blocked_identifier", "invalid_identifier", "no_identifier"];
+
 /// A checked test.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TestPlan {
@@ -76,6 +79,10 @@ pub enum Expected {
     NoProfile(Vec<String>),
     /// Ids of the events since the expectation before that were rejected.
     Rejected(Vec<String>),
+    /// An event belongs to the profile that has this identifier.
+    EventOf { message_id: String, who: Who },
+    /// An event has exactly these flags.
+    Flags { message_id: String, flags: Vec<String> },
 }
 
 /// A row of which some columns are told, by the keys of the reference.
@@ -90,6 +97,8 @@ pub enum Cell {
     Identifier(Who),
     /// The profile that has this identifier.
     Person(Who),
+    /// No profile at all.
+    Nobody,
     /// An object holds these keys, and may hold more.
     Json(Value),
 }
@@ -232,6 +241,15 @@ impl Cases<'_, '_> {
             }
             ExpectSpec::NoProfile(ids) => Expected::NoProfile(texts(ids)),
             ExpectSpec::Rejected(ids) => Expected::Rejected(texts(ids)),
+            ExpectSpec::EventOf { message_id, who } => {
+                Expected::EventOf { message_id: message_id.text.clone(), who: self.who(who)? }
+            }
+            ExpectSpec::Flags { message_id, flags } => {
+                flags.iter().filter(|flag| flag.known).for_each(|flag| {
+                    check_reference(reader, flag, "flag", &FLAGS);
+                });
+                Expected::Flags { message_id: message_id.text.clone(), flags: texts(flags) }
+            }
         };
         Some(Expectation { place: reader.findings.place(span), expected })
     }
@@ -315,6 +333,7 @@ impl Cases<'_, '_> {
         };
         let one_of = |what: &str, names: &[&str]| check_reference(&self.checker.reader, literal, what, names);
         let known = match key {
+            "other" if literal.text == "nobody" => return Some(Cell::Nobody),
             "profile" | "other" => return self.who(literal).map(Cell::Person),
             "set_aside" | "reassigned" => return self.who(literal).map(Cell::Identifier),
             "cause" => one_of("cause", &["limit", "max_identifiers", "cut"]),

@@ -244,6 +244,8 @@ pub enum ExpectSpec {
     Sent(Vec<RowSpec>),
     NoProfile(Vec<Literal>),
     Rejected(Vec<Literal>),
+    EventOf { message_id: Literal, who: Literal },
+    Flags { message_id: Literal, flags: Vec<Literal> },
 }
 
 /// Some columns of a row of a table.

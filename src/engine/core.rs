@@ -451,8 +451,10 @@ impl Core {
         add(&tables.identifiers, identifiers);
         add(&tables.profile_merges, rows::profile_merges(&tables.profile_merges, &resolved.merges, commit)?);
         if !resolved.conflicts.is_empty() {
-            // The other side is loaded: it was asked whether it may be joined.
-            let id_of = |number| self.identities.components.get(&number).map(|component| component.id);
+            // The other side is loaded: it was asked whether it may be joined. The event's own need not be, where a cut
+            // keeps two identifiers of one person apart.
+            let other = |number| self.identities.components.get(&number).map(|component| component.id);
+            let id_of = |number| id_of.get(&number).copied().or_else(|| other(number));
             let (table, plan) = (&tables.identity_conflicts, self.identities.plan());
             add(table, rows::identity_conflicts(table, plan, &resolved.conflicts, events, &id_of, commit)?);
         }

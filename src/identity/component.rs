@@ -38,7 +38,8 @@ pub struct Identifier {
     pub value: Box<str>,
     /// The timestamp of the event that brought it to this person.
     pub linked_at: TimeUs,
-    /// Where identifiers are reassigned: the latest event (timestamp, message id) that had it with this person.
+    /// Where identifiers are reassigned: the latest event (timestamp, message id) that had it with this person, beside a
+    /// better identifier. None: it was only seen alone, which does not say whose it is.
     pub confirmed: Option<(TimeUs, Box<str>)>,
 }
 
@@ -77,10 +78,9 @@ impl Component {
         self.counts.get(kind as usize).copied().unwrap_or(0)
     }
 
-    /// Identifiers of a kind that were linked after `since`.
-    pub fn count_since(&self, kind: u16, since: TimeUs) -> u32 {
-        let recent = self.identifiers().iter().filter(|known| known.kind == kind && known.linked_at > since);
-        recent.count() as u32
+    /// When the identifiers of a kind were linked.
+    pub fn linked_at(&self, kind: u16) -> impl Iterator<Item = TimeUs> + '_ {
+        self.identifiers().iter().filter(move |known| known.kind == kind).map(|known| known.linked_at)
     }
 
     pub fn add(&mut self, identifier: Identifier) {

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::OnConflict;
 use super::extract::Item;
 use super::resolve::{Event, Identities, Kept};
-use crate::event::ProfileNumber;
+use crate::event::{ProfileNumber, TimeUs};
 
 /// Where decisions come from.
 #[derive(Clone, Copy)]
@@ -196,15 +196,23 @@ impl Identities {
             let Some(limit) = rule.limit else { continue };
             let kind = kind as u16;
             let added = new.iter().filter(|item| item.kind == kind).count() as u32;
-            let count = |component: &super::Component| match limit.within {
-                None => component.count_of(kind),
-                Some(within) => component.count_since(kind, event.at.saturating_sub(within)),
-            };
             let (mut total, mut largest) = (added, 0);
-            for component in components() {
-                let count = count(component);
-                total += count;
-                largest = largest.max(count);
+            match limit.within {
+                None => {
+                    for count in components().map(|component| component.count_of(kind)) {
+                        total += count;
+                        largest = largest.max(count);
+                    }
+                }
+                Some(within) => {
+                    let mut all: Times = SmallVec::from_elem(event.at, added as usize);
+                    for component in components() {
+                        let mut times: Times = component.linked_at(kind).collect();
+                        largest = largest.max(most(&mut times, event.at, within));
+                        all.extend(times);
+                    }
+                    total = most(&mut all, event.at, within);
+                }
             }
             // What is over the limit already is not refused for what does not add to it.
             if total > limit.count && total > largest {
@@ -215,7 +223,8 @@ impl Identities {
         (total > self.plan.max_identifiers as usize).then_some(Cause::MaxIdentifiers)
     }
 
-    /// Gives what was set aside to the event's person where it is the latest to have it, the best of them first.
+    /// Gives what was set aside to the event's person where it is the latest to have it, the best of them first. What
+    /// is nobody's, or this person's already, was set aside only for being lower: it is tried again.
     fn reassign<'a, 'b>(
         &self,
         event: Event<'_>,
@@ -223,24 +232,83 @@ impl Identities {
         refused: &mut SmallVec<[Refusal<'a, 'b>; 2]>,
     ) {
         let home = self.numbers(kept);
-        for refusal in refused.iter_mut().rev().filter(|refusal| matches!(refusal.cause, Cause::Limit(_))) {
-            let Some(owner) = refusal.other.filter(|owner| !home.contains(owner)) else { continue };
-            let Some(component) = self.components.get(&owner) else { continue };
-            // Who has nothing better than this identifier is that identifier.
-            if component.best().is_some_and(|best| best.hash == refusal.item.hash) {
+        for index in (0..refused.len()).rev() {
+            let Refusal { item, other, cause, .. } = refused[index];
+            if cause == Cause::Cut {
                 continue;
             }
-            let known = component.identifiers().iter().find(|known| known.hash == refusal.item.hash);
-            let confirmed = known.and_then(|known| known.confirmed.as_ref());
-            let later = confirmed.is_none_or(|(at, message_id)| (event.at, event.message_id()) > (*at, &**message_id));
-            let elsewhere =
-                |item: &&Item<'_>| self.identifiers.get(&item.hash).is_none_or(|number| !home.contains(number));
-            let mut new: SmallVec<[&Item<'_>; 4]> = kept.iter().copied().filter(elsewhere).collect();
-            new.push(refusal.item);
-            if later && self.refusal_of(&home, &new, event).is_none() {
-                refusal.reassigned = true;
-                kept.push(refusal.item);
+            let at_home = other.is_some_and(|owner| home.contains(&owner));
+            let fits = |kept: &Kept<'a, 'b>| {
+                let elsewhere =
+                    |item: &&Item<'_>| self.identifiers.get(&item.hash).is_none_or(|number| !home.contains(number));
+                let mut new: SmallVec<[&Item<'_>; 4]> = kept.iter().copied().filter(elsewhere).collect();
+                new.push(item);
+                self.refusal_of(&home, &new, event).is_none()
+            };
+            match other.filter(|_| !at_home) {
+                None if at_home || fits(kept) => {
+                    kept.push(item);
+                    refused.remove(index);
+                }
+                Some(owner) if matches!(cause, Cause::Limit(_)) && self.is_later(event, item, owner) && fits(kept) => {
+                    refused[index].reassigned = true;
+                    kept.push(item);
+                }
+                _ => {}
             }
+        }
+    }
+
+    /// Whether this event may take the identifier from its owner.
+    fn is_later(&self, event: Event<'_>, item: &Item<'_>, owner: ProfileNumber) -> bool {
+        let Some(component) = self.components.get(&owner) else { return false };
+        // Who has nothing better than this identifier is that identifier.
+        if component.best().is_some_and(|best| best.hash == item.hash) {
+            return false;
+        }
+        let known = component.identifiers().iter().find(|known| known.hash == item.hash);
+        let confirmed = known.and_then(|known| known.confirmed.as_ref());
+        confirmed.is_none_or(|(at, message_id)| (event.at, event.message_id()) > (*at, &**message_id))
+    }
+}
+
+type Times = SmallVec<[TimeUs; 16]>;
+
+/// The most of these times that any span of this length has which `at` falls into. An event that comes late is judged
+/// by its own time: what was linked long after it does not count, but in whatever order events come, no span has more
+/// than the limit. A span is open at its beginning: exactly so long before counts no more.
+fn most(times: &mut [TimeUs], at: TimeUs, within: TimeUs) -> u32 {
+    times.sort_unstable();
+    let upto = |time: TimeUs| times.partition_point(|other| *other <= time);
+    let ends = times.iter().copied().filter(|end| (at..at.saturating_add(within)).contains(end)).chain([at]);
+    ends.map(|end| upto(end) - upto(end.saturating_sub(within))).max().unwrap_or(0) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fullest_span_that_holds_the_event_counts() {
+        // (when identifiers were linked, the event's time, the span, the most in one)
+        let rows: [(&[TimeUs], TimeUs, TimeUs, u32); 9] = [
+            (&[], 10, 5, 0),
+            (&[10], 10, 5, 1),
+            (&[6, 7, 8, 10], 10, 5, 4),
+            // Exactly the span before.
+            (&[5, 6], 10, 5, 1),
+            // Exactly the span after, and just within it.
+            (&[10, 15], 10, 5, 1),
+            (&[10, 14], 10, 5, 2),
+            // Before and after, but never in one span.
+            (&[7, 10, 13], 10, 5, 2),
+            (&[7, 8, 10, 12, 13], 10, 5, 4),
+            // A full span that the event does not fall into.
+            (&[1, 2, 3, 20, 21, 22], 10, 5, 0),
+        ];
+        for (times, at, within, expect) in rows {
+            let mut reversed: Vec<TimeUs> = times.iter().rev().copied().collect();
+            assert_eq!(most(&mut reversed, at, within), expect, "{times:?} at {at} within {within}");
         }
     }
 }

@@ -45,7 +45,26 @@ impl<'a> Extracted<'a> {
 /// Where a type's values are in this batch.
 enum From<'a> {
     Column(&'a StringArray),
-    Map { keys: &'a StringArray, values: &'a StringArray, offsets: &'a [i32], or_field: Option<&'a StringArray> },
+    Map { keys: &'a StringArray, values: &'a StringArray, offsets: &'a [i32], or_field: Option<Column<'a>> },
+}
+
+/// A field column.
+struct Column<'a> {
+    values: &'a StringArray,
+    /// The traits of a group call are the group's: its e-mail is none of the person who joins.
+    not_of: Option<&'a StringArray>,
+}
+
+impl<'a> Column<'a> {
+    fn of(events: &'a EventBatch, name: &str) -> Option<Column<'a>> {
+        let values = events.batch.column_by_name(name)?.as_string::<i32>();
+        let not_of = name.starts_with("traits.").then(|| events.strings(column::TYPE));
+        Some(Column { values, not_of })
+    }
+
+    fn value(&self, row: usize) -> Option<&'a str> {
+        valid(self.values, row).filter(|_| self.not_of.is_none_or(|types| types.value(row) != "group"))
+    }
 }
 
 /// The `previous_id` of alias calls, which is an identifier of type `kind`.
@@ -79,8 +98,7 @@ pub fn extract<'a>(plan: &IdentityPlan, events: &'a EventBatch) -> Extracted<'a>
         .map(|kind| match &kind.from {
             IdentifierFrom::Column(index) => From::Column(events.strings(*index)),
             IdentifierFrom::Map { or_field } => {
-                let or_field = or_field.as_ref().and_then(|name| events.batch.column_by_name(name));
-                let or_field = or_field.map(|array| array.as_string::<i32>());
+                let or_field = or_field.as_ref().and_then(|name| Column::of(events, name));
                 From::Map { keys, values, offsets: map.offsets(), or_field }
             }
         })
@@ -103,7 +121,7 @@ pub fn extract<'a>(plan: &IdentityPlan, events: &'a EventBatch) -> Extracted<'a>
                     let range = if map_is_used { offsets[row] as usize..offsets[row + 1] as usize } else { 0..0 };
                     let mut in_map = range.filter(|at| keys.value(*at) == plan.types[kind].name);
                     let found = in_map.next().and_then(|at| valid(values, at));
-                    found.or_else(|| or_field.and_then(|values| valid(values, row)))
+                    found.or_else(|| or_field.as_ref().and_then(|field| field.value(row)))
                 }
             };
             if let Some(value) = value {
@@ -240,6 +258,13 @@ mod tests {
             (
                 ("identify", [None, Some("a1"), None, Some("+49 30 901820"), Some("Ann@X.de")]),
                 &["email:ann@x.de", "phone:+4930901820", "anonymous_id:a1"],
+                false,
+                false,
+            ),
+            // The traits of a group are not the person's.
+            (
+                ("group", [Some("u1"), None, None, Some("+49 30 901820"), Some("office@x.de")]),
+                &["user_id:u1", "phone:+4930901820"],
                 false,
                 false,
             ),

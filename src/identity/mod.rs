@@ -74,7 +74,7 @@ impl IdentifierType {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
     pub count: u32,
-    /// Only those linked within this span before the event count, by event time, in microseconds; None: for ever.
+    /// So many within any span of this length that an event falls into, by event time, in microseconds; None: for ever.
     pub within: Option<TimeUs>,
 }
 

@@ -102,9 +102,19 @@ impl<'a> Event<'a> {
 struct Change {
     /// The id the tables know; None for a component made in this batch.
     shown: Option<ProfileId>,
+    /// Another one has been absorbed.
+    merged: bool,
+    /// What made the identifier that is the best now the best.
     cause: &'static str,
     message_id: Box<str>,
     at: TimeUs,
+}
+
+impl Change {
+    fn new(shown: Option<ProfileId>, event: Event<'_>) -> Change {
+        let message_id = event.message_id().into();
+        Change { shown, merged: false, cause: "better_identifier", message_id, at: event.at }
+    }
 }
 
 /// A component that was absorbed although tables know its id.
@@ -305,9 +315,10 @@ impl Identities {
         out: &mut WriteBatch,
     ) -> ProfileNumber {
         let numbers = self.numbers(kept);
+        let confirms = self.plan.on_conflict == OnConflict::Reassign && kept.len() > 1;
         let all_known = kept.iter().all(|item| self.identifiers.get(&item.hash).is_some());
         if let ([only], true) = (&numbers[..], all_known) {
-            if self.plan.on_conflict == OnConflict::Reassign && kept.len() > 1 {
+            if confirms {
                 self.confirm(event, kept, *only, commit, working);
             }
             return *only;
@@ -330,26 +341,33 @@ impl Identities {
                 let number = self.next_number;
                 self.next_number += 1;
                 self.components.insert_dirty(number, Component::default(), commit);
-                let change = Change { shown: None, cause: "created", message_id: message_id.clone(), at: event.at };
-                working.changes.insert(number, change);
+                working.changes.insert(number, Change::new(None, event));
                 resolved.created.push(number);
                 number
             }
-            [only] => *only,
-            several => {
-                let survivor = self.survivor(several);
-                for loser in several.iter().copied().filter(|number| *number != survivor) {
-                    self.absorb(loser, survivor, event, commit, working, out);
-                    resolved.absorbed.push((loser, survivor));
-                }
-                survivor
-            }
+            several => self.survivor(several),
         };
-        for item in kept {
+        self.note(&mut working.changes, number, event);
+        let best_before = self.best_of(number);
+        for loser in numbers.iter().copied().filter(|other| *other != number) {
+            self.absorb(loser, number, event, commit, working, out);
+            resolved.absorbed.push((loser, number));
+        }
+        for (place, item) in kept.iter().enumerate() {
             if self.identifiers.get(&item.hash).is_none() {
-                self.note(&mut working.changes, number, "better_identifier", event);
-                self.add(number, item, event, commit, resolved);
+                // Beside a better one: that says whose it is.
+                let confirmed = confirms && place > 0;
+                self.add(number, item, event, confirmed, commit, resolved);
             }
+        }
+        if confirms {
+            self.confirm(event, kept, number, commit, working);
+        }
+        if self.best_of(number) != best_before
+            && let Some(change) = working.changes.get_mut(&number)
+        {
+            change.cause = if numbers.len() > 1 { "merge" } else { "better_identifier" };
+            (change.message_id, change.at) = (message_id.clone(), event.at);
         }
         if let Some(component) = self.components.get_mut_dirty(&number, commit) {
             let position = position_text(event);
@@ -359,6 +377,10 @@ impl Identities {
             }
         }
         number
+    }
+
+    fn best_of(&self, number: ProfileNumber) -> Option<u128> {
+        self.components.get(&number).and_then(Component::best).map(|best| best.hash)
     }
 
     /// The components of these identifiers, each once, in order of number.
@@ -409,25 +431,34 @@ impl Identities {
             self.identifiers.insert_dirty(identifier.hash, survivor, commit);
             out.put(keys::identifier(identifier.hash), codec::encode(1, &survivor));
         }
-        self.note(&mut working.changes, survivor, "merge", event);
+        if let Some(change) = working.changes.get_mut(&survivor) {
+            change.merged = true;
+        }
         if let Some(into) = self.components.get_mut_dirty(&survivor, commit) {
             into.absorb(component);
         }
         working.absorbed.insert(loser, survivor);
     }
 
-    fn add(&mut self, number: ProfileNumber, item: &Item<'_>, event: Event<'_>, commit: u64, resolved: &mut Resolved) {
+    fn add(
+        &mut self,
+        number: ProfileNumber,
+        item: &Item<'_>,
+        event: Event<'_>,
+        confirmed: bool,
+        commit: u64,
+        resolved: &mut Resolved,
+    ) {
         self.identifiers.insert_dirty(item.hash, number, commit);
         self.seen.insert(item.hash);
         let value: Box<str> = (*item.value).into();
-        let reassigns = self.plan.on_conflict == OnConflict::Reassign;
         if let Some(component) = self.components.get_mut_dirty(&number, commit) {
             component.add(Identifier {
                 hash: item.hash,
                 kind: item.kind,
                 value: value.clone(),
                 linked_at: event.at,
-                confirmed: reassigns.then(|| (event.at, event.message_id().into())),
+                confirmed: confirmed.then(|| (event.at, event.message_id().into())),
             });
         }
         resolved.identifiers.push(IdentifierRow { kind: item.kind, value, number, linked_at: event.at });
@@ -436,7 +467,7 @@ impl Identities {
     /// Takes an identifier from the person it is with; the caller then adds it to another.
     fn detach(&mut self, hash: u128, commit: u64, event: Event<'_>, working: &mut Working) {
         let Some(number) = self.identifiers.remove(&hash) else { return };
-        self.note(&mut working.changes, number, "reassigned", event);
+        self.note(&mut working.changes, number, event);
         if let Some(component) = self.components.get_mut_dirty(&number, commit) {
             component.remove(hash);
         }
@@ -451,7 +482,7 @@ impl Identities {
         commit: u64,
         working: &mut Working,
     ) {
-        self.note(&mut working.changes, number, "confirmed", event);
+        self.note(&mut working.changes, number, event);
         if let Some(component) = self.components.get_mut_dirty(&number, commit) {
             for item in &kept[1..] {
                 component.confirm(item.hash, event.at, event.message_id());
@@ -459,23 +490,10 @@ impl Identities {
         }
     }
 
-    /// Remembers that a component changes in this batch; a merge outranks a new identifier as the cause.
-    fn note(
-        &self,
-        changes: &mut HashMap<ProfileNumber, Change>,
-        number: ProfileNumber,
-        cause: &'static str,
-        event: Event<'_>,
-    ) {
-        let change = changes.entry(number).or_insert_with(|| Change {
-            shown: self.components.get(&number).map(|component| component.id),
-            cause,
-            message_id: event.message_id().into(),
-            at: event.at,
-        });
-        if cause == "merge" && change.cause != "merge" {
-            (change.cause, change.message_id, change.at) = (cause, event.message_id().into(), event.at);
-        }
+    /// Remembers that a component changes in this batch.
+    fn note(&self, changes: &mut HashMap<ProfileNumber, Change>, number: ProfileNumber, event: Event<'_>) {
+        let shown = || self.components.get(&number).map(|component| component.id);
+        changes.entry(number).or_insert_with(|| Change::new(shown(), event));
     }
 
     /// Derives the ids of the changed components, once per batch, and says which ids became others.
@@ -518,7 +536,7 @@ impl Identities {
             gone.filter(|old| *old != id).for_each(|old| component.add_former_id(old));
             component.id = id;
             component.write(number, out);
-            if moved || change.shown.is_none() || change.cause == "merge" {
+            if moved || change.shown.is_none() || change.merged {
                 out.put(keys::alias(id), codec::encode(1, &number));
             }
             resolved.changed_ids.insert(number, id);

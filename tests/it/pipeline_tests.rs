@@ -1,5 +1,6 @@
 //! `tributary test`: the tests of a pipeline, as their author sees them run.
 
+use std::path::PathBuf;
 use std::process::Output;
 
 use crate::support::{root, text_of, tributary};
@@ -65,6 +66,8 @@ const GOOD: &str = r#"tests:
         expect:
           profiles: [ [email:b@example.com, user_id:7], [anonymous_id:a1, email:a@example.com, user_id:u1] ]
           no_profile: t5
+          events: { t1: email:a@example.com, t3: user_id:7 }
+          flags: { t1: [], t5: no_identifier }
           segments: { buyers: user_id:u1, good: [] }
           traits:
             email:a@example.com: { orders: 1, revenue: 20.0, last_buy: 2026-03-01T10:00Z, email: a@example.com }
@@ -145,6 +148,8 @@ fn what_differs_is_shown_with_its_place() {
             - { activation: plan, step: two }
             - { activation: plan, step: two }
           no_profile: [t9]
+          events: { t1: user_id:u2, t2: anonymous_id:a1, t3: user_id:u3, t9: user_id:u1 }
+          flags: { t1: [clamped], t9: [] }
   - name: right
     steps: [ { events: [ { event: Looked, user_id: u1 } ], expect: { profiles: [ [user_id:u1] ] } } ]
 "#;
@@ -174,6 +179,18 @@ fn what_differs_is_shown_with_its_place() {
     + { activation: hello, step: greet, to: crm, profile: user_id:u1 }
   tests.yaml:23: no_profile (- expected, + found)
     - t9
+  tests.yaml:24: event t1 (- expected, + found)
+    - user_id:u2
+    + user_id:u1
+  tests.yaml:24: event t3 (- expected, + found)
+    - user_id:u3 (nobody has this identifier)
+  tests.yaml:24: event t9 (- expected, + found)
+    - user_id:u1
+    + no event has this message id
+  tests.yaml:25: flags of t1 (- expected, + found)
+    - clamped
+  tests.yaml:25: flags of t9 (- expected, + found)
+    + no event has this message id
   tests.yaml:8: event t4 was rejected (bad_timestamp)
     timestamp: expected a time (RFC 3339 text or epoch milliseconds), found "soon"
     where that is meant, expect it: `rejected: [ID]`
@@ -201,12 +218,27 @@ fn a_test_that_cannot_be_read_is_a_finding_and_nothing_runs() {
 
 #[test]
 fn the_tests_of_the_shipped_pipelines_pass() {
-    let mut tried = 0;
-    for folder in std::fs::read_dir(root().join("pipelines")).expect("folder") {
-        let folder = folder.expect("entry").path();
-        let output = tributary(&["test", "-C", folder.to_str().expect("utf-8")]).output().expect("starts");
-        assert!(output.status.success(), "{}: {}", folder.display(), text_of(&output));
-        tried += 1;
+    let pipelines = shipped_pipelines();
+    assert!(pipelines.len() >= 10, "every pipeline is tried: {pipelines:?}");
+    for path in pipelines {
+        let path = path.to_str().expect("utf-8");
+        let checked = tributary(&["check", "-C", path]).output().expect("starts");
+        assert!(checked.status.success() && !text_of(&checked).contains("warning"), "{path}: {}", text_of(&checked));
+        let output = tributary(&["test", "-C", path]).output().expect("starts");
+        assert!(output.status.success(), "{path}: {}", text_of(&output));
     }
-    assert!(tried >= 2, "every pipeline is tried");
+}
+
+/// The folders of `pipelines`, and the files of `pipelines/identity`: each of those is a pipeline by itself.
+pub fn shipped_pipelines() -> Vec<PathBuf> {
+    let paths = |folder: PathBuf| {
+        let entries = std::fs::read_dir(folder).expect("folder");
+        entries.map(|entry| entry.expect("entry").path()).collect::<Vec<_>>()
+    };
+    let (cases, mut all): (Vec<_>, Vec<_>) =
+        paths(root().join("pipelines")).into_iter().partition(|path| path.ends_with("identity"));
+    let files = cases.into_iter().flat_map(paths);
+    all.extend(files.filter(|path| path.extension().is_some_and(|ending| ending == "yaml")));
+    all.sort();
+    all
 }

@@ -129,34 +129,47 @@ pub struct World {
     store: Arc<dyn Store>,
     pub commits: Vec<Staged>,
     offset: i64,
+    cache_bytes: usize,
 }
+
+/// A cache so small that most state is read back from the store.
+pub const TINY: usize = 2_000;
 
 impl World {
     pub fn new(folder: &Path) -> World {
         let (pipeline, _) = definition::load(folder, Mode::Run).unwrap_or_else(|findings| {
             panic!("{}", findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
         });
+        World::of(pipeline, TINY)
+    }
+
+    pub fn of(pipeline: Pipeline, cache_bytes: usize) -> World {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let preparer = Preparer::new(&pipeline, None).expect("a preparer");
-        // A tiny cache: most state is read back from the store.
         let schema = preparer.schema();
-        let core = runtime.block_on(Core::load(store.clone(), &pipeline, &schema, 2_000, true)).expect("a state");
-        World { pipeline, core, preparer, runtime, store, commits: Vec::new(), offset: 0 }
+        let core = Core::load(store.clone(), &pipeline, &schema, cache_bytes, true);
+        let core = runtime.block_on(core).expect("a state");
+        World { pipeline, core, preparer, runtime, store, commits: Vec::new(), offset: 0, cache_bytes }
     }
 
     /// Drops everything in memory and starts again from the store, as after a crash.
     pub fn restart(&mut self) {
         let schema = self.preparer.schema();
-        let core = Core::load(self.store.clone(), &self.pipeline, &schema, 2_000, true);
+        let core = Core::load(self.store.clone(), &self.pipeline, &schema, self.cache_bytes, true);
         self.core = self.runtime.block_on(core).expect("a state");
     }
 
     pub fn apply(&mut self, events: &[Event]) {
+        self.apply_json("site", events.iter().map(|event| (event.timestamp, event.json())));
+    }
+
+    /// Payloads of one source as one batch, each with its broker's timestamp.
+    pub fn apply_json(&mut self, source: &str, payloads: impl Iterator<Item = (i64, String)>) {
         let topic: Arc<str> = "none.ndjson".into();
-        let mut raw = RawBatch::new("site".into());
-        for event in events {
-            raw.push(&topic, 0, self.offset, event.timestamp, event.json().as_bytes());
+        let mut raw = RawBatch::new(source.into());
+        for (received_at, payload) in payloads {
+            raw.push(&topic, 0, self.offset, received_at, payload.as_bytes());
             self.offset += 1;
         }
         let prepared = self.preparer.prepare(&raw, Vec::new()).expect("prepared");
@@ -311,7 +324,7 @@ impl World {
                         sum.0 += revenue;
                         sum.1 += orders;
                     }
-                    "rejected_events" | "identity_conflicts" => {}
+                    "rejected_events" | "identity_conflicts" | "deliveries" => {}
                     other => panic!("unexpected table {other}"),
                 }
             }

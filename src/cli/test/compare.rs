@@ -20,6 +20,10 @@ pub fn compare(seen: &Seen, expectation: &Expectation) -> Option<Difference> {
         Expected::Rejected(ids) => {
             ("rejected".to_string(), texts(ids, seen.rejected.iter().map(|rejected| &rejected.message_id)))
         }
+        Expected::EventOf { message_id, who } => (format!("event {message_id}"), event_of(seen, message_id, who)),
+        Expected::Flags { message_id, flags } => {
+            (format!("flags of {message_id}"), event_flags(seen, message_id, flags))
+        }
     };
     let what = format!("{what} (- expected, + found)");
     (!lines.is_empty()).then(|| Difference { place: expectation.place.clone(), what, lines })
@@ -78,6 +82,28 @@ fn traits(seen: &Seen, who: &Who, values: &[(String, Value)]) -> Vec<String> {
     }
     lines
 }
+
+fn event_of(seen: &Seen, message_id: &str, who: &Who) -> Vec<String> {
+    let Some(wanted) = seen.profile_of(who) else {
+        return vec![missing(format!("{who} (nobody has this identifier)"))];
+    };
+    let found = match seen.events.get(message_id).map(|event| event.profile.as_deref()) {
+        Some(Some(id)) if seen.current(id) == wanted => return Vec::new(),
+        Some(Some(id)) => seen.name(id),
+        Some(None) => "nobody".to_string(),
+        None => NO_EVENT.to_string(),
+    };
+    vec![missing(who), instead(found)]
+}
+
+fn event_flags(seen: &Seen, message_id: &str, flags: &[String]) -> Vec<String> {
+    match seen.events.get(message_id) {
+        Some(event) => texts(flags, event.flags.iter()),
+        None => vec![instead(NO_EVENT)],
+    }
+}
+
+const NO_EVENT: &str = "no event has this message id";
 
 fn texts<'a>(expected: &'a [String], found: impl Iterator<Item = &'a String>) -> Vec<String> {
     let (expected, found): (BTreeSet<&String>, BTreeSet<&String>) = (expected.iter().collect(), found.collect());
@@ -138,6 +164,7 @@ fn fits(seen: &Seen, expected: &ExpectedRow, found: &Row) -> bool {
                 (Cell::Identifier(who), Some(Found::Text(found))) => who.to_string() == *found,
                 (Cell::Person(who), Some(Found::Person(id))) => seen.profile_of(who) == Some(seen.current(id)),
                 (Cell::Json(expected), Some(Found::Json(found))) => holds(found, expected),
+                (Cell::Nobody, None) => true,
                 _ => false,
             }
         })
@@ -148,6 +175,7 @@ fn shown(cell: &Cell) -> String {
         Cell::Text(text) => text.clone(),
         Cell::Identifier(who) | Cell::Person(who) => who.to_string(),
         Cell::Json(value) => value.to_string(),
+        Cell::Nobody => "nobody".to_string(),
     }
 }
 

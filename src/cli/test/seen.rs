@@ -25,6 +25,8 @@ pub struct Seen {
     merged: HashMap<String, String>,
     traits: HashMap<String, Map<String, Value>>,
     members: BTreeMap<String, BTreeSet<String>>,
+    /// By message id.
+    pub events: HashMap<String, StoredEvent>,
     pub conflicts: Vec<Row>,
     pub sent: Vec<Row>,
     pub no_profile: BTreeSet<String>,
@@ -43,6 +45,12 @@ pub enum Found {
     /// A profile id as it was then.
     Person(String),
     Json(Value),
+}
+
+pub struct StoredEvent {
+    /// The id of its profile as it was then; None: nobody's.
+    pub profile: Option<String>,
+    pub flags: Vec<String>,
 }
 
 pub struct Rejected {
@@ -64,6 +72,7 @@ impl Seen {
             merged: HashMap::new(),
             traits: HashMap::new(),
             members: BTreeMap::new(),
+            events: HashMap::new(),
             conflicts: Vec::new(),
             sent: Vec::new(),
             no_profile: BTreeSet::new(),
@@ -143,9 +152,13 @@ impl Seen {
     fn event(&mut self, row: &Columns) {
         // What `unnest` made of an event is no event of the test.
         let itself = row.number("index").is_none_or(|index| index == 0);
-        if itself && row.text("profile_id").is_none() {
-            self.no_profile.extend(row.text("message_id").map(str::to_string));
+        let Some(message_id) = row.text("message_id").filter(|_| itself) else { return };
+        let profile = row.text("profile_id").map(str::to_string);
+        if profile.is_none() {
+            self.no_profile.insert(message_id.to_string());
         }
+        let flags = row.text("flags").iter().flat_map(|flags| flags.split(',')).map(str::to_string).collect();
+        self.events.insert(message_id.to_string(), StoredEvent { profile, flags });
     }
 
     fn profile(&mut self, row: &Columns) {

@@ -145,8 +145,10 @@ fn event(node: &Node, reader: &Reader) -> Option<TestEventSpec> {
 }
 
 fn expect(reader: &Reader, node: &Node, span: Span) -> Vec<(Span, ExpectSpec)> {
-    let keys =
-        Keys { known: &["profiles", "conflicts", "segments", "traits", "sent", "no_profile", "rejected"], later: &[] };
+    let keys = Keys {
+        known: &["profiles", "events", "conflicts", "segments", "traits", "sent", "flags", "no_profile", "rejected"],
+        later: &[],
+    };
     let Some(fields) = reader.fields(node, "`expect`", span, keys) else { return Vec::new() };
     let mut all = Vec::new();
     let Value::Map(entries) = &node.value else { return all };
@@ -168,6 +170,13 @@ fn expect(reader: &Reader, node: &Node, span: Span) -> Vec<(Span, ExpectSpec)> {
                 let values = reader.entries(value, &key.text).iter();
                 let values = values.map(|entry| (named(&entry.key), reader.json(&entry.value), entry.value.span));
                 (key.span, ExpectSpec::Traits { who: named(key), values: values.collect() })
+            })),
+            "events" => all.extend(reader.entries(value, "events").iter().filter_map(|Entry { key, value }| {
+                let who = reader.literal(value, "a person")?;
+                Some((key.span, ExpectSpec::EventOf { message_id: named(key), who }))
+            })),
+            "flags" => all.extend(reader.entries(value, "flags").iter().map(|Entry { key, value }| {
+                (key.span, ExpectSpec::Flags { message_id: named(key), flags: texts(reader, value, "a flag") })
             })),
             "conflicts" => {
                 all.push((key.span, ExpectSpec::Conflicts(rows(reader, value, "conflicts", "a conflict", CONFLICT))))

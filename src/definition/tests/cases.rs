@@ -24,7 +24,7 @@ activations:
 #[test]
 fn tests_that_cannot_be_run() {
     // (the tests, what is said: message, line and column, help)
-    let rows: [(&str, &[(&str, &str, &str)]); 14] = [
+    let rows: [(&str, &[(&str, &str, &str)]); 15] = [
         (
             "- { name: a, stpes: [] }\n- { steps: [ { at: +1h } ] }",
             &[
@@ -131,6 +131,13 @@ fn tests_that_cannot_be_run() {
                 ("`identity.identifiers` does not list `emial`", "2:61", "did you mean `email`?"),
                 ("there is no cause `limt`", "2:77", "did you mean `limit`?"),
                 ("there is no identifier type `phone`", "2:97", "there are `user_id` and `email`"),
+            ],
+        ),
+        (
+            "- { name: a, steps: [ { expect: { events: { t1: u1 }, flags: { t1: [ no_identifer ] } } } ] }",
+            &[
+                ("`u1` names nobody", "2:49", "write type:value, as in user_id:u1"),
+                ("there is no flag `no_identifer`", "2:70", "did you mean `no_identifier`?"),
             ],
         ),
         (
