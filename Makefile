@@ -13,7 +13,7 @@ CARGO_FLAGS ?= --locked
 .PHONY: help demo test check bench bench-identity release fmt
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 23
 
 demo: ## a shop, start to finish, no server needed
 	@tests/support/prerequisites demo

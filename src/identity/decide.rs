@@ -232,7 +232,7 @@ impl Identities {
             }
             let known = component.identifiers().iter().find(|known| known.hash == refusal.item.hash);
             let confirmed = known.and_then(|known| known.confirmed.as_ref());
-            let later = confirmed.is_none_or(|(at, message_id)| (event.at, event.message_id()) > (*at, &**message_id));
+            let later = confirmed.is_none_or(|confirmed| (event.at, event.message_id()) > (confirmed.0, &*confirmed.1));
             let elsewhere =
                 |item: &&Item<'_>| self.identifiers.get(&item.hash).is_none_or(|number| !home.contains(number));
             let mut new: SmallVec<[&Item<'_>; 4]> = kept.iter().copied().filter(elsewhere).collect();
