@@ -10,10 +10,10 @@ CARGO ?= cargo
 CARGO_FLAGS ?= --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench release fmt
+.PHONY: help demo test check bench bench-identity release fmt
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 23
 
 demo: ## a shop, start to finish, no server needed
 	@tests/support/prerequisites demo
@@ -32,6 +32,10 @@ check: ## formatting, lints and unit tests; needs no server
 bench: ## events per CPU-second beside a ladder of floors; optimised build
 	@tests/support/prerequisites demo
 	MIMALLOC_PURGE_DELAY=5000 $(CARGO) bench $(CARGO_FLAGS) --bench ladder
+
+bench-identity: ## ten million identifiers: speed, memory, single merges; needs 8 GiB
+	@tests/support/prerequisites demo
+	$(CARGO) bench $(CARGO_FLAGS) --bench identity
 
 release: ## target/release/tributary, with object storage and TLS; needs perl for OpenSSL
 	@tests/support/prerequisites demo

@@ -264,7 +264,7 @@ impl Core {
             .try_collect()
             .await?;
         for (number, component) in found {
-            self.identities.components.insert_clean(number, component);
+            self.identities.components.insert_clean(number, Box::new(component));
         }
         Ok(())
     }
@@ -383,7 +383,7 @@ impl Core {
         for trigger in &triggered {
             let index = trigger.profile;
             let profile = described.entry(index).or_insert_with(|| {
-                let component = self.identities.components.get(&touched.numbers[index as usize]);
+                let component = self.identities.components.get(&touched.numbers[index as usize]).map(Box::as_ref);
                 let profile = &profiles[index as usize];
                 describe(&self.identities, &self.segment_names, profile, component, traits, index as usize)
             });

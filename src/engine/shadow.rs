@@ -130,7 +130,7 @@ impl Shadow {
             let Some(mut component) = self.identities.components.remove(&number) else { continue };
             // Ids that it had on the way here were never shown to anyone.
             component.take_former_ids();
-            found.push((number, Group { component, profile }));
+            found.push((number, Group { component: *component, profile }));
         }
         found.sort_by_key(|(_, Group { component, .. })| {
             (std::cmp::Reverse(component.identifiers().len()), component.id)

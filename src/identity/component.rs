@@ -3,10 +3,12 @@
 //! The three lists only grow at their end (but for an identifier that goes to another person), so a component is
 //! stored in pages: the first of each list in the component's own entry, the others in entries of their own. What a
 //! change writes follows what is new, not how large the component has become.
+//!
+//! There are millions of components in memory, of two or three identifiers each: hence lists that grow by what is
+//! needed while they are short, and narrow figures beside them.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use smallvec::SmallVec;
 
 use super::IdentityPlan;
 use crate::event::{ProfileId, ProfileNumber, TimeUs};
@@ -23,12 +25,12 @@ pub struct Component {
     identifiers: Paged<Identifier>,
     links: Paged<Link>,
     former_ids: Paged<ProfileId>,
+    /// Identifiers by kind, once there are more than a page: fewer are counted when asked for.
+    counts: Option<Box<Vec<u32>>>,
     /// Index of the best identifier: by priority of its type, then by hash.
-    best: usize,
-    /// The identifier that `id` was made of.
-    named_by: Option<u128>,
-    /// Identifiers by kind.
-    counts: SmallVec<[u32; 6]>,
+    best: u32,
+    /// `id` was made of the best identifier.
+    named: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,7 +42,7 @@ pub struct Identifier {
     pub linked_at: TimeUs,
     /// Where identifiers are reassigned: the latest event (timestamp, message id) that had it with this person, beside a
     /// better identifier. None: it was only seen alone, which does not say whose it is.
-    pub confirmed: Option<(TimeUs, Box<str>)>,
+    pub confirmed: Option<Box<(TimeUs, Box<str>)>>,
 }
 
 /// A link that joined what was apart, with the event that made it. Those of a component are a spanning tree; the
@@ -71,11 +73,14 @@ impl Component {
 
     /// None only while a component is being made.
     pub fn best(&self) -> Option<&Identifier> {
-        self.identifiers.items.get(self.best)
+        self.identifiers.items.get(self.best as usize)
     }
 
     pub fn count_of(&self, kind: u16) -> u32 {
-        self.counts.get(kind as usize).copied().unwrap_or(0)
+        match &self.counts {
+            Some(counts) => counts.get(kind as usize).copied().unwrap_or(0),
+            None => self.identifiers().iter().filter(|known| known.kind == kind).count() as u32,
+        }
     }
 
     /// When the identifiers of a kind were linked.
@@ -84,24 +89,30 @@ impl Component {
     }
 
     pub fn add(&mut self, identifier: Identifier) {
-        let kind = identifier.kind as usize;
-        if self.counts.len() <= kind {
-            self.counts.resize(kind + 1, 0);
-        }
-        self.counts[kind] += 1;
         let better = self.best().is_none_or(|best| (identifier.kind, identifier.hash) < (best.kind, best.hash));
         if better {
-            self.best = self.identifiers.items.len();
+            self.best = self.identifiers.items.len() as u32;
+            self.named = false;
         }
-        self.identifiers.items.push(identifier);
+        match &mut self.counts {
+            Some(counts) => count(counts, identifier.kind),
+            None if self.identifiers.items.len() == PAGE => {
+                let mut counts = Vec::new();
+                let known = self.identifiers.items.iter().map(|known| known.kind);
+                known.chain([identifier.kind]).for_each(|kind| count(&mut counts, kind));
+                self.counts = Some(Box::new(counts));
+            }
+            None => {}
+        }
+        self.identifiers.push(identifier);
     }
 
     pub fn add_link(&mut self, link: Link) {
-        self.links.items.push(link);
+        self.links.push(link);
     }
 
     pub fn add_former_id(&mut self, id: ProfileId) {
-        self.former_ids.items.push(id);
+        self.former_ids.push(id);
     }
 
     /// For one that is absorbed: its former ids are told apart from those of the survivor first.
@@ -114,12 +125,15 @@ impl Component {
         let index = self.identifiers.items.iter().position(|known| known.hash == hash)?;
         let last = self.identifiers.items.len() - 1;
         let removed = self.identifiers.swap_remove(index);
-        self.counts[removed.kind as usize] -= 1;
-        if self.best == index {
+        if let Some(count) = self.counts.as_mut().and_then(|counts| counts.get_mut(removed.kind as usize)) {
+            *count -= 1;
+        }
+        if self.best as usize == index {
             let best = self.identifiers().iter().enumerate().min_by_key(|(_, known)| (known.kind, known.hash));
-            self.best = best.map_or(0, |(index, _)| index);
-        } else if self.best == last {
-            self.best = index;
+            self.best = best.map_or(0, |(index, _)| index as u32);
+            self.named = false;
+        } else if self.best as usize == last {
+            self.best = index as u32;
         }
         while let Some(index) = self.links.items.iter().position(|link| link.a == hash || link.b == hash) {
             self.links.swap_remove(index);
@@ -130,27 +144,26 @@ impl Component {
     pub fn confirm(&mut self, hash: u128, at: TimeUs, message_id: &str) {
         let Some(index) = self.identifiers.items.iter().position(|known| known.hash == hash) else { return };
         let known = &mut self.identifiers.items[index];
-        if known.confirmed.as_ref().is_none_or(|(t, id)| (at, message_id) > (*t, &**id)) {
-            known.confirmed = Some((at, message_id.into()));
-            self.identifiers.clean = self.identifiers.clean.min(index);
+        if known.confirmed.as_ref().is_none_or(|confirmed| (at, message_id) > (confirmed.0, &*confirmed.1)) {
+            known.confirmed = Some(Box::new((at, message_id.into())));
+            self.identifiers.clean = self.identifiers.clean.min(index as u32);
         }
     }
 
     /// Takes over the identifiers and links of an absorbed component.
     pub fn absorb(&mut self, other: Component) {
         other.identifiers.items.into_iter().for_each(|identifier| self.add(identifier));
-        self.links.items.extend(other.links.items);
+        other.links.items.into_iter().for_each(|link| self.add_link(link));
     }
 
     /// The id that follows from the identifiers. The hash is only made when the best identifier is another one.
     pub fn derive_id(&mut self, plan: &IdentityPlan) -> Option<ProfileId> {
         let best = self.best()?;
-        let (hash, kind) = (best.hash, best.kind);
-        if self.named_by == Some(hash) {
+        if self.named {
             return Some(self.id);
         }
-        let id = plan.profile_id(kind, &best.value);
-        self.named_by = Some(hash);
+        let id = plan.profile_id(best.kind, &best.value);
+        self.named = true;
         Some(id)
     }
 
@@ -213,15 +226,23 @@ impl Component {
     pub fn finish(&mut self) {
         let identifiers = std::mem::take(&mut self.identifiers.items);
         identifiers.into_iter().for_each(|identifier| self.add(identifier));
-        self.named_by = self.best().map(|best| best.hash);
+        self.named = self.best().is_some();
         for (clean, stored, length) in [
             (&mut self.identifiers.clean, &mut self.identifiers.stored, self.identifiers.items.len()),
             (&mut self.links.clean, &mut self.links.stored, self.links.items.len()),
             (&mut self.former_ids.clean, &mut self.former_ids.stored, self.former_ids.items.len()),
         ] {
-            (*clean, *stored) = (length, length);
+            (*clean, *stored) = (length as u32, length as u32);
         }
     }
+}
+
+fn count(counts: &mut Vec<u32>, kind: u16) {
+    let kind = kind as usize;
+    if counts.len() <= kind {
+        counts.resize(kind + 1, 0);
+    }
+    counts[kind] += 1;
 }
 
 /// A component's own entry: the first page of each list.
@@ -252,9 +273,9 @@ enum List {
 struct Paged<T> {
     items: Vec<T>,
     /// So many entries are stored as they are.
-    clean: usize,
+    clean: u32,
     /// So many entries are stored.
-    stored: usize,
+    stored: u32,
 }
 
 impl<T> Default for Paged<T> {
@@ -270,8 +291,17 @@ impl<T: Clone + Serialize + for<'de> Deserialize<'de>> Paged<T> {
         std::borrow::Cow::Borrowed(&self.items[..self.items.len().min(PAGE)])
     }
 
+    /// The first entries one by one, since most lists end there.
+    fn push(&mut self, item: T) {
+        const EXACT: usize = 4;
+        if self.items.len() == self.items.capacity() && self.items.len() < EXACT {
+            self.items.reserve_exact(1);
+        }
+        self.items.push(item);
+    }
+
     fn swap_remove(&mut self, index: usize) -> T {
-        self.clean = self.clean.min(index);
+        self.clean = self.clean.min(index as u32);
         self.items.swap_remove(index)
     }
 
@@ -279,18 +309,30 @@ impl<T: Clone + Serialize + for<'de> Deserialize<'de>> Paged<T> {
         let key = |page: usize| keys::component_page(number, list as u8, page as u32);
         let pages = self.items.len().div_ceil(PAGE);
         // The page that the first new entry falls into; none when there is no new one.
-        let first = if self.clean < self.items.len() { self.clean / PAGE } else { pages };
+        let clean = self.clean as usize;
+        let first = if clean < self.items.len() { clean / PAGE } else { pages };
         for page in first.max(1)..pages {
             let end = ((page + 1) * PAGE).min(self.items.len());
             let items = &self.items[page * PAGE..end];
             out.put(key(page), codec::encode(Self::VERSION, &items));
         }
-        (pages.max(1)..self.stored.div_ceil(PAGE)).for_each(|page| out.delete(key(page)));
-        (self.clean, self.stored) = (self.items.len(), self.items.len());
+        (pages.max(1)..self.stored_pages()).for_each(|page| out.delete(key(page)));
+        (self.clean, self.stored) = (self.items.len() as u32, self.items.len() as u32);
+    }
+
+    fn stored_pages(&self) -> usize {
+        (self.stored as usize).div_ceil(PAGE)
+    }
+
+    /// What the list holds on the heap; of a long one by its first entries, so that weighing does not take longer as it grows.
+    fn weigh(&self, texts: impl Fn(&T) -> usize) -> usize {
+        let first = &self.items[..self.items.len().min(PAGE)];
+        let texts: usize = first.iter().map(texts).sum();
+        self.items.capacity() * size_of::<T>() + texts * self.items.len() / first.len().max(1)
     }
 
     fn delete(&self, number: ProfileNumber, list: List, out: &mut WriteBatch) {
-        for page in 1..self.stored.div_ceil(PAGE) {
+        for page in 1..self.stored_pages() {
             out.delete(keys::component_page(number, list as u8, page as u32));
         }
     }
@@ -322,11 +364,10 @@ pub async fn load(
 
 impl Weigh for Component {
     fn weigh(&self) -> usize {
-        let identifiers: usize =
-            self.identifiers().iter().map(|known| size_of::<Identifier>() + known.value.len()).sum();
-        let texts = |link: &Link| size_of::<Link>() + link.message_id.len() + link.position.len();
-        let links: usize = self.links().iter().map(texts).sum();
-        size_of::<Component>() + identifiers + links + self.former_ids.items.len() * size_of::<ProfileId>()
+        let confirmed = |known: &Identifier| known.confirmed.as_ref().map_or(0, |c| size_of_val(&**c) + c.1.len());
+        self.identifiers.weigh(|known| known.value.len() + confirmed(known))
+            + self.links.weigh(|link| link.message_id.len() + link.position.len())
+            + self.former_ids.weigh(|_| 0)
     }
 }
 
@@ -387,7 +428,11 @@ mod tests {
             assert_eq!(read.identifiers(), component.identifiers(), "round {round}");
             assert_eq!(read.links(), component.links(), "round {round}");
             assert_eq!(read.former_ids(), component.former_ids(), "round {round}");
-            assert_eq!((read.best(), &read.counts), (component.best(), &component.counts), "round {round}");
+            assert_eq!(read.best(), component.best(), "round {round}");
+            for kind in 0..3 {
+                let counted = component.identifiers().iter().filter(|known| known.kind == kind).count() as u32;
+                assert_eq!((read.count_of(kind), component.count_of(kind)), (counted, counted), "round {round}");
+            }
         }
         component.add(identifier(next));
         let mut out = WriteBatch::default();

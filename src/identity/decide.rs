@@ -268,7 +268,7 @@ impl Identities {
         }
         let known = component.identifiers().iter().find(|known| known.hash == item.hash);
         let confirmed = known.and_then(|known| known.confirmed.as_ref());
-        confirmed.is_none_or(|(at, message_id)| (event.at, event.message_id()) > (*at, &**message_id))
+        confirmed.is_none_or(|confirmed| (event.at, event.message_id()) > (confirmed.0, &*confirmed.1))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Makes the links of a batch: one profile number per row, what changed, and what was refused.
 
+use arrow::array::AsArray;
+use arrow::datatypes::{Int32Type, Int64Type};
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 
@@ -27,7 +29,7 @@ pub struct Identities {
     pub(super) plan: IdentityPlan,
     /// Identifier hash → profile number.
     pub identifiers: Cache<u128, ProfileNumber>,
-    pub components: Cache<ProfileNumber, Component>,
+    pub components: Cache<ProfileNumber, Box<Component>>,
     pub seen: SeenFilter,
     /// The next profile number to give; part of the engine's record.
     pub next_number: ProfileNumber,
@@ -106,14 +108,13 @@ struct Change {
     merged: bool,
     /// What made the identifier that is the best now the best.
     cause: &'static str,
-    message_id: Box<str>,
-    at: TimeUs,
+    /// The event's row.
+    row: u32,
 }
 
 impl Change {
     fn new(shown: Option<ProfileId>, event: Event<'_>) -> Change {
-        let message_id = event.message_id().into();
-        Change { shown, merged: false, cause: "better_identifier", message_id, at: event.at }
+        Change { shown, merged: false, cause: "better_identifier", row: event.row as u32 }
     }
 }
 
@@ -122,8 +123,7 @@ struct Lost {
     shown: ProfileId,
     former_ids: Vec<ProfileId>,
     into: ProfileNumber,
-    message_id: Box<str>,
-    at: TimeUs,
+    row: u32,
 }
 
 /// What a batch does to the components, until it is done.
@@ -132,6 +132,8 @@ pub(super) struct Working {
     changes: HashMap<ProfileNumber, Change>,
     absorbed: HashMap<ProfileNumber, ProfileNumber>,
     lost: Vec<Lost>,
+    /// The position of the row at hand, as text.
+    position: String,
 }
 
 pub(super) type Kept<'a, 'b> = SmallVec<[&'a Item<'b>; 4]>;
@@ -154,6 +156,9 @@ impl Identities {
 
     /// Hashes that are not in memory although the store may hold them.
     pub fn missing_identifiers(&self, extracted: &Extracted<'_>) -> Vec<u128> {
+        if self.identifiers.is_whole() {
+            return Vec::new(); // the start reads all identifiers
+        }
         let mut missing: Vec<u128> = extracted
             .items
             .iter()
@@ -260,7 +265,7 @@ impl Identities {
             let hash = self.plan.identifier_hash(row.kind, &row.value);
             out.put(keys::identifier(hash), codec::encode(1, &row.number));
         }
-        self.derive_ids(working, &last, commit, out, &mut resolved);
+        self.derive_ids(events, working, &last, commit, out, &mut resolved);
         resolved
     }
 
@@ -335,12 +340,11 @@ impl Identities {
             }
             links.push((kept[0].hash, item.hash));
         }
-        let message_id: Box<str> = event.message_id().into();
         let number = match numbers.as_slice() {
             [] => {
                 let number = self.next_number;
                 self.next_number += 1;
-                self.components.insert_dirty(number, Component::default(), commit);
+                self.components.insert_dirty(number, Box::default(), commit);
                 working.changes.insert(number, Change::new(None, event));
                 resolved.created.push(number);
                 number
@@ -367,12 +371,12 @@ impl Identities {
             && let Some(change) = working.changes.get_mut(&number)
         {
             change.cause = if numbers.len() > 1 { "merge" } else { "better_identifier" };
-            (change.message_id, change.at) = (message_id.clone(), event.at);
+            change.row = event.row as u32;
         }
         if let Some(component) = self.components.get_mut_dirty(&number, commit) {
-            let position = position_text(event);
+            write_position(event, &mut working.position);
             for (a, b) in links {
-                let (message_id, position) = (message_id.clone(), position.as_str().into());
+                let (message_id, position) = (event.message_id().into(), working.position.as_str().into());
                 component.add_link(Link { a, b, message_id, position, linked_at: event.at });
             }
         }
@@ -380,7 +384,7 @@ impl Identities {
     }
 
     fn best_of(&self, number: ProfileNumber) -> Option<u128> {
-        self.components.get(&number).and_then(Component::best).map(|best| best.hash)
+        self.components.get(&number).and_then(|component| component.best()).map(|best| best.hash)
     }
 
     /// The components of these identifiers, each once, in order of number.
@@ -424,8 +428,7 @@ impl Identities {
         component.delete(loser, out);
         let former_ids = component.take_former_ids();
         if let Some(shown) = shown {
-            let message_id = event.message_id().into();
-            working.lost.push(Lost { shown, former_ids, into: survivor, message_id, at: event.at });
+            working.lost.push(Lost { shown, former_ids, into: survivor, row: event.row as u32 });
         }
         for identifier in component.identifiers() {
             self.identifiers.insert_dirty(identifier.hash, survivor, commit);
@@ -435,7 +438,7 @@ impl Identities {
             change.merged = true;
         }
         if let Some(into) = self.components.get_mut_dirty(&survivor, commit) {
-            into.absorb(component);
+            into.absorb(*component);
         }
         working.absorbed.insert(loser, survivor);
     }
@@ -458,7 +461,7 @@ impl Identities {
                 kind: item.kind,
                 value: value.clone(),
                 linked_at: event.at,
-                confirmed: confirmed.then(|| (event.at, event.message_id().into())),
+                confirmed: confirmed.then(|| Box::new((event.at, event.message_id().into()))),
             });
         }
         resolved.identifiers.push(IdentifierRow { kind: item.kind, value, number, linked_at: event.at });
@@ -499,6 +502,7 @@ impl Identities {
     /// Derives the ids of the changed components, once per batch, and says which ids became others.
     fn derive_ids(
         &mut self,
+        events: &EventBatch,
         working: Working,
         last: &dyn Fn(ProfileNumber) -> ProfileNumber,
         commit: u64,
@@ -506,33 +510,34 @@ impl Identities {
         resolved: &mut Resolved,
     ) {
         let Working { changes, lost, .. } = working;
-        let mut numbers: Vec<ProfileNumber> = changes.keys().copied().collect();
-        numbers.sort_unstable();
-        let mut taken_over: HashMap<ProfileNumber, Vec<(ProfileId, Box<str>, TimeUs)>> = HashMap::new();
-        for Lost { shown, former_ids, into, message_id, at } in lost {
+        let mut changes: Vec<(ProfileNumber, Change)> = changes.into_iter().collect();
+        changes.sort_unstable_by_key(|(number, _)| *number);
+        let mut taken_over: HashMap<ProfileNumber, Vec<(ProfileId, u32)>> = HashMap::new();
+        for Lost { shown, former_ids, into, row } in lost {
             let list = taken_over.entry(last(into)).or_default();
-            list.extend(former_ids.into_iter().chain([shown]).map(|id| (id, message_id.clone(), at)));
+            list.extend(former_ids.into_iter().chain([shown]).map(|id| (id, row)));
         }
-        for number in numbers {
-            let change = &changes[&number];
+        let (message_ids, times) = (events.strings(column::MESSAGE_ID), events.times(column::TIMESTAMP));
+        for (number, change) in changes {
             let Some(component) = self.components.get_mut_dirty(&number, commit) else { continue };
             let Some(id) = component.derive_id(&self.plan) else { continue };
             let taken_over = taken_over.remove(&number).unwrap_or_default();
             let moved = change.shown.is_some_and(|shown| shown != id);
-            let mut merge = |old: ProfileId, cause, message_id: &str, merged_at| {
-                resolved.merges.push(Merge { old, new: id, cause, message_id: message_id.into(), merged_at });
+            let mut merge = |old: ProfileId, cause, row: u32| {
+                let (message_id, merged_at) = (message_ids.value(row as usize).into(), times.value(row as usize));
+                resolved.merges.push(Merge { old, new: id, cause, message_id, merged_at });
             };
             if moved {
                 // Every id ever shown points straight at the new one, so that one hop always suffices.
                 for old in component.former_ids().iter().chain(&change.shown).filter(|old| **old != id) {
-                    merge(*old, change.cause, &change.message_id, change.at);
+                    merge(*old, change.cause, change.row);
                 }
             }
-            for (old, message_id, at) in taken_over.iter().filter(|(old, ..)| *old != id) {
-                merge(*old, "merge", message_id, *at);
+            for (old, row) in taken_over.iter().filter(|(old, _)| *old != id) {
+                merge(*old, "merge", *row);
                 out.put(keys::alias(*old), codec::encode(1, &number));
             }
-            let gone = change.shown.filter(|_| moved).into_iter().chain(taken_over.into_iter().map(|(old, ..)| old));
+            let gone = change.shown.filter(|_| moved).into_iter().chain(taken_over.into_iter().map(|(old, _)| old));
             gone.filter(|old| *old != id).for_each(|old| component.add_former_id(old));
             component.id = id;
             component.write(number, out);
@@ -544,15 +549,15 @@ impl Identities {
     }
 }
 
-fn position_text(event: Event<'_>) -> String {
-    use arrow::array::AsArray;
-    use arrow::datatypes::{Int32Type, Int64Type};
+/// As [`Position`](crate::event::Position) is displayed.
+fn write_position(event: Event<'_>, out: &mut String) {
     let batch = &event.events.batch;
-    format!(
-        "{}:{}/{}@{}",
-        event.source(),
-        event.events.strings(column::TOPIC).value(event.row),
-        batch.column(column::PARTITION).as_primitive::<Int32Type>().value(event.row),
-        batch.column(column::OFFSET).as_primitive::<Int64Type>().value(event.row)
-    )
+    let partition = batch.column(column::PARTITION).as_primitive::<Int32Type>().value(event.row);
+    let offset = batch.column(column::OFFSET).as_primitive::<Int64Type>().value(event.row);
+    let (mut partition_text, mut offset_text) = (itoa::Buffer::new(), itoa::Buffer::new());
+    out.clear();
+    let topic = event.events.strings(column::TOPIC).value(event.row);
+    for part in [event.source(), ":", topic, "/", partition_text.format(partition), "@", offset_text.format(offset)] {
+        out.push_str(part);
+    }
 }

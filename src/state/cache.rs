@@ -19,6 +19,12 @@ pub trait Weigh {
     fn weigh(&self) -> usize;
 }
 
+impl<T: Weigh> Weigh for Box<T> {
+    fn weigh(&self) -> usize {
+        size_of::<T>() + T::weigh(self)
+    }
+}
+
 /// Keys are numbers or hashes (`u64`, `u128`). Commits are numbered upwards.
 pub struct Cache<K, V> {
     entries: HashTable<Entry<K, V>>,
@@ -31,6 +37,7 @@ pub struct Cache<K, V> {
     lent: Vec<K>,
     /// The bucket that the clock looks at next.
     hand: usize,
+    evicted: bool,
 }
 
 struct Entry<K, V> {
@@ -54,6 +61,7 @@ impl<K: Copy + Eq + Hash, V: Weigh> Cache<K, V> {
             durable_below: 0,
             lent: Vec::new(),
             hand: 0,
+            evicted: false,
         }
     }
 
@@ -127,7 +135,13 @@ impl<K: Copy + Eq + Hash, V: Weigh> Cache<K, V> {
             }
             self.bytes -= entry.weight as usize;
             found.remove();
+            self.evicted = true;
         }
+    }
+
+    /// Nothing was ever evicted: if all that is stored was taken in at first, what is not here is not stored either.
+    pub fn is_whole(&self) -> bool {
+        !self.evicted
     }
 
     /// The weight of all entries; of values handed out mutably since the last [`Cache::shrink`] as it was before.

@@ -2,19 +2,35 @@
 //!
 //! Every value that may hold personal data passes here, so that encryption per profile finds its place.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::StoreError;
 
+thread_local! {
+    /// Where values are encoded before they are copied to their length: millions of them, most of a few bytes, wait in a commit.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A buffer that a large value has grown beyond this is not kept.
+const BUFFER_MAX: usize = 1 << 20;
+
 /// Encodes `value` behind its version byte.
 pub fn encode<T: Serialize>(version: u8, value: &T) -> Bytes {
-    let mut buffer = Vec::with_capacity(128);
+    let mut buffer = BUFFER.take();
+    buffer.clear();
     buffer.push(version);
-    postcard::to_extend(value, buffer).map(Bytes::from).unwrap_or_else(|error| {
+    let buffer = postcard::to_extend(value, buffer).unwrap_or_else(|error| {
         // Only a type that postcard cannot express at all fails to encode: a programming error.
         unreachable!("a state value could not be encoded: {error}")
-    })
+    });
+    let bytes = Bytes::copy_from_slice(&buffer);
+    if buffer.capacity() <= BUFFER_MAX {
+        BUFFER.set(buffer);
+    }
+    bytes
 }
 
 /// Decodes what [`encode`] wrote with this version; `what` names the kind of value in the error.

@@ -203,7 +203,7 @@ impl Core {
             self.seal(&mut staged)?;
             return Ok((staged, refused));
         }
-        let corrected = self.switch(&job, component, profile, shadow.finish(), &mut staged).await?;
+        let corrected = self.switch(&job, *component, profile, shadow.finish(), &mut staged).await?;
         self.seal(&mut staged)?;
         Ok((staged, corrected))
     }
@@ -338,7 +338,7 @@ impl Core {
             staged.writes.put(keys::alias(component.id), codec::encode(1, number));
             component.forget_stored();
             component.write(*number, &mut staged.writes);
-            self.identities.components.insert_dirty(*number, component, commit);
+            self.identities.components.insert_dirty(*number, Box::new(component), commit);
         }
         for known in left.values() {
             identifier_rows.push(row_of(known, NO_PROFILE));
