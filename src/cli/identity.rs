@@ -144,7 +144,13 @@ async fn correct(
 ) -> Result<Exit, Failure> {
     let corrected: Corrected = match status::running(config).await {
         Some(control) => {
-            let answer = control.post_json("/control/correct", &request).await?;
+            let answer = control.post_json("/control/correct", &request).await.map_err(|failure| Failure {
+                message: format!(
+                    "{}; if the correction had begun, the next run carries it to its end. Ask for it again to be sure",
+                    failure.message
+                ),
+                ..failure
+            })?;
             serde_json::from_str(&answer).map_err(Failure::fatal)?
         }
         None => {
@@ -177,10 +183,13 @@ async fn correct(
     }
     match &corrected.profiles[..] {
         [] => say(&format!("profile {} is no more: all of its events are nobody's", corrected.was)),
-        [one] => say(&format!(
-            "profile {} is still one person, now {one}: other links hold it together (tributary explain profile {one})",
-            corrected.was
-        )),
+        [one] => {
+            let now = if *one == corrected.was { String::new() } else { format!(", now {one}") };
+            say(&format!(
+                "profile {} is still one person{now}: what is left holds together (see tributary explain profile {one})",
+                corrected.was
+            ));
+        }
         several => say(&format!("profile {} is now {} profiles:", corrected.was, several.len())),
     }
     print(&corrected.profiles.join("\n"));

@@ -21,6 +21,7 @@ mod demo;
 mod deploy;
 mod fencing;
 mod identity;
+mod identity_cli;
 mod kafka;
 mod order;
 mod pipeline_tests;

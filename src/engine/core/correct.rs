@@ -62,10 +62,14 @@ impl Core {
         activate: bool,
         staged: &mut Staged,
     ) -> Result<Begun, EngineError> {
-        if self.rebuild.is_some() {
-            return Ok(Begun::Refused(
-                "another correction is being carried out; try again when it is done".to_string(),
-            ));
+        if let Some(job) = &self.rebuild {
+            // Asked for once more, as after a crash: whoever asks waits for the rebuild that is under way.
+            return Ok(match job.correction == *correction {
+                true => Begun::Rebuilding,
+                false => {
+                    Begun::Refused("another correction is being carried out; try again when it is done".to_string())
+                }
+            });
         }
         let number = match correction {
             Correction::Cut(a, b) => {
