@@ -87,11 +87,14 @@ impl Core {
                 None => None,
             },
         };
+        let plan = self.identities.plan().clone();
+        if self.identities.corrections.holds(&plan, correction) {
+            return Ok(Begun::Done);
+        }
         let correction_number = self.record.next_correction;
         self.record.next_correction += 1;
         let key = keys::number(Tag::Correction, correction_number);
         staged.writes.put(key, codec::encode(Correction::VERSION, correction));
-        let plan = self.identities.plan().clone();
         self.identities.corrections.add(&plan, correction);
         let Some(number) = number else { return Ok(Begun::Done) };
         let job = RebuildRecord {
@@ -320,13 +323,6 @@ impl Core {
                 entry: membership.entries,
             }));
         }
-        let touched = Touched::these(&numbers, &ids);
-        if job.activate {
-            let none = EventBatch { batch: RecordBatch::new_empty(self.restore.schema()) };
-            self.activate(&none, &touched, &traits, &profiles, &transitions, staged).await?;
-        }
-        transitions.iter_mut().for_each(|transition| transition.cause = Cause::Split);
-
         // Identifiers, all of them: those of the tables were written under ids that may mean another person now.
         let mut identifier_rows = Vec::new();
         for (component, number) in components.iter().zip(&numbers) {
@@ -343,6 +339,20 @@ impl Core {
             self.identities.identifiers.remove(&known.hash);
             staged.writes.delete(keys::identifier(known.hash));
         }
+        for (number, mut component) in numbers.iter().zip(components) {
+            staged.writes.put(keys::alias(component.id), codec::encode(1, number));
+            component.forget_stored();
+            component.write(*number, &mut staged.writes);
+            self.identities.components.insert_dirty(*number, component, commit);
+        }
+
+        // After the components, which bodies are made of. Of someone who is no more there is nothing to say.
+        if job.activate && !profiles.is_empty() {
+            let touched = Touched::these(&numbers, &ids);
+            let none = EventBatch { batch: RecordBatch::new_empty(self.restore.schema()) };
+            self.activate(&none, &touched, &traits, &profiles, &transitions, staged).await?;
+        }
+        transitions.iter_mut().for_each(|transition| transition.cause = Cause::Split);
 
         let moves: Vec<rows::EventMove> = rows
             .into_iter()
@@ -368,7 +378,7 @@ impl Core {
         let id_of: HashMap<ProfileNumber, ProfileId> = numbers.iter().copied().zip(ids.iter().copied()).collect();
         let tables = &self.tables;
         for (table, batch) in [
-            (&tables.profiles, rows::profiles(&tables.profiles, &ids, &traits, &as_of, &gone, commit)?),
+            (&tables.profiles, rows::profiles(&tables.profiles, &ids, &traits, &as_of[..ids.len()], &gone, commit)?),
             (&tables.identifiers, rows::identifiers(&tables.identifiers, &plan, &identifier_rows, &id_of, commit)?),
             (&tables.profile_merges, rows::profile_merges(&tables.profile_merges, &merges, commit)?),
             (
@@ -381,11 +391,7 @@ impl Core {
                 staged.rows.push((table.clone(), batch));
             }
         }
-        for ((number, mut component), profile) in numbers.iter().zip(components).zip(profiles) {
-            staged.writes.put(keys::alias(component.id), codec::encode(1, number));
-            component.forget_stored();
-            component.write(*number, &mut staged.writes);
-            self.identities.components.insert_dirty(*number, component, commit);
+        for (number, profile) in numbers.iter().zip(profiles) {
             let record = ProfileRecord::store(&profile, &self.slots);
             staged.writes.put(keys::profile(*number), codec::encode(ProfileRecord::VERSION, &record));
             self.profiles.insert_dirty(*number, profile, commit);
