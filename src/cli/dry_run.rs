@@ -58,6 +58,9 @@ pub async fn dry_run(
         other.take(&stored);
     }
     let report = other.finish(examples);
+    if since.is_some() {
+        say("links made by earlier events are not known here: a profile may seem to split that would not");
+    }
     if Output::or_default(global.output) == Output::Json {
         print(&report.as_json().to_string());
     } else {
@@ -300,14 +303,14 @@ impl Report {
             format!("events read:        {}", self.events),
             format!("profiles today:     {}", self.before),
             format!("under these rules:  {}", self.after),
-            format!("merged:             {} profiles would be made of several of today's", self.merges),
-            format!("split:              {} of today's profiles would become several", self.splits),
+            format!("merged:             {} would be made of several of today's", self.merges),
+            format!("split:              {} of today's would become several", self.splits),
         ];
         if self.nobody > 0 {
             lines.push(format!("without a profile:  {} events", self.nobody));
         }
         for (cause, count) in &self.conflicts {
-            lines.push(format!("refused:            {count} identifiers by {cause}"));
+            lines.push(format!("refused:            {count} by {cause}"));
         }
         if !self.merge_examples.is_empty() {
             lines.push("\nmerged, the largest first:".to_string());

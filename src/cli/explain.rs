@@ -88,7 +88,8 @@ impl Tables {
         let ask = async |sql: String| query::query(&target, &sql).await.map_err(|error| error.to_string());
         let merges = ask(format!(
             "SELECT merged_at, old_profile_id, profile_id, CAST(cause AS VARCHAR) AS cause, message_id FROM profile_merges \
-             WHERE old_profile_id IN ({ids}) OR profile_id IN ({ids}) ORDER BY _batch, _seq"
+             WHERE old_profile_id IN (SELECT old_profile_id FROM profile_merges \
+             WHERE old_profile_id IN ({ids}) OR profile_id IN ({ids})) ORDER BY _batch, _seq"
         ))
         .await?;
         let conflicts = ask(format!(

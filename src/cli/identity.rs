@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::output::{Output, print};
 use super::run::{RunOptions, Session};
 use super::{Exit, Failure, Global, NodeConfig, dry_run, run, say, status, who};
-use crate::definition::{Mode, Pipeline};
+use crate::definition::{Mode, Pipeline, Warehouse};
 use crate::engine::{Command, Corrected, CorrectionRequest, Input, Outcome, SharedStatus};
 use crate::event::ProfileId;
 use crate::identity::Correction;
@@ -39,7 +39,7 @@ pub enum IdentityCommand {
         #[arg(long, value_name = "MESSAGE_ID")]
         event: Option<String>,
         /// The source of that event, where several have the id
-        #[arg(long, requires = "event")]
+        #[arg(long, requires = "event", conflicts_with = "link")]
         source: Option<String>,
         /// Let segments that are entered or left by it set off activations
         #[arg(long)]
@@ -107,7 +107,14 @@ async fn find_event(
     message_id: &str,
     source: Option<&str>,
 ) -> Result<(String, Option<ProfileId>), Failure> {
-    let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"));
+    let quoted = |text: &str| {
+        let text = text.replace('\'', "''");
+        match &pipeline.warehouse {
+            Warehouse::Lake => format!("'{text}'"),
+            // There a backslash escapes, in the lake it is itself.
+            Warehouse::ClickHouse { .. } => format!("'{}'", text.replace('\\', "\\\\")),
+        }
+    };
     let of_source = source.map(|source| format!(" AND source = {}", quoted(source))).unwrap_or_default();
     let sql = format!(
         "SELECT CAST(source AS VARCHAR) AS source, profile_id FROM current_events WHERE message_id = {}{of_source}",
@@ -153,7 +160,13 @@ async fn correct(
 ) -> Result<Exit, Failure> {
     let corrected: Corrected = match status::running(config).await {
         Some(control) => {
-            let answer = control.post_json("/control/correct", &request).await?;
+            let answer = control.post_json("/control/correct", &request).await.map_err(|failure| Failure {
+                message: format!(
+                    "{}; if the correction had begun, the next run carries it to its end. Ask for it again to be sure",
+                    failure.message
+                ),
+                ..failure
+            })?;
             serde_json::from_str(&answer).map_err(Failure::fatal)?
         }
         None => {
@@ -186,12 +199,13 @@ async fn correct(
     }
     match &corrected.profiles[..] {
         [] => say(&format!("profile {} is no more: all of its events are nobody's", corrected.was)),
-        [one] if one == &corrected.was => {
+        [one] => {
+            let now = if *one == corrected.was { String::new() } else { format!(", now {one}") };
             say(&format!(
-                "profile {one} is still one person (tributary explain profile {one} shows what holds it together)"
+                "profile {} is still one person{now}: what is left holds together (see tributary explain profile {one})",
+                corrected.was
             ));
         }
-        [one] => say(&format!("profile {} is still one person, and has the id {one} now", corrected.was)),
         several => say(&format!("profile {} is now {} profiles:", corrected.was, several.len())),
     }
     print(&corrected.profiles.join("\n"));

@@ -76,10 +76,10 @@ async fn stored(config: &NodeConfig) -> Result<Status, Failure> {
         Some(value) => codec::decode(EngineRecord::VERSION, "engine record", &value).map_err(Failure::fatal)?,
         None => EngineRecord::default(),
     };
-    let key = keys::name(Tag::Engine, RebuildRecord::KEY);
-    let rebuild = reader.get(&key).await.map_err(Failure::environment)?;
+    let rebuild = reader.get(&keys::name(Tag::Engine, RebuildRecord::KEY)).await.map_err(Failure::environment)?;
     Ok(Status {
-        rebuild: rebuild.map(|_| "begun; the next run goes on with it".to_string()),
+        rebuild: rebuild
+            .map(|_| "a correction of identity is half done; the next run carries it to its end".to_string()),
         commit: record.commit,
         totals: record.totals,
         segments: record.segment_sizes.into_iter().collect(),
@@ -119,7 +119,7 @@ fn rows(status: &Status) -> Vec<[String; 4]> {
         rows.push(row("commits to ship", &status.sink.name, waiting, status.sink.problem.as_deref()));
     }
     if let Some(rebuild) = &status.rebuild {
-        rows.push(row("rebuild", "", "under way".to_string(), Some(rebuild)));
+        rows.push(row("rebuild", "", "open".to_string(), Some(rebuild)));
     }
     for (name, destination) in &status.destinations {
         rows.push(row("to deliver", name, destination.queued.to_string(), destination.problem.as_deref()));

@@ -119,7 +119,7 @@ pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Resul
         caught_up,
         replay: None,
         reading: None,
-        correcting: None,
+        correcting: Vec::new(),
         assigned: Vec::new(),
         options,
     };
@@ -335,8 +335,8 @@ struct Loop {
     replay: Option<Replay>,
     /// The generation of the rebuild whose history is being read.
     reading: Option<u32>,
-    /// Who waits for the rebuild; nobody after a restart.
-    correcting: Option<oneshot::Sender<Corrected>>,
+    /// Who waits for the rebuild; nobody after a restart, several where the same was asked for more than once.
+    correcting: Vec<oneshot::Sender<Corrected>>,
     /// Where new partitions begin, to be recorded with the next commit.
     assigned: Vec<Command>,
     options: Options,
@@ -446,7 +446,13 @@ impl Loop {
     /// Starts reading the history that a rebuild needs, once the tables hold all of it.
     async fn read_history(&mut self) -> Result<(), EngineError> {
         let Some(job) = self.core.rebuild.clone() else { return Ok(()) };
-        if self.reading == Some(job.generation) || self.core.outbox.range(..=job.upto).next().is_some() {
+        if self.reading == Some(job.generation) {
+            return Ok(());
+        }
+        let waiting = self.core.outbox.range(..=job.upto).count();
+        if waiting > 0 {
+            let text = format!("waits until {waiting} commits with events of before are in the tables");
+            self.status.change(|status| status.rebuild = Some(text));
             return Ok(());
         }
         self.reading = Some(job.generation);
@@ -483,8 +489,8 @@ impl Loop {
         if let Some(reason) = &corrected.refused {
             tracing::warn!(%reason, "a correction of identity was not carried out");
         }
-        if let Some(answer) = self.correcting.take() {
-            let _ = answer.send(corrected);
+        for answer in self.correcting.drain(..) {
+            let _ = answer.send(corrected.clone());
         }
         Ok(())
     }
@@ -515,7 +521,7 @@ impl Loop {
                 }
                 Command::Attempted(attempt) => self.attempted(&attempt),
                 Command::Correct { answer, .. } => match begun.next() {
-                    Some(Begun::Rebuilding) => self.correcting = Some(answer),
+                    Some(Begun::Rebuilding) => self.correcting.push(answer),
                     Some(Begun::Refused(reason)) => {
                         let _ = answer.send(Corrected { refused: Some(reason), ..Corrected::default() });
                     }
@@ -679,6 +685,7 @@ async fn read_back(
 ) -> Result<Shadow, EngineError> {
     let tell = |text: String| status.change(|status| status.rebuild = Some(text));
     tell("reading history".to_string());
+    let mut warned = String::new();
     loop {
         match reader.next().await {
             Ok(Some(stored)) => {
@@ -688,8 +695,12 @@ async fn read_back(
             Ok(None) => return Ok(shadow),
             Err(error @ EngineError::Internal(_)) => return Err(error),
             Err(error) => {
-                tracing::warn!(%error, "a rebuild waits for its history");
-                tell(error.to_string());
+                let problem = error.to_string();
+                if problem != warned {
+                    tracing::warn!(%error, "a correction waits for the history that it needs");
+                    warned.clone_from(&problem);
+                }
+                tell(problem);
                 tokio::time::sleep(std::time::Duration::from_secs(2)).await;
             }
         }

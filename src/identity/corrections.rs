@@ -57,6 +57,16 @@ impl Corrections {
         self.change(plan, correction, true);
     }
 
+    /// True: it is in force already.
+    pub fn holds(&self, plan: &IdentityPlan, correction: &Correction) -> bool {
+        let hash = |named: &Named| plan.identifier_hash(named.kind, &named.value);
+        match correction {
+            Correction::Cut(a, b) => self.cuts.contains(&(hash(a), hash(b))),
+            Correction::Ban(named) => self.bans.contains(&hash(named)),
+            Correction::Strike { source, message_id } => self.struck.contains(&event_hash(source, message_id)),
+        }
+    }
+
     /// A correction that could not be carried out is taken back.
     pub fn remove(&mut self, plan: &IdentityPlan, correction: &Correction) {
         self.change(plan, correction, false);

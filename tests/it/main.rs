@@ -22,6 +22,7 @@ mod deploy;
 mod fencing;
 mod identity;
 mod identity_cases;
+mod identity_cli;
 mod kafka;
 mod order;
 mod pipeline_tests;

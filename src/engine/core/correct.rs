@@ -68,10 +68,14 @@ impl Core {
                     .to_string(),
             ));
         }
-        if self.rebuild.is_some() {
-            return Ok(Begun::Refused(
-                "another correction is being carried out; try again when it is done".to_string(),
-            ));
+        if let Some(job) = &self.rebuild {
+            // Asked for once more, as after a crash: whoever asks waits for the rebuild that is under way.
+            return Ok(match job.correction == *correction {
+                true => Begun::Rebuilding,
+                false => {
+                    Begun::Refused("another correction is being carried out; try again when it is done".to_string())
+                }
+            });
         }
         let number = match correction {
             Correction::Cut(a, b) => {
@@ -89,11 +93,14 @@ impl Core {
                 None => None,
             },
         };
+        let plan = self.identities.plan().clone();
+        if self.identities.corrections.holds(&plan, correction) {
+            return Ok(Begun::Done);
+        }
         let correction_number = self.record.next_correction;
         self.record.next_correction += 1;
         let key = keys::number(Tag::Correction, correction_number);
         staged.writes.put(key, codec::encode(Correction::VERSION, correction));
-        let plan = self.identities.plan().clone();
         self.identities.corrections.add(&plan, correction);
         let Some(number) = number else { return Ok(Begun::Done) };
         let job = RebuildRecord {
@@ -334,21 +341,22 @@ impl Core {
                 }
             }
         }
+        for known in left.values() {
+            identifier_rows.push(row_of(known, NO_PROFILE));
+            self.identities.identifiers.remove(&known.hash);
+            staged.writes.delete(keys::identifier(known.hash));
+        }
         for (number, mut component) in numbers.iter().zip(components) {
             staged.writes.put(keys::alias(component.id), codec::encode(1, number));
             component.forget_stored();
             component.write(*number, &mut staged.writes);
             self.identities.components.insert_dirty(*number, Box::new(component), commit);
         }
-        for known in left.values() {
-            identifier_rows.push(row_of(known, NO_PROFILE));
-            self.identities.identifiers.remove(&known.hash);
-            staged.writes.delete(keys::identifier(known.hash));
-        }
 
-        if job.activate {
-            let none = EventBatch { batch: RecordBatch::new_empty(self.restore.schema()) };
+        // After the components, which bodies are made of. Of someone who is no more there is nothing to say.
+        if job.activate && !profiles.is_empty() {
             let touched = Touched::these(&numbers, &ids);
+            let none = EventBatch { batch: RecordBatch::new_empty(self.restore.schema()) };
             self.activate(&none, &touched, &traits, &profiles, &transitions, staged).await?;
         }
         transitions.iter_mut().for_each(|transition| transition.cause = Cause::Split);
@@ -377,7 +385,7 @@ impl Core {
         let id_of: HashMap<ProfileNumber, ProfileId> = numbers.iter().copied().zip(ids.iter().copied()).collect();
         let tables = &self.tables;
         for (table, batch) in [
-            (&tables.profiles, rows::profiles(&tables.profiles, &ids, &traits, &as_of, &gone, commit)?),
+            (&tables.profiles, rows::profiles(&tables.profiles, &ids, &traits, &as_of[..ids.len()], &gone, commit)?),
             (&tables.identifiers, rows::identifiers(&tables.identifiers, &plan, &identifier_rows, &id_of, commit)?),
             (&tables.profile_merges, rows::profile_merges(&tables.profile_merges, &merges, commit)?),
             (
