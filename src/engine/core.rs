@@ -6,6 +6,7 @@
 
 mod correct;
 mod load;
+mod switch;
 
 pub use correct::{Begun, RebuildRecord};
 

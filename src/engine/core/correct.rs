@@ -4,22 +4,21 @@
 //!    marked as being rebuilt from the history up to the commit before.
 //! 2. Live events of that person go on as usual, and are kept for the rebuild as well ([`Core::keep_for_rebuild`]). If the
 //!    person is merged meanwhile, the rebuild begins anew with the merged one ([`Core::follow_rebuild`]).
-//! 3. [`Core::finish_rebuild`]: once history has been read, one commit switches to what it came to, with all
+//! 3. [`Core::finish_rebuild`]: once history has been read, one commit switches to what it came to (`switch`), with all
 //!    that has to be said about it.
 //!
 //! A crash anywhere before 3 is durable reads the history again: nothing of a rebuild is visible before the switch.
 
 use arrow::array::BooleanArray;
 use arrow::compute::filter_record_batch;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::*;
+use crate::engine::Corrected;
 use crate::engine::history::Stored;
-use crate::engine::shadow::{Group, Rebuilt, Shadow};
-use crate::engine::{Corrected, rows};
-use crate::identity::{Correction, IdentifierRow, Merge, Named};
-use crate::segment::Cause;
+use crate::engine::shadow::Shadow;
+use crate::identity::{Correction, Named};
 
 /// The rebuild that is under way, under `Tag::Engine`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -215,197 +214,6 @@ impl Core {
         Ok((staged, corrected))
     }
 
-    async fn switch(
-        &mut self,
-        job: &RebuildRecord,
-        old: Component,
-        live: Profile,
-        rebuilt: Rebuilt,
-        staged: &mut Staged,
-    ) -> Result<Corrected, EngineError> {
-        let commit = staged.commit;
-        let cause = job.correction.cause();
-        let Rebuilt { mut groups, rows } = rebuilt;
-        let place = keep_own(&mut groups, &old, &self.traits.plans);
-        old.delete(job.number, &mut staged.writes);
-        staged.writes.delete(keys::profile(job.number));
-
-        // The largest keeps the number.
-        let numbers: Vec<ProfileNumber> = (0..groups.len())
-            .map(|index| {
-                if index == 0 {
-                    return job.number;
-                }
-                self.identities.next_number += 1;
-                self.identities.next_number - 1
-            })
-            .collect();
-        let plan = self.identities.plan().clone();
-        for Group { component, profile } in &mut groups {
-            if let Some(id) = component.derive_id(&plan) {
-                component.id = id;
-            }
-            profile.id = component.id;
-        }
-
-        // Every id ever shown goes to whoever has the identifier it was made of. One whose identifier is nobody's now
-        // stands for itself, since the identifier may come again; a banned one cannot, so its id goes to the largest.
-        let mut owner: HashMap<ProfileId, usize> = HashMap::new();
-        let mut left: HashMap<u128, &crate::identity::Identifier> =
-            old.identifiers().iter().map(|known| (known.hash, known)).collect();
-        for (index, group) in groups.iter().enumerate() {
-            for known in group.component.identifiers() {
-                left.remove(&known.hash);
-                owner.insert(plan.profile_id(known.kind, &known.value), index);
-            }
-        }
-        let banned = |known: &crate::identity::Identifier| match &job.correction {
-            Correction::Ban(named) => named.kind == known.kind && named.value == known.value,
-            _ => false,
-        };
-        let vanished: HashSet<ProfileId> = left
-            .values()
-            .filter(|known| !banned(known) || groups.is_empty())
-            .map(|known| plan.profile_id(known.kind, &known.value))
-            .collect();
-        let message_id: Box<str> = match &job.correction {
-            Correction::Strike { message_id, .. } => message_id.clone(),
-            _ => "".into(),
-        };
-        let merged_at = self.record.now;
-        let mut merges = Vec::new();
-        let mut now_is: HashMap<ProfileId, ProfileId> = HashMap::new();
-        for shown in old.former_ids().iter().chain([&old.id]) {
-            let new = if vanished.contains(shown) || groups.is_empty() {
-                staged.writes.delete(keys::alias(*shown));
-                *shown
-            } else {
-                let index = owner.get(shown).copied().unwrap_or(0);
-                let new = groups[index].component.id;
-                staged.writes.put(keys::alias(*shown), codec::encode(1, &numbers[index]));
-                if new != *shown {
-                    groups[index].component.add_former_id(*shown);
-                }
-                new
-            };
-            now_is.insert(*shown, new);
-            // The tables lead every former id to the old id, and the old id to itself.
-            if new != old.id {
-                merges.push(Merge { old: *shown, new, cause, message_id: message_id.clone(), merged_at });
-            }
-        }
-
-        // Memberships go on where the id does; who comes back to life begins without any.
-        let members: Vec<bool> = live.memberships.iter().map(|membership| membership.member).collect();
-        let mut shown: Vec<Vec<bool>> = Vec::with_capacity(groups.len());
-        for Group { profile, .. } in &mut groups {
-            let goes_on = profile.id == old.id;
-            for (mine, was) in profile.memberships.iter_mut().zip(&live.memberships) {
-                // The number of entries goes on for all, so that no later entry has an id that was used.
-                *mine = crate::profile::Membership { member: goes_on && was.member, entries: was.entries };
-            }
-            shown.push(if goes_on { members.clone() } else { vec![false; members.len()] });
-        }
-        let gone = !groups.iter().any(|group| group.profile.id == old.id);
-        let moved: Vec<Moved> =
-            if gone && !groups.is_empty() { vec![Moved { into: 0, id: old.id, member: members }] } else { Vec::new() };
-
-        let (components, mut profiles): (Vec<Component>, Vec<Profile>) =
-            groups.into_iter().map(|group| (group.component, group.profile)).unzip();
-        let traits = self.traits.columns(&profiles)?;
-        let mut transitions = self.segments.judge(&traits, &mut profiles, &shown, &moved)?;
-        let ids: Vec<ProfileId> = profiles.iter().map(|profile| profile.id).collect();
-        let mut as_of: Vec<TimeUs> = profiles.iter().map(|profile| profile.as_of).collect();
-        if profiles.is_empty() {
-            // Nobody is left to be judged.
-            as_of.push(live.as_of);
-            let held = live.memberships.iter().enumerate().filter(|(_, membership)| membership.member);
-            transitions.extend(held.map(|(segment, membership)| Transition {
-                profile: 0,
-                segment: segment as u16,
-                id: old.id,
-                entered: false,
-                cause: Cause::Split,
-                entry: membership.entries,
-            }));
-        }
-
-        // Identifiers, all of them: those of the tables were written under ids that may mean another person now.
-        let mut identifier_rows = Vec::new();
-        for (component, number) in components.iter().zip(&numbers) {
-            for known in component.identifiers() {
-                identifier_rows.push(row_of(known, *number));
-                if *number != job.number {
-                    self.identities.identifiers.insert_dirty(known.hash, *number, commit);
-                    staged.writes.put(keys::identifier(known.hash), codec::encode(1, number));
-                }
-            }
-        }
-        for known in left.values() {
-            identifier_rows.push(row_of(known, NO_PROFILE));
-            self.identities.identifiers.remove(&known.hash);
-            staged.writes.delete(keys::identifier(known.hash));
-        }
-        for (number, mut component) in numbers.iter().zip(components) {
-            staged.writes.put(keys::alias(component.id), codec::encode(1, number));
-            component.forget_stored();
-            component.write(*number, &mut staged.writes);
-            self.identities.components.insert_dirty(*number, Box::new(component), commit);
-        }
-
-        // After the components, which bodies are made of. Of someone who is no more there is nothing to say.
-        if job.activate && !profiles.is_empty() {
-            let touched = Touched::these(&numbers, &ids);
-            let none = EventBatch { batch: RecordBatch::new_empty(self.restore.schema()) };
-            self.activate(&none, &touched, &traits, &profiles, &transitions, staged).await?;
-        }
-        transitions.iter_mut().for_each(|transition| transition.cause = Cause::Split);
-
-        let moves: Vec<rows::EventMove> = rows
-            .into_iter()
-            .filter_map(|row| {
-                let new = row.group.and_then(|index| Some(ids[*place.get(index)?]));
-                let was = row.was.map(|id| now_is.get(&id).copied().unwrap_or(id));
-                (was != new).then_some(rows::EventMove { place: row.place, message_id: row.message_id, to: new })
-            })
-            .collect();
-
-        let corrected = Corrected {
-            refused: None,
-            profiles: ids.iter().map(ToString::to_string).collect(),
-            was: old.id.to_string(),
-            events_moved: moves.len() as u64,
-            entered: transitions.iter().filter(|transition| transition.entered).count() as u64,
-            exited: transitions.iter().filter(|transition| !transition.entered).count() as u64,
-        };
-        let gone: Vec<Gone> = if gone { vec![Gone { id: old.id, as_of: live.as_of }] } else { Vec::new() };
-        self.count_transitions(&transitions);
-        self.record.totals.profiles = (self.record.totals.profiles + ids.len() as u64).saturating_sub(1);
-        self.record.totals.identifiers = self.record.totals.identifiers.saturating_sub(left.len() as u64);
-        let id_of: HashMap<ProfileNumber, ProfileId> = numbers.iter().copied().zip(ids.iter().copied()).collect();
-        let tables = &self.tables;
-        for (table, batch) in [
-            (&tables.profiles, rows::profiles(&tables.profiles, &ids, &traits, &as_of[..ids.len()], &gone, commit)?),
-            (&tables.identifiers, rows::identifiers(&tables.identifiers, &plan, &identifier_rows, &id_of, commit)?),
-            (&tables.profile_merges, rows::profile_merges(&tables.profile_merges, &merges, commit)?),
-            (
-                &tables.segment_changes,
-                rows::segment_changes(&tables.segment_changes, &self.segment_names, &transitions, &as_of, commit)?,
-            ),
-            (&tables.event_moves, rows::event_moves(&tables.event_moves, &moves, cause, commit)?),
-        ] {
-            if batch.num_rows() > 0 {
-                staged.rows.push((table.clone(), batch));
-            }
-        }
-        for (number, profile) in numbers.iter().zip(profiles) {
-            let record = ProfileRecord::store(&profile, &self.slots);
-            staged.writes.put(keys::profile(*number), codec::encode(ProfileRecord::VERSION, &record));
-            self.profiles.insert_dirty(*number, profile, commit);
-        }
-        Ok(corrected)
-    }
-
     async fn load_component(&mut self, number: ProfileNumber) -> Result<(), EngineError> {
         if self.identities.components.get(&number).is_none() {
             self.load_components(vec![number]).await?;
@@ -431,35 +239,4 @@ impl Core {
         let kind = self.identities.plan().types.get(named.kind as usize).map_or("?", |kind| kind.name.as_str());
         format!("{kind}:{}", named.value)
     }
-}
-
-fn row_of(known: &crate::identity::Identifier, number: ProfileNumber) -> IdentifierRow {
-    IdentifierRow { kind: known.kind, value: known.value.clone(), number, linked_at: known.linked_at }
-}
-
-/// Identifiers that have gone to another person since (`reassign`) stay there; their early events stay here, with the
-/// largest group where they stand alone. Gives the new place of each group.
-fn keep_own(groups: &mut Vec<Group>, old: &Component, plans: &[crate::profile::TraitPlan]) -> Vec<usize> {
-    let own: HashSet<u128> = old.identifiers().iter().map(|known| known.hash).collect();
-    for group in groups.iter_mut() {
-        let foreign = group.component.identifiers().iter().map(|known| known.hash).filter(|hash| !own.contains(hash));
-        for hash in foreign.collect::<Vec<_>>() {
-            group.component.remove(hash);
-        }
-    }
-    let (mut own, mut place): (Vec<Group>, Vec<usize>) = (Vec::new(), Vec::new());
-    for group in std::mem::take(groups) {
-        match own.first_mut() {
-            Some(first) if group.component.identifiers().is_empty() => {
-                first.profile.merge(plans, group.profile);
-                place.push(0);
-            }
-            _ => {
-                place.push(own.len());
-                own.push(group);
-            }
-        }
-    }
-    *groups = own;
-    place
 }
