@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS events
     offset          Int64                             COMMENT 'offset, or row of a file from 1',
     `index`         Int32                             COMMENT '0 for the event itself, n for the n-th row that unnest made of it',
     flags           Nullable(String)                  COMMENT 'remarks, comma-separated: contract, clamped, blocked_identifier, no_identifier',
-    identity_decision Nullable(String)                COMMENT 'what identity decided where the event did not simply join all its identifiers, comma-separated: set_aside:TYPE, reassigned:TYPE, struck',
+    identity_decision Nullable(String)                COMMENT 'what identity decided where the event did not simply join all its identifiers, comma-separated: set_aside:TYPE, reassigned:TYPE by a rule, cut:TYPE, banned:TYPE, struck by a correction',
     _batch          UInt64                            COMMENT 'the commit',
     _seq            UInt32                            COMMENT 'the row within commit and table',
     properties_json JSON ALIAS CAST(ifNull(properties, '{}') AS JSON) COMMENT 'properties as the JSON type, computed when read',
