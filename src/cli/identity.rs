@@ -208,7 +208,9 @@ async fn correct(
         }
         several => say(&format!("profile {} is now {} profiles:", corrected.was, several.len())),
     }
-    print(&corrected.profiles.join("\n"));
+    if !corrected.profiles.is_empty() {
+        print(&corrected.profiles.join("\n"));
+    }
     say(&format!(
         "{} stored events moved, {} segments entered, {} exited",
         corrected.events_moved, corrected.entered, corrected.exited

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tributary::clock;
 use tributary::query::{Output, Target, query, render};
 
 use crate::support::{Running, Servers, block_on, eventually, output_of, servers, tributary, unique};
@@ -668,12 +669,12 @@ fn survives_kills(clickhouse: Option<&str>) {
     shop.write(FIRST, &events);
     shop.drain();
     let mut corrected = vec![ROUNDS_MAX, ROUNDS_MAX + 1];
-    let started = Instant::now();
+    let started = clock::instant();
     shop.well(&cases[ROUNDS_MAX].args());
     let alone = started.elapsed();
     let through_control = {
         let mut running = shop.run();
-        let started = Instant::now();
+        let started = clock::instant();
         shop.well(&cases[ROUNDS_MAX + 1].args());
         let took = started.elapsed();
         running.kill();
