@@ -1,5 +1,9 @@
 //! `identity dry-run`: other rules over the stored events, compared with the profiles of today. Nothing is touched.
+//!
+//! Both sides are made of the same events in the same way: today's with what identity decided then, the other with the
+//! other rules. So they can be compared for any stretch of the history.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use arrow::array::AsArray;
@@ -11,7 +15,7 @@ use super::{Exit, Failure, Global, NodeConfig, run, say};
 use crate::definition::{self, Mode};
 use crate::engine::history::{HistoryFilter, HistoryReader, Stored};
 use crate::event::{ProfileId, ProfileNumber, TimeUs};
-use crate::identity::{Correction, Decisions, Identities, IdentityPlan, NO_PROFILE, extract};
+use crate::identity::{Cause, Correction, Decisions, Identities, IdentityPlan, NO_PROFILE, Resolved, extract};
 use crate::query::{self, TableHistory};
 use crate::sink::CommitRange;
 use crate::state::location::Location;
@@ -41,26 +45,24 @@ pub async fn dry_run(
             return Err(Failure::findings(format!("the rules in {} have errors", rules.display())));
         }
     };
-    let target = run::tables_of(&today, config);
-    let mut other = Trial::new(pipeline.identity.clone(), valid_ids(&target).await?);
+    // Ids are comparable under one key alone, and a file of rules need not repeat it.
+    let rules = IdentityPlan { key: today.identity.key, ..pipeline.identity.clone() };
+    let mut sides = Comparison::new(today.identity.clone(), rules);
     for correction in corrections(config).await? {
-        // Written with the kinds of today's rules.
-        if let Some(correction) = translated(&correction, &today.identity, &pipeline.identity) {
-            other.identities.corrections.add(&pipeline.identity, &correction);
-        }
+        sides.correct(&correction);
     }
+    let target = run::tables_of(&today, config);
     let last = last_commit(&target).await?;
     let history = TableHistory { target };
-    let restore = Restore::new(&pipeline.transform.fields);
+    let mut fields = pipeline.transform.fields.clone();
+    fields.extend(today.transform.fields.iter().filter(|field| !pipeline.transform.fields.contains(field)).cloned());
     let filter = HistoryFilter { profiles: None, since };
-    let mut reader = HistoryReader::new(&history, restore, filter, CommitRange { after: 0, upto: last });
+    let range = CommitRange { after: 0, upto: last };
+    let mut reader = HistoryReader::new(&history, Restore::new(&fields), filter, range);
     while let Some(stored) = reader.next().await.map_err(Failure::environment)? {
-        other.take(&stored);
+        sides.take(&stored);
     }
-    let report = other.finish(examples);
-    if since.is_some() {
-        say("links made by earlier events are not known here: a profile may seem to split that would not");
-    }
+    let report = sides.finish(examples);
     if Output::or_default(global.output) == Output::Json {
         print(&report.as_json().to_string());
     } else {
@@ -76,21 +78,6 @@ fn time(text: &str) -> Result<TimeUs, Failure> {
         exit: Exit::Usage,
         message: format!("`{text}` is no time; write 2026-01-01 or 2026-01-01T10:00:00Z"),
     })
-}
-
-/// Which profile an old id is today.
-async fn valid_ids(target: &query::Target) -> Result<HashMap<ProfileId, ProfileId>, Failure> {
-    let found = query::query(target, "SELECT old_profile_id, profile_id FROM profile_ids").await;
-    let mut ids = HashMap::new();
-    for batch in found.map_err(Failure::environment)? {
-        let (old, new) = (batch.column(0).as_string::<i32>(), batch.column(1).as_string::<i32>());
-        ids.extend(
-            old.iter()
-                .zip(new)
-                .filter_map(|(old, new)| Some((old?.parse::<ProfileId>().ok()?, new?.parse::<ProfileId>().ok()?))),
-        );
-    }
-    Ok(ids)
 }
 
 async fn last_commit(target: &query::Target) -> Result<u64, Failure> {
@@ -121,84 +108,109 @@ fn translated(correction: &Correction, from: &IdentityPlan, to: &IdentityPlan) -
     })
 }
 
-/// Other rules at work, in memory.
-struct Trial {
+/// One set of rules at work, in memory.
+struct Side {
     identities: Identities,
-    valid: HashMap<ProfileId, ProfileId>,
     absorbed: HashMap<ProfileNumber, ProfileNumber>,
-    /// Today's profiles, numbered.
-    today: HashMap<ProfileId, u32>,
-    /// Events by (today's profile, profile under the other rules).
-    pairs: HashMap<(u32, ProfileNumber), u64>,
+}
+
+impl Side {
+    fn new(plan: IdentityPlan) -> Side {
+        Side { identities: Identities::new(plan, 1, usize::MAX), absorbed: HashMap::new() }
+    }
+
+    fn take(&mut self, stored: &Stored, decisions: Decisions<'_>) -> Resolved {
+        let extracted = extract(self.identities.plan(), &stored.events);
+        let mut writes = WriteBatch::default();
+        let resolved = self.identities.resolve(&stored.events, &extracted, decisions, 0, &mut writes);
+        self.absorbed.extend(resolved.absorbed.iter().copied());
+        resolved
+    }
+
+    /// The number that lives on.
+    fn last(&self, mut number: ProfileNumber) -> ProfileNumber {
+        while let Some(into) = self.absorbed.get(&number) {
+            number = *into;
+        }
+        number
+    }
+
+    fn id(&self, number: ProfileNumber) -> ProfileId {
+        self.identities.components.get(&number).map(|component| component.id).unwrap_or_default()
+    }
+}
+
+struct Comparison {
+    today: Side,
+    other: Side,
+    /// Events by their profiles on both sides.
+    pairs: HashMap<(ProfileNumber, ProfileNumber), u64>,
     events: u64,
     /// Events that would be nobody's.
     nobody: u64,
-    conflicts: std::collections::BTreeMap<String, u64>,
+    conflicts: BTreeMap<String, u64>,
 }
 
-impl Trial {
-    fn new(plan: IdentityPlan, valid: HashMap<ProfileId, ProfileId>) -> Trial {
-        Trial {
-            identities: Identities::new(plan, 1, usize::MAX),
-            valid,
-            absorbed: HashMap::new(),
-            today: HashMap::new(),
+impl Comparison {
+    fn new(today: IdentityPlan, other: IdentityPlan) -> Comparison {
+        Comparison {
+            today: Side::new(today),
+            other: Side::new(other),
             pairs: HashMap::new(),
             events: 0,
             nobody: 0,
-            conflicts: Default::default(),
+            conflicts: BTreeMap::new(),
+        }
+    }
+
+    /// Corrections hold on both sides; they are written with the kinds of today's rules.
+    fn correct(&mut self, correction: &Correction) {
+        let (today, other) = (self.today.identities.plan().clone(), self.other.identities.plan().clone());
+        self.today.identities.corrections.add(&today, correction);
+        if let Some(correction) = translated(correction, &today, &other) {
+            self.other.identities.corrections.add(&other, &correction);
         }
     }
 
     fn take(&mut self, stored: &Stored) {
-        let extracted = extract(self.identities.plan(), &stored.events);
-        let mut writes = WriteBatch::default();
-        let resolved = self.identities.resolve(&stored.events, &extracted, Decisions::Now, 0, &mut writes);
-        self.absorbed.extend(resolved.absorbed.iter().copied());
-        for conflict in &resolved.conflicts {
-            let limited = match conflict.cause {
-                crate::identity::Cause::Limit(kind) => {
-                    format!("limit of {}", self.identities.plan().types[kind as usize].name)
-                }
+        let today = self.today.take(stored, Decisions::Recorded(&stored.decisions));
+        let other = self.other.take(stored, Decisions::Now);
+        for conflict in &other.conflicts {
+            let cause = match conflict.cause {
+                Cause::Limit(kind) => format!("limit of {}", self.other.identities.plan().types[kind as usize].name),
                 other => other.name().to_string(),
             };
-            *self.conflicts.entry(limited).or_default() += 1;
+            *self.conflicts.entry(cause).or_default() += 1;
         }
         self.events += stored.len() as u64;
-        for (number, was) in resolved.numbers.iter().zip(&stored.profiles) {
-            if *number == NO_PROFILE {
+        for pair in today.numbers.into_iter().zip(other.numbers) {
+            if pair.1 == NO_PROFILE {
                 self.nobody += 1;
-                continue;
+            } else {
+                *self.pairs.entry(pair).or_default() += 1;
             }
-            let Some(was) = was else { continue };
-            let was = self.valid.get(was).copied().unwrap_or(*was);
-            let next = self.today.len() as u32;
-            let was = *self.today.entry(was).or_insert(next);
-            *self.pairs.entry((was, *number)).or_default() += 1;
         }
     }
 
     fn finish(mut self, examples: usize) -> Report {
-        let mut names: Vec<ProfileId> = vec![ProfileId::default(); self.today.len()];
-        self.today.iter().for_each(|(id, index)| names[*index as usize] = *id);
-        let mut of_today: Vec<Vec<ProfileNumber>> = vec![Vec::new(); names.len()];
-        let mut of_trial: HashMap<ProfileNumber, (Vec<u32>, u64)> = HashMap::new();
-        let mut pairs: HashMap<(u32, ProfileNumber), u64> = HashMap::new();
-        for ((was, mut number), events) in std::mem::take(&mut self.pairs) {
-            while let Some(into) = self.absorbed.get(&number) {
-                number = *into;
-            }
-            *pairs.entry((was, number)).or_default() += events;
+        let mut of_today: HashMap<ProfileNumber, Vec<ProfileNumber>> = HashMap::new();
+        let mut of_other: HashMap<ProfileNumber, (Vec<ProfileNumber>, u64)> = HashMap::new();
+        let mut pairs: HashMap<(ProfileNumber, ProfileNumber), u64> = HashMap::new();
+        for ((today, other), events) in std::mem::take(&mut self.pairs) {
+            *pairs.entry((self.today.last(today), self.other.last(other))).or_default() += events;
         }
-        for ((was, number), events) in pairs {
-            of_today[was as usize].push(number);
-            let entry = of_trial.entry(number).or_default();
-            entry.0.push(was);
-            entry.1 += events;
+        for ((today, other), events) in pairs {
+            let (was, total) = of_other.entry(other).or_default();
+            *total += events;
+            // Events that are nobody's today are not a profile that would be merged.
+            if today != NO_PROFILE {
+                was.push(today);
+                of_today.entry(today).or_default().push(other);
+            }
         }
         let describe = |number: &ProfileNumber| {
-            let component = self.identities.components.get(number);
-            let plan = self.identities.plan();
+            let component = self.other.identities.components.get(number);
+            let plan = self.other.identities.plan();
             let mut identifiers: Vec<(u16, &str)> = component
                 .into_iter()
                 .flat_map(|component| component.identifiers())
@@ -209,9 +221,9 @@ impl Trial {
             let shown = identifiers.into_iter().take(SHOWN);
             let shown = shown.map(|(kind, value)| format!("{}:{value}", plan.types[kind as usize].name)).collect();
             Person {
-                id: component.map(|component| component.id).unwrap_or_default(),
+                id: self.other.id(*number),
                 identifiers: count,
-                events: of_trial.get(number).map_or(0, |(_, events)| *events),
+                events: of_other.get(number).map_or(0, |(_, events)| *events),
                 shown,
             }
         };
@@ -223,34 +235,33 @@ impl Trial {
             people
         };
         let merged: Vec<ProfileNumber> =
-            of_trial.iter().filter(|(_, (was, _))| was.len() > 1).map(|(number, _)| *number).collect();
-        let split: Vec<u32> = (0..names.len() as u32).filter(|index| of_today[*index as usize].len() > 1).collect();
-        let (merges, splits) = (merged.len(), split.len());
+            of_other.iter().filter(|(_, (was, _))| was.len() > 1).map(|(number, _)| *number).collect();
+        let merges = merged.len();
         let merge_examples = ranked(merged)
             .into_iter()
             .take(examples)
             .map(|(number, person)| {
-                let mut was: Vec<ProfileId> = of_trial[&number].0.iter().map(|index| names[*index as usize]).collect();
+                let mut was: Vec<ProfileId> = of_other[&number].0.iter().map(|number| self.today.id(*number)).collect();
                 was.sort_unstable();
                 (person, was)
             })
             .collect();
-        let mut split_examples: Vec<(ProfileId, Vec<Person>)> = split
+        let split = of_today.iter().filter(|(_, parts)| parts.len() > 1);
+        let mut split: Vec<(ProfileId, &Vec<ProfileNumber>)> =
+            split.map(|(number, parts)| (self.today.id(*number), parts)).collect();
+        split.sort_by_key(|(id, parts)| (std::cmp::Reverse(parts.len()), *id));
+        let splits = split.len();
+        let split_examples = split
             .into_iter()
-            .map(|index| (names[index as usize], index))
-            .map(|(id, index)| {
-                let parts = ranked(of_today[index as usize].clone()).into_iter().map(|(_, person)| person).collect();
-                (id, parts)
-            })
+            .take(examples)
+            .map(|(id, parts)| (id, ranked(parts.clone()).into_iter().map(|(_, person)| person).collect()))
             .collect();
-        split_examples.sort_by_key(|(id, parts): &(ProfileId, Vec<Person>)| (std::cmp::Reverse(parts.len()), *id));
-        split_examples.truncate(examples);
-        let largest = ranked(of_trial.keys().copied().collect()).into_iter().take(examples).map(|(_, person)| person);
+        let largest = ranked(of_other.keys().copied().collect()).into_iter().take(examples).map(|(_, person)| person);
         Report {
             events: self.events,
             nobody: self.nobody,
-            before: names.len(),
-            after: of_trial.len(),
+            before: of_today.len(),
+            after: of_other.len(),
             merges,
             splits,
             conflicts: self.conflicts.clone(),
@@ -279,7 +290,7 @@ struct Report {
     merges: usize,
     /// Today's profiles that would become several.
     splits: usize,
-    conflicts: std::collections::BTreeMap<String, u64>,
+    conflicts: BTreeMap<String, u64>,
     merge_examples: Vec<(Person, Vec<ProfileId>)>,
     split_examples: Vec<(ProfileId, Vec<Person>)>,
     largest: Vec<Person>,

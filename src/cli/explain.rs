@@ -48,16 +48,24 @@ pub async fn explain(global: &Global, config: &NodeConfig, command: ExplainComma
     let head = reader.get(&keys::component(number)).await.map_err(Failure::environment)?;
     let component = load_component(number, head, &reader).await.map_err(Failure::fatal)?;
     let mut corrections = Corrections::default();
+    // Pairs of which one is this person's.
+    let mut cuts: Vec<[String; 2]> = Vec::new();
     let stored = scan_all(&reader, &keys::prefix(keys::Tag::Correction)).await;
     for (_, value) in stored.map_err(Failure::environment)? {
         let correction = codec::decode(Correction::VERSION, "correction", &value).map_err(Failure::fatal)?;
         corrections.add(plan, &correction);
+        if let Correction::Cut(a, b) = &correction {
+            let own = [a, b].map(|named| component.identifiers().iter().any(|known| known.is(named)));
+            if own.contains(&true) {
+                cuts.push([plan.written(a), plan.written(b)]);
+            }
+        }
     }
     let tables = Tables::read(&pipeline, config, &component, &corrections).await;
     if Output::or_default(global.output) == Output::Json {
-        print(&as_json(plan, &component, &tables).to_string());
+        print(&as_json(plan, &component, &tables, &cuts).to_string());
     } else {
-        print(&as_text(plan, &component, &tables, &who, &wanted));
+        print(&as_text(plan, &component, &tables, &cuts, &who, &wanted));
     }
     if let Err(problem) = &tables {
         say(&format!("merges, conflicts and further events are left out: {problem}"));
@@ -201,6 +209,7 @@ fn as_text(
     plan: &IdentityPlan,
     component: &Component,
     tables: &Result<Tables, String>,
+    cuts: &[[String; 2]],
     who: &str,
     wanted: &Who,
 ) -> String {
@@ -228,6 +237,10 @@ fn as_text(
             }
         }
         lines.push(line);
+    }
+    if !cuts.is_empty() {
+        lines.push("cut, so that no event links them again:".to_string());
+        lines.extend(cuts.iter().map(|[a, b]| format!("  {a} – {b}")));
     }
     if let Ok(tables) = tables {
         let in_tree: HashSet<(&str, &str)> = component
@@ -275,7 +288,12 @@ fn as_text(
     lines.join("\n")
 }
 
-fn as_json(plan: &IdentityPlan, component: &Component, tables: &Result<Tables, String>) -> serde_json::Value {
+fn as_json(
+    plan: &IdentityPlan,
+    component: &Component,
+    tables: &Result<Tables, String>,
+    cuts: &[[String; 2]],
+) -> serde_json::Value {
     let names = names(plan, component);
     let former: Vec<String> = component.former_ids().iter().map(ProfileId::to_string).collect();
     let links: Vec<serde_json::Value> = component
@@ -291,7 +309,7 @@ fn as_json(plan: &IdentityPlan, component: &Component, tables: &Result<Tables, S
     let mut identifiers: Vec<&String> = names.values().collect();
     identifiers.sort();
     let mut all = json!({
-        "profile_id": component.id.to_string(), "former_ids": former, "identifiers": identifiers, "links": links,
+        "profile_id": component.id.to_string(), "former_ids": former, "identifiers": identifiers, "links": links, "cuts": cuts,
     });
     if let Ok(tables) = tables {
         let mut supports: Vec<_> = tables.supports.iter().collect();

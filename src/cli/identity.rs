@@ -14,6 +14,8 @@ use crate::engine::{Command, Corrected, CorrectionRequest, Input, Outcome, Share
 use crate::event::ProfileId;
 use crate::identity::Correction;
 use crate::query;
+use crate::state::location::Location;
+use crate::state::slate::SlateReader;
 use crate::telemetry;
 
 #[derive(Debug, Subcommand)]
@@ -171,6 +173,11 @@ async fn correct(
         }
         None => {
             telemetry::init_logs("warn", config.log_format);
+            // A mistyped place must not become a new state.
+            let location = Location::parse(&config.data).map_err(Failure::environment)?;
+            SlateReader::open(&location).await.map_err(|error| {
+                Failure::environment(format!("there is no state at {} yet, or it cannot be read: {error}", config.data))
+            })?;
             let session = Session::open(config, false).await?;
             let (engine, input) = mpsc::channel(64);
             let (answer, corrected) = oneshot::channel();
@@ -185,6 +192,9 @@ async fn correct(
             }
         }
     };
+    if corrected.busy {
+        return Err(Failure::environment("another correction is being carried out; try again when it is done"));
+    }
     if let Some(reason) = corrected.refused {
         return Err(Failure::findings(reason));
     }

@@ -111,6 +111,8 @@ pub struct CorrectionRequest {
 pub struct Corrected {
     /// Why nothing was changed.
     pub refused: Option<String>,
+    /// It may be asked for again later: another correction is being carried out.
+    pub busy: bool,
     /// The profile that was taken apart; empty: there was nothing to rebuild.
     pub was: String,
     /// Those it has become, the largest first.

@@ -525,6 +525,9 @@ impl Loop {
                     Some(Begun::Refused(reason)) => {
                         let _ = answer.send(Corrected { refused: Some(reason), ..Corrected::default() });
                     }
+                    Some(Begun::Busy) => {
+                        let _ = answer.send(Corrected { busy: true, ..Corrected::default() });
+                    }
                     Some(Begun::Done) | None => {
                         let _ = answer.send(Corrected::default());
                     }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::IdentityPlan;
+use super::corrections::Named;
 use crate::event::{ProfileId, ProfileNumber, TimeUs};
 use crate::state::cache::Weigh;
 use crate::state::{StoreError, WriteBatch, codec, keys, scan_all};
@@ -43,6 +44,12 @@ pub struct Identifier {
     /// Where identifiers are reassigned: the latest event (timestamp, message id) that had it with this person, beside a
     /// better identifier. None: it was only seen alone, which does not say whose it is.
     pub confirmed: Option<Box<(TimeUs, Box<str>)>>,
+}
+
+impl Identifier {
+    pub fn is(&self, named: &Named) -> bool {
+        self.kind == named.kind && self.value == named.value
+    }
 }
 
 /// A link that joined what was apart, with the event that made it. Those of a component are a spanning tree; the

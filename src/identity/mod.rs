@@ -133,6 +133,12 @@ impl IdentityPlan {
         format!("{} {block:?} {conflict:?} {most} {:?}", types.join(";"), self.previous_id)
     }
 
+    /// `type:value`.
+    pub fn written(&self, named: &Named) -> String {
+        let name = self.types.get(named.kind as usize).map_or("?", |kind| kind.name.as_str());
+        format!("{name}:{}", named.value)
+    }
+
     /// The kind of a type's name.
     pub fn kind(&self, name: &str) -> Option<u16> {
         self.types.iter().position(|known| known.name == name).map(|index| index as u16)

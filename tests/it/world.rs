@@ -238,6 +238,7 @@ impl World {
     pub fn correct(&mut self, correction: Correction, struck_profile: Option<ProfileId>) -> Corrected {
         match self.begin(correction, struck_profile) {
             Begun::Refused(reason) => Corrected { refused: Some(reason), ..Corrected::default() },
+            Begun::Busy => Corrected { busy: true, ..Corrected::default() },
             Begun::Done => Corrected::default(),
             Begun::Rebuilding => {
                 let (_, shadow) = self.read_history();

@@ -46,6 +46,8 @@ impl RebuildRecord {
 pub enum Begun {
     /// It cannot be made, and nothing was changed.
     Refused(String),
+    /// It cannot be made now: another one is being carried out.
+    Busy,
     /// It is in force and there is nothing to rebuild.
     Done,
     /// It is in force; the rebuild is under way.
@@ -71,9 +73,7 @@ impl Core {
             // Asked for once more, as after a crash: whoever asks waits for the rebuild that is under way.
             return Ok(match job.correction == *correction {
                 true => Begun::Rebuilding,
-                false => {
-                    Begun::Refused("another correction is being carried out; try again when it is done".to_string())
-                }
+                false => Begun::Busy,
             });
         }
         let number = match correction {
@@ -81,7 +81,10 @@ impl Core {
                 let (first, second) = (self.number_of(a).await?, self.number_of(b).await?);
                 let (Some(first), Some(second)) = (first, second) else {
                     let unknown = if first.is_none() { a } else { b };
-                    return Ok(Begun::Refused(format!("no event has named {}", self.written(unknown))));
+                    return Ok(Begun::Refused(format!(
+                        "no event has named {}",
+                        self.identities.plan().written(unknown)
+                    )));
                 };
                 // Strangers stay strangers; only what is joined has to be taken apart.
                 (first == second).then_some(first)
@@ -233,10 +236,5 @@ impl Core {
     async fn number_of_id(&self, id: ProfileId) -> Result<Option<ProfileNumber>, EngineError> {
         let stored = self.store.get(&keys::alias(id)).await?;
         Ok(stored.map(|value| codec::decode(1, "alias", &value)).transpose()?)
-    }
-
-    fn written(&self, named: &Named) -> String {
-        let kind = self.identities.plan().types.get(named.kind as usize).map_or("?", |kind| kind.name.as_str());
-        format!("{kind}:{}", named.value)
     }
 }

@@ -84,6 +84,7 @@ impl Core {
         let entered = transitions.iter().filter(|transition| transition.entered).count();
         let corrected = Corrected {
             refused: None,
+            busy: false,
             was: old.id.to_string(),
             profiles: ids.iter().map(ToString::to_string).collect(),
             events_moved: moves.len() as u64,
@@ -151,7 +152,7 @@ impl Core {
         }
         let left: Vec<&Identifier> = old.identifiers().iter().filter(|known| !owned.contains(&known.hash)).collect();
         let banned = |known: &Identifier| match &job.correction {
-            Correction::Ban(named) => named.kind == known.kind && named.value == known.value,
+            Correction::Ban(named) => known.is(named),
             _ => false,
         };
         let vanished: HashSet<ProfileId> =
