@@ -242,3 +242,74 @@ fn without_its_history_a_profile_is_left_as_it_is() {
     world.apply(&[event(3, "u1", "", "a2")]);
     assert_eq!(found_components(&world.seen()), components(&[event(0, "u1", "", "a1"), event(3, "u1", "", "a2")]));
 }
+
+/// SEMANTICS §4: state is keyed by a number, so a better identifier for a profile with 1,000 of them moves nothing, and a
+/// merge writes in proportion to the smaller side.
+#[test]
+fn a_better_identifier_moves_nothing_and_a_merge_writes_the_smaller_side() {
+    let folder = folder();
+    let mut world = World::new(folder.path());
+    let hub: Vec<Event> = (0..1_000).map(|n| event(n, "", "hub@shop.example", &format!("a{n}"))).collect();
+    world.apply(&hub);
+    let of_hub = *world.written.last().expect("a commit");
+    world.apply(&[event(2_000, "", "hub@shop.example", "")]);
+    let of_an_event = *world.written.last().expect("a commit");
+    world.apply(&[event(2_001, "u1", "hub@shop.example", "")]);
+    let rerooted = *world.written.last().expect("a commit");
+    // The identifier, the head, one page, the new id's alias; the rows of the merge.
+    assert!(rerooted <= of_an_event + 8, "{rerooted} keys for a better identifier, {of_an_event} for an event");
+    let few: Vec<Event> = (0..20).map(|n| event(3_000 + n, "u9", "", &format!("b{n}"))).collect();
+    world.apply(&few);
+    world.apply(&[event(4_000, "u1", "", "b3")]);
+    let merged = *world.written.last().expect("a commit");
+    assert!(merged <= of_an_event + 21 + 12, "{merged} keys for a merge with 21 identifiers");
+    assert!(of_hub > 1_000, "{of_hub}");
+    assert_eq!(found_components(&world.seen()).len(), 1);
+}
+
+/// SEMANTICS §4: the absorbed id's memberships end with `exited, cause = merge`; an id that comes back to life loses its
+/// alias, versioned in `profile_merges`, and its memberships begin with `split`.
+#[test]
+fn merges_and_splits_are_told_in_the_tables() {
+    let folder = folder();
+    let mut world = World::new(folder.path());
+    let order = |number: usize, user: &str, total: &str| {
+        let mut event = event(number, user, "", "");
+        let properties = format!(r#""properties":{{"order_id":"o{number}","total":{total},"currency":"EUR"}}"#);
+        event.rest = vec![r#""type":"track","event":"Order Completed""#.to_string(), properties];
+        event.traits.clear();
+        event
+    };
+    world.apply(&[order(0, "u1", "400"), order(1, "u2", "20"), event(2, "u2", "", "a2")]);
+    let before = world.seen();
+    let (one, two) = (before.identifiers["user_id:u1"].clone(), before.identifiers["user_id:u2"].clone());
+    world.apply(&[event(3, "u1", "", "a2")]);
+    let merged = world.seen().identifiers["user_id:u1"].clone();
+    let gone = if merged == one { &two } else { &one };
+    let changes = |world: &World, commit: usize| -> Vec<[String; 4]> {
+        let rows = world.rows("segment_changes").into_iter().filter(|row| row["_batch"] == commit.to_string());
+        rows.map(|row| ["segment", "profile_id", "change", "cause"].map(|name| row[name].clone())).collect()
+    };
+    let row = |segment: &str, id: &str, change: &str, cause: &str| [segment, id, change, cause].map(str::to_string);
+    let told = changes(&world, 2);
+    assert!(told.contains(&row("customers", gone, "exited", "merge")), "{told:?}");
+    assert!(
+        told.iter().all(|row| row[3] == "merge" || row[0] == "odd" || row[0] == "pro" || row[0] == "both"),
+        "{told:?}"
+    );
+    world.correct(Correction::Cut(world.named("user_id:u1"), world.named("anonymous_id:a2")), None);
+    let after = world.seen();
+    assert_eq!((&after.identifiers["user_id:u1"], &after.identifiers["user_id:u2"]), (&one, &two));
+    let rows = world.rows("profile_merges");
+    let merges: Vec<(String, String, String)> = rows
+        .iter()
+        .filter(|row| row["old_profile_id"] == *gone)
+        .map(|row| (row["old_profile_id"].clone(), row["profile_id"].clone(), row["cause"].clone()))
+        .collect();
+    let versions =
+        [(gone.clone(), merged.clone(), "merge".to_string()), (gone.clone(), gone.clone(), "split".to_string())];
+    assert_eq!(merges, versions);
+    let told = changes(&world, world.commits.len());
+    assert!(told.contains(&row("customers", gone, "entered", "split")), "{told:?}");
+    assert!(told.iter().all(|row| row[3] == "split"), "{told:?}");
+}

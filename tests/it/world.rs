@@ -128,6 +128,8 @@ pub struct World {
     runtime: Runtime,
     store: Arc<dyn Store>,
     pub commits: Vec<Staged>,
+    /// Changed keys of each commit.
+    pub written: Vec<usize>,
     offset: i64,
     cache_bytes: usize,
 }
@@ -150,7 +152,17 @@ impl World {
         let schema = preparer.schema();
         let core = Core::load(store.clone(), &pipeline, &schema, cache_bytes, true);
         let core = runtime.block_on(core).expect("a state");
-        World { pipeline, core, preparer, runtime, store, commits: Vec::new(), offset: 0, cache_bytes }
+        World {
+            pipeline,
+            core,
+            preparer,
+            runtime,
+            store,
+            commits: Vec::new(),
+            written: Vec::new(),
+            offset: 0,
+            cache_bytes,
+        }
     }
 
     /// Drops everything in memory and starts again from the store, as after a crash.
@@ -189,6 +201,7 @@ impl World {
     }
 
     fn commit(&mut self, mut staged: Staged) {
+        self.written.push(staged.writes.writes.len());
         self.runtime.block_on(self.store.commit(std::mem::take(&mut staged.writes))).expect("committed");
         self.core.durable(staged.commit);
         self.commits.push(staged);
