@@ -302,7 +302,7 @@ mod tests {
             (&[10, 14], 10, 5, 2),
             // Before and after, but never in one span.
             (&[7, 10, 13], 10, 5, 2),
-            (&[7, 8, 10, 12, 13], 10, 5, 4),
+            (&[7, 8, 10, 11, 13], 10, 5, 4),
             // A full span that the event does not fall into.
             (&[1, 2, 3, 20, 21, 22], 10, 5, 0),
         ];
