@@ -35,7 +35,7 @@ bench: ## events per CPU-second beside a ladder of floors; optimised build
 
 bench-identity: ## ten million identifiers: speed, memory, single merges; needs 8 GiB
 	@tests/support/prerequisites demo
-	$(CARGO) bench $(CARGO_FLAGS) --bench identity
+	MIMALLOC_PURGE_DELAY=5000 $(CARGO) bench $(CARGO_FLAGS) --bench identity
 
 release: ## target/release/tributary, with object storage and TLS; needs perl for OpenSSL
 	@tests/support/prerequisites demo

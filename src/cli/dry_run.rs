@@ -46,7 +46,7 @@ pub async fn dry_run(
         }
     };
     // Ids are comparable under one key alone, and a file of rules need not repeat it.
-    let rules = IdentityPlan { key: today.identity.key, ..pipeline.identity.clone() };
+    let rules = IdentityPlan { key: today.identity.key.clone(), ..pipeline.identity.clone() };
     let mut sides = Comparison::new(today.identity.clone(), rules);
     for correction in corrections(config).await? {
         sides.correct(&correction);

@@ -75,7 +75,7 @@ pub fn identity(checker: &Checker, spec: Option<&IdentitySpec>, pipeline: &str) 
     let previous_id = names.iter().position(|name| *name == previous_id).map(|index| index as u16);
     let secret = spec.and_then(|spec| spec.key.as_ref()).map_or(pipeline, |key| key.text.as_str());
     IdentityPlan {
-        key: Sha256::digest(secret.as_bytes()).into(),
+        key: <[u8; 32]>::from(Sha256::digest(secret.as_bytes())).into(),
         types,
         block: spec.map(|spec| spec.block.clone()).unwrap_or_default(),
         on_conflict: spec.map_or(OnConflict::Keep, |spec| spec.on_conflict),

@@ -27,7 +27,7 @@ pub struct Component {
     links: Paged<Link>,
     former_ids: Paged<ProfileId>,
     /// Identifiers by kind, once there are more than a page: fewer are counted when asked for.
-    counts: Option<Box<Vec<u32>>>,
+    counts: Option<Box<Counts>>,
     /// Index of the best identifier: by priority of its type, then by hash.
     best: u32,
     /// `id` was made of the best identifier.
@@ -85,7 +85,7 @@ impl Component {
 
     pub fn count_of(&self, kind: u16) -> u32 {
         match &self.counts {
-            Some(counts) => counts.get(kind as usize).copied().unwrap_or(0),
+            Some(counts) => counts.0.get(kind as usize).copied().unwrap_or(0),
             None => self.identifiers().iter().filter(|known| known.kind == kind).count() as u32,
         }
     }
@@ -102,11 +102,11 @@ impl Component {
             self.named = false;
         }
         match &mut self.counts {
-            Some(counts) => count(counts, identifier.kind),
+            Some(counts) => counts.add(identifier.kind),
             None if self.identifiers.items.len() == PAGE => {
-                let mut counts = Vec::new();
+                let mut counts = Counts::default();
                 let known = self.identifiers.items.iter().map(|known| known.kind);
-                known.chain([identifier.kind]).for_each(|kind| count(&mut counts, kind));
+                known.chain([identifier.kind]).for_each(|kind| counts.add(kind));
                 self.counts = Some(Box::new(counts));
             }
             None => {}
@@ -132,7 +132,7 @@ impl Component {
         let index = self.identifiers.items.iter().position(|known| known.hash == hash)?;
         let last = self.identifiers.items.len() - 1;
         let removed = self.identifiers.swap_remove(index);
-        if let Some(count) = self.counts.as_mut().and_then(|counts| counts.get_mut(removed.kind as usize)) {
+        if let Some(count) = self.counts.as_mut().and_then(|counts| counts.0.get_mut(removed.kind as usize)) {
             *count -= 1;
         }
         if self.best as usize == index {
@@ -244,12 +244,18 @@ impl Component {
     }
 }
 
-fn count(counts: &mut Vec<u32>, kind: u16) {
-    let kind = kind as usize;
-    if counts.len() <= kind {
-        counts.resize(kind + 1, 0);
+/// Identifiers by kind.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Counts(Vec<u32>);
+
+impl Counts {
+    fn add(&mut self, kind: u16) {
+        let kind = kind as usize;
+        if self.0.len() <= kind {
+            self.0.resize(kind + 1, 0);
+        }
+        self.0[kind] += 1;
     }
-    counts[kind] += 1;
 }
 
 /// A component's own entry: the first page of each list.
@@ -331,11 +337,9 @@ impl<T: Clone + Serialize + for<'de> Deserialize<'de>> Paged<T> {
         (self.stored as usize).div_ceil(PAGE)
     }
 
-    /// What the list holds on the heap; of a long one by its first entries, so that weighing does not take longer as it grows.
+    /// What the list holds on the heap, guessed by its first entry: to weigh a component must not cost more as it grows.
     fn weigh(&self, texts: impl Fn(&T) -> usize) -> usize {
-        let first = &self.items[..self.items.len().min(PAGE)];
-        let texts: usize = first.iter().map(texts).sum();
-        self.items.capacity() * size_of::<T>() + texts * self.items.len() / first.len().max(1)
+        self.items.capacity() * size_of::<T>() + self.items.len() * self.items.first().map_or(0, texts)
     }
 
     fn delete(&self, number: ProfileNumber, list: List, out: &mut WriteBatch) {

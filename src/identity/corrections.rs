@@ -107,11 +107,23 @@ impl Corrections {
         }
     }
 
+    /// Whether anything here may touch an event with these identifiers.
+    pub fn concern(&self, items: &[Item<'_>], source: &str, message_id: &str) -> bool {
+        let banned = !self.bans.is_empty() && items.iter().any(|item| self.bans.contains(&item.hash));
+        banned || self.has_cut(items) || self.struck(source, message_id)
+    }
+
+    fn has_cut(&self, items: &[Item<'_>]) -> bool {
+        let cut = |a: &Item<'_>, b: &Item<'_>| self.cuts.contains(&(a.hash, b.hash));
+        !self.cuts.is_empty() && items.iter().enumerate().any(|(at, a)| items[at + 1..].iter().any(|b| cut(a, b)))
+    }
+
     pub fn struck(&self, source: &str, message_id: &str) -> bool {
         !self.struck.is_empty() && self.struck.contains(&event_hash(source, message_id))
     }
 }
 
 fn event_hash(source: &str, message_id: &str) -> u128 {
-    xxhash_rust::xxh3::xxh3_128(format!("{source}\0{message_id}").as_bytes())
+    let source = xxhash_rust::xxh3::xxh3_64(source.as_bytes());
+    xxhash_rust::xxh3::xxh3_128_with_seed(message_id.as_bytes(), source)
 }

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::OnConflict;
 use super::extract::Item;
-use super::resolve::{Event, Identities, Kept};
+use super::resolve::{Event, Identities, Kept, distinct};
 use crate::event::{ProfileNumber, TimeUs};
 
 /// Where decisions come from.
@@ -181,10 +181,9 @@ impl Identities {
 
     /// Why these may not be one person, if they may not.
     fn refusal(&self, kept: &[&Item<'_>], event: Event<'_>) -> Option<Cause> {
-        let numbers = self.numbers(kept);
-        let new: SmallVec<[&Item<'_>; 4]> =
-            kept.iter().copied().filter(|item| self.identifiers.get(&item.hash).is_none()).collect();
-        self.refusal_of(&numbers, &new, event)
+        let known = self.known(kept);
+        let new = kept.iter().zip(&known).filter(|(_, number)| number.is_none()).map(|(item, _)| *item);
+        self.refusal_of(&distinct(&known), &new.collect::<SmallVec<[&Item<'_>; 4]>>(), event)
     }
 
     fn refusal_of(&self, numbers: &[ProfileNumber], new: &[&Item<'_>], event: Event<'_>) -> Option<Cause> {
@@ -196,6 +195,10 @@ impl Identities {
             let Some(limit) = rule.limit else { continue };
             let kind = kind as u16;
             let added = new.iter().filter(|item| item.kind == kind).count() as u32;
+            let all: u32 = components().map(|component| component.count_of(kind)).sum();
+            if all + added <= limit.count {
+                continue; // whenever they were linked
+            }
             let (mut total, mut largest) = (added, 0);
             match limit.within {
                 None => {
@@ -231,7 +234,7 @@ impl Identities {
         kept: &mut Kept<'a, 'b>,
         refused: &mut SmallVec<[Refusal<'a, 'b>; 2]>,
     ) {
-        let home = self.numbers(kept);
+        let home = distinct(&self.known(kept));
         for index in (0..refused.len()).rev() {
             let Refusal { item, other, cause, .. } = refused[index];
             if cause == Cause::Cut {

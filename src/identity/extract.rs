@@ -236,7 +236,7 @@ mod tests {
         };
         let email = Normalize::Email { without_dots: false, without_tags: false };
         IdentityPlan {
-            key: [7; 32],
+            key: [7; 32].into(),
             types: vec![
                 kind("user_id", IdentifierFrom::Column(column::USER_ID), Normalize::Trim, &["/^svc_/"]),
                 kind("email", IdentifierFrom::Map { or_field: Some("traits.email:string".into()) }, email, &[]),

@@ -24,6 +24,7 @@ pub use resolve::{IdentifierRow, Identities, Merge, NO_PROFILE, Resolved};
 pub use rules::{Normalize, Pattern, Region, blocked, normalize};
 
 use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
 
 use crate::event::{ProfileId, TimeUs};
 
@@ -31,7 +32,7 @@ use crate::event::{ProfileId, TimeUs};
 #[derive(Debug, Clone, PartialEq)]
 pub struct IdentityPlan {
     /// The key of the profile ids' hash: SHA-256 of the pipeline's name unless set.
-    pub key: [u8; 32],
+    pub key: IdentityKey,
     /// Identifier types, best first.
     pub types: Vec<IdentifierType>,
     /// Values of any type that stand for nobody, besides the built-in ones.
@@ -41,6 +42,41 @@ pub struct IdentityPlan {
     pub max_identifiers: u32,
     /// The type that the `previous_id` of an `alias` call is of; None where that type is not listed.
     pub previous_id: Option<u16>,
+}
+
+/// A key, with the hash that has taken it in already: half of the work of a profile id.
+#[derive(Clone)]
+pub struct IdentityKey {
+    bytes: [u8; 32],
+    keyed: Hmac<Sha256>,
+}
+
+impl From<[u8; 32]> for IdentityKey {
+    fn from(bytes: [u8; 32]) -> IdentityKey {
+        let keyed = match Hmac::new_from_slice(&bytes) {
+            Ok(keyed) => keyed,
+            Err(_) => unreachable!("HMAC takes keys of any length"),
+        };
+        IdentityKey { bytes, keyed }
+    }
+}
+
+impl IdentityKey {
+    pub fn bytes(&self) -> [u8; 32] {
+        self.bytes
+    }
+}
+
+impl PartialEq for IdentityKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl std::fmt::Debug for IdentityKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("IdentityKey")
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -104,10 +140,7 @@ impl IdentityPlan {
     /// (RFC 2104), so whoever has the key and a customer number can compute it.
     pub fn profile_id(&self, kind: u16, value: &str) -> ProfileId {
         let name = self.types.get(kind as usize).map_or("", |known| known.name.as_str());
-        let mut mac = match Hmac::<sha2::Sha256>::new_from_slice(&self.key) {
-            Ok(mac) => mac,
-            Err(_) => unreachable!("HMAC takes keys of any length"),
-        };
+        let mut mac = self.key.keyed.clone();
         mac.update(name.as_bytes());
         mac.update(b":");
         mac.update(value.as_bytes());
@@ -120,7 +153,7 @@ impl IdentityPlan {
     /// The hash an identifier is looked up by. Seeded by the key, so that nobody outside can aim at a collision.
     pub fn identifier_hash(&self, kind: u16, value: &str) -> u128 {
         let mut seed = [0; 8];
-        seed.copy_from_slice(&self.key[..8]);
+        seed.copy_from_slice(&self.key.bytes[..8]);
         let seed = u64::from_le_bytes(seed) ^ u64::from(kind).rotate_left(48);
         xxhash_rust::xxh3::xxh3_128_with_seed(value.as_bytes(), seed)
     }

@@ -212,28 +212,26 @@ impl Identities {
         };
         let mut working = Working::default();
         let times = events.times(column::TIMESTAMP);
-        // Without any of these a row whose identifiers are one person already needs no further look.
-        let plain = self.corrections.is_empty()
-            && self.plan.on_conflict == OnConflict::Keep
-            && matches!(decisions, Decisions::Now);
+        // Without these a row whose identifiers are one person already needs no further look.
+        let plain = self.plan.on_conflict == OnConflict::Keep && matches!(decisions, Decisions::Now);
         for row in 0..events.len() {
             let items = extracted.row(row);
             let number = match items {
                 [] => NO_PROFILE,
                 [first, rest @ ..] => {
+                    let event = Event { events, row, at: times.value(row) };
                     let known = self.identifiers.get(&first.hash).copied();
                     match known {
                         Some(number)
-                            if plain && rest.iter().all(|item| self.identifiers.get(&item.hash) == Some(&number)) =>
+                            if plain
+                                && rest.iter().all(|item| self.identifiers.get(&item.hash) == Some(&number))
+                                && !self.corrected(event, items) =>
                         {
                             resolved.best.push(first.rank());
                             resolved.numbers.push(number);
                             continue;
                         }
-                        _ => {
-                            let event = Event { events, row, at: times.value(row) };
-                            self.place(event, items, &decisions, commit, &mut working, &mut resolved, out)
-                        }
+                        _ => self.place(event, items, &decisions, commit, &mut working, &mut resolved, out),
                     }
                 }
             };
@@ -261,12 +259,18 @@ impl Identities {
                 conflict.other = conflict.other.map(last);
             }
         }
+        // A batch of strangers stages hundreds of thousands of writes: the list grows once.
+        out.writes.reserve(resolved.identifiers.len() + 2 * working.changes.len());
         for row in &resolved.identifiers {
             let hash = self.plan.identifier_hash(row.kind, &row.value);
             out.put(keys::identifier(hash), codec::encode(1, &row.number));
         }
         self.derive_ids(events, working, &last, commit, out, &mut resolved);
         resolved
+    }
+
+    fn corrected(&self, event: Event<'_>, items: &[Item<'_>]) -> bool {
+        !self.corrections.is_empty() && self.corrections.concern(items, event.source(), event.message_id())
     }
 
     /// Decides about one row and makes its links. Gives the number that the row belongs to for now.
@@ -319,10 +323,10 @@ impl Identities {
         resolved: &mut Resolved,
         out: &mut WriteBatch,
     ) -> ProfileNumber {
-        let numbers = self.numbers(kept);
+        let known = self.known(kept);
+        let numbers = distinct(&known);
         let confirms = self.plan.on_conflict == OnConflict::Reassign && kept.len() > 1;
-        let all_known = kept.iter().all(|item| self.identifiers.get(&item.hash).is_some());
-        if let ([only], true) = (&numbers[..], all_known) {
+        if let ([only], true) = (&numbers[..], known.iter().all(Option::is_some)) {
             if confirms {
                 self.confirm(event, kept, *only, commit, working);
             }
@@ -330,10 +334,9 @@ impl Identities {
         }
         // The links that join what is apart, from the best identifier to each part; for a tree, one to a part.
         let mut links: SmallVec<[(u128, u128); 4]> = SmallVec::new();
-        let mut parts: SmallVec<[ProfileNumber; 4]> =
-            self.identifiers.get(&kept[0].hash).copied().into_iter().collect();
-        for item in &kept[1..] {
-            match self.identifiers.get(&item.hash) {
+        let mut parts: SmallVec<[ProfileNumber; 4]> = known[0].into_iter().collect();
+        for (item, number) in kept.iter().zip(&known).skip(1) {
+            match number {
                 Some(number) if parts.contains(number) => continue,
                 Some(number) => parts.push(*number),
                 None => {}
@@ -357,11 +360,29 @@ impl Identities {
             self.absorb(loser, number, event, commit, working, out);
             resolved.absorbed.push((loser, number));
         }
-        for (place, item) in kept.iter().enumerate() {
-            if self.identifiers.get(&item.hash).is_none() {
-                // Beside a better one: that says whose it is.
-                let confirmed = confirms && place > 0;
-                self.add(number, item, event, confirmed, commit, resolved);
+        let Some(component) = self.components.get_mut_dirty(&number, commit) else {
+            unreachable!("component {number} was to be loaded before resolve")
+        };
+        for (place, item) in kept.iter().enumerate().filter(|(place, _)| known[*place].is_none()) {
+            self.identifiers.insert_dirty(item.hash, number, commit);
+            self.seen.insert(item.hash);
+            let value: Box<str> = (*item.value).into();
+            // Beside a better one: that says whose it is.
+            let confirmed = confirms && place > 0;
+            component.add(Identifier {
+                hash: item.hash,
+                kind: item.kind,
+                value: value.clone(),
+                linked_at: event.at,
+                confirmed: confirmed.then(|| Box::new((event.at, event.message_id().into()))),
+            });
+            resolved.identifiers.push(IdentifierRow { kind: item.kind, value, number, linked_at: event.at });
+        }
+        if !links.is_empty() {
+            write_position(event, &mut working.position);
+            for (a, b) in links {
+                let (message_id, position) = (event.message_id().into(), working.position.as_str().into());
+                component.add_link(Link { a, b, message_id, position, linked_at: event.at });
             }
         }
         if confirms {
@@ -373,13 +394,6 @@ impl Identities {
             change.cause = if numbers.len() > 1 { "merge" } else { "better_identifier" };
             change.row = event.row as u32;
         }
-        if let Some(component) = self.components.get_mut_dirty(&number, commit) {
-            write_position(event, &mut working.position);
-            for (a, b) in links {
-                let (message_id, position) = (event.message_id().into(), working.position.as_str().into());
-                component.add_link(Link { a, b, message_id, position, linked_at: event.at });
-            }
-        }
         number
     }
 
@@ -387,13 +401,9 @@ impl Identities {
         self.components.get(&number).and_then(|component| component.best()).map(|best| best.hash)
     }
 
-    /// The components of these identifiers, each once, in order of number.
-    pub(super) fn numbers(&self, items: &[&Item<'_>]) -> SmallVec<[ProfileNumber; 4]> {
-        let known = items.iter().filter_map(|item| self.identifiers.get(&item.hash)).copied();
-        let mut numbers: SmallVec<[ProfileNumber; 4]> = known.collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        numbers
+    /// Whose each of these identifiers is.
+    pub(super) fn known(&self, items: &[&Item<'_>]) -> SmallVec<[Option<ProfileNumber>; 4]> {
+        items.iter().map(|item| self.identifiers.get(&item.hash).copied()).collect()
     }
 
     /// The larger side lives on; of equals, the older.
@@ -441,30 +451,6 @@ impl Identities {
             into.absorb(*component);
         }
         working.absorbed.insert(loser, survivor);
-    }
-
-    fn add(
-        &mut self,
-        number: ProfileNumber,
-        item: &Item<'_>,
-        event: Event<'_>,
-        confirmed: bool,
-        commit: u64,
-        resolved: &mut Resolved,
-    ) {
-        self.identifiers.insert_dirty(item.hash, number, commit);
-        self.seen.insert(item.hash);
-        let value: Box<str> = (*item.value).into();
-        if let Some(component) = self.components.get_mut_dirty(&number, commit) {
-            component.add(Identifier {
-                hash: item.hash,
-                kind: item.kind,
-                value: value.clone(),
-                linked_at: event.at,
-                confirmed: confirmed.then(|| Box::new((event.at, event.message_id().into()))),
-            });
-        }
-        resolved.identifiers.push(IdentifierRow { kind: item.kind, value, number, linked_at: event.at });
     }
 
     /// Takes an identifier from the person it is with; the caller then adds it to another.
@@ -547,6 +533,14 @@ impl Identities {
             resolved.changed_ids.insert(number, id);
         }
     }
+}
+
+/// Each number once, in order.
+pub(super) fn distinct(known: &[Option<ProfileNumber>]) -> SmallVec<[ProfileNumber; 4]> {
+    let mut numbers: SmallVec<[ProfileNumber; 4]> = known.iter().flatten().copied().collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
 }
 
 /// As [`Position`](crate::event::Position) is displayed.

@@ -5,6 +5,7 @@
 use std::cell::Cell;
 
 use bytes::Bytes;
+use postcard::ser_flavors::Flavor;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::StoreError;
@@ -22,7 +23,7 @@ pub fn encode<T: Serialize>(version: u8, value: &T) -> Bytes {
     let mut buffer = BUFFER.take();
     buffer.clear();
     buffer.push(version);
-    let buffer = postcard::to_extend(value, buffer).unwrap_or_else(|error| {
+    let buffer = postcard::serialize_with_flavor(value, Buffer(buffer)).unwrap_or_else(|error| {
         // Only a type that postcard cannot express at all fails to encode: a programming error.
         unreachable!("a state value could not be encoded: {error}")
     });
@@ -31,6 +32,27 @@ pub fn encode<T: Serialize>(version: u8, value: &T) -> Bytes {
         BUFFER.set(buffer);
     }
     bytes
+}
+
+/// Texts are appended whole; postcard's own flavours go byte by byte.
+struct Buffer(Vec<u8>);
+
+impl Flavor for Buffer {
+    type Output = Vec<u8>;
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<Vec<u8>> {
+        Ok(self.0)
+    }
 }
 
 /// Decodes what [`encode`] wrote with this version; `what` names the kind of value in the error.

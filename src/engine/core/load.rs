@@ -121,7 +121,7 @@ async fn definitions(store: &dyn Store, pipeline: &Pipeline, used: bool) -> Resu
     let rules = pipeline.identity.rules();
     if used {
         // A type added at the end is the worst of all: it cannot change the id of any profile.
-        if !types.starts_with(&record.identifier_types) || record.identity_key != pipeline.identity.key {
+        if !types.starts_with(&record.identifier_types) || record.identity_key != pipeline.identity.key.bytes() {
             return Err(EngineError::Contradiction(format!(
                 "the identity rules differ from those this state was made with (then: {}; now: {}): profile ids would change. \
                  `tributary identity dry-run` shows what they would make of the events that are stored. Start with another \
@@ -140,7 +140,7 @@ async fn definitions(store: &dyn Store, pipeline: &Pipeline, used: bool) -> Resu
     }
     record.identifier_types = types;
     record.identity_rules = rules;
-    record.identity_key = pipeline.identity.key;
+    record.identity_key = pipeline.identity.key.bytes();
     let traits = pipeline.traits.iter().map(|plan| (plan.name.as_str(), plan.version));
     let segments = pipeline.segments.iter().map(|plan| (plan.name.as_str(), plan.version));
     let new = record.slots.assign(traits, segments);
