@@ -25,7 +25,7 @@ use super::bodies::Bodies;
 use super::dedupe::Dedupe;
 use super::outbox::{self, Rows};
 use super::prepare::Prepared;
-use super::record::{DefinitionRecord, EngineRecord, SinkRecord, StoredReject, Totals};
+use super::record::{DefinitionRecord, EngineRecord, SinkRecord, StoredReject, Totals, load_component};
 use super::rows::{self, Gone};
 use super::{Command, CorrectionRequest, EngineError};
 use crate::activation::{Activations, Rendered, time_text};
@@ -34,7 +34,7 @@ use crate::definition::Pipeline;
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs};
 use crate::identity::{
     self, Component, Correction, Corrections, Decisions, Extracted, IdentifierType, Identities, NO_PROFILE, Resolved,
-    extract, load_component,
+    extract,
 };
 use crate::profile::{Profile, ProfileRecord, Slots, Traits};
 use crate::segment::{Moved, Segments, Transition};

@@ -6,8 +6,8 @@
 
 use serde::Serialize;
 
+use super::load_component;
 use crate::event::ProfileNumber;
-use crate::identity::load_component;
 use crate::profile::{Profile, ProfileRecord, Slots};
 use crate::state::keys::{self, Tag};
 use crate::state::{Store, StoreError, codec};

@@ -28,7 +28,7 @@ mod status;
 pub use core::{Begun, Core, RebuildRecord, Staged};
 pub use digest::digest;
 pub use prepare::{Prepared, Preparer};
-pub use record::{EngineRecord, StoredReject, Totals, state_id};
+pub use record::{EngineRecord, StoredReject, Totals, load_component, state_id};
 pub use run::{Options, Outcome, Wiring, run};
 pub use shadow::Shadow;
 pub use status::{DestinationStatus, SharedStatus, SinkStatus, SourceStatus, Status};

@@ -1,12 +1,14 @@
 //! The engine's own records in the state.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{ProfileNumber, Reject, TimeUs};
+use crate::identity::Component;
 use crate::profile::Slots;
 use crate::sink::CommitRange;
 use crate::state::keys::{self, Tag};
-use crate::state::{Store, StoreError, WriteBatch, codec};
+use crate::state::{Store, StoreError, WriteBatch, codec, scan_all};
 
 /// Under `Tag::Engine`, changed by every commit.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -89,6 +91,24 @@ pub struct StoredReject {
 
 impl StoredReject {
     pub const VERSION: u8 = 1;
+}
+
+/// A component: `head` is its own entry, further pages are read where it has any.
+pub async fn load_component(
+    number: ProfileNumber,
+    head: Option<Bytes>,
+    store: &dyn Store,
+) -> Result<Component, StoreError> {
+    let missing = || StoreError::Damaged(format!("profile {number} has identifiers but no component"));
+    let (mut component, more) = Component::read(&head.ok_or_else(missing)?)?;
+    if !more {
+        return Ok(component);
+    }
+    for (key, value) in scan_all(store, &keys::component_pages(number)).await? {
+        component.read_page(&key, &value)?;
+    }
+    component.finish();
+    Ok(component)
 }
 
 /// The id that this state was given when it was made. Commits are counted anew in every state, so what ships them

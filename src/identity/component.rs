@@ -7,14 +7,13 @@
 //! There are millions of components in memory, of two or three identifiers each: hence lists that grow by what is
 //! needed while they are short, and narrow figures beside them.
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::IdentityPlan;
 use super::corrections::Named;
 use crate::event::{ProfileId, ProfileNumber, TimeUs};
 use crate::state::cache::Weigh;
-use crate::state::{StoreError, WriteBatch, codec, keys, scan_all};
+use crate::state::{StoreError, WriteBatch, codec, keys};
 
 /// Entries of a list in one page. Nearly every person fits the first.
 const PAGE: usize = 32;
@@ -355,24 +354,6 @@ impl<T: Clone + Serialize + for<'de> Deserialize<'de>> Paged<T> {
     }
 }
 
-/// The entries of a component, from wherever they are kept.
-pub async fn load(
-    number: ProfileNumber,
-    head: Option<Bytes>,
-    store: &dyn crate::state::Store,
-) -> Result<Component, StoreError> {
-    let missing = || StoreError::Damaged(format!("profile {number} has identifiers but no component"));
-    let (mut component, more) = Component::read(&head.ok_or_else(missing)?)?;
-    if !more {
-        return Ok(component);
-    }
-    for (key, value) in scan_all(store, &keys::component_pages(number)).await? {
-        component.read_page(&key, &value)?;
-    }
-    component.finish();
-    Ok(component)
-}
-
 impl Weigh for Component {
     fn weigh(&self) -> usize {
         let confirmed = |known: &Identifier| known.confirmed.as_ref().map_or(0, |c| size_of_val(&**c) + c.1.len());
@@ -386,7 +367,19 @@ impl Weigh for Component {
 mod tests {
     use super::*;
     use crate::state::memory::MemoryStore;
-    use crate::state::{Store, Write};
+    use crate::state::{Store, Write, scan_all};
+
+    async fn load(number: ProfileNumber, store: &dyn Store) -> Component {
+        let head = store.get(&keys::component(number)).await.unwrap().unwrap();
+        let (mut component, more) = Component::read(&head).unwrap();
+        if more {
+            for (key, page) in scan_all(store, &keys::component_pages(number)).await.unwrap() {
+                component.read_page(&key, &page).unwrap();
+            }
+            component.finish();
+        }
+        component
+    }
 
     fn identifier(number: u32) -> Identifier {
         let hash = u128::from(number.wrapping_mul(2_654_435_761)) + 1;
@@ -435,7 +428,7 @@ mod tests {
             if component.identifiers().is_empty() {
                 continue;
             }
-            let read = load(9, store.get(&keys::component(9)).await.unwrap(), &store).await.unwrap();
+            let read = load(9, &store).await;
             assert_eq!(read.identifiers(), component.identifiers(), "round {round}");
             assert_eq!(read.links(), component.links(), "round {round}");
             assert_eq!(read.former_ids(), component.former_ids(), "round {round}");

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::OnConflict;
 use super::extract::Item;
-use super::resolve::{Event, Identities, Kept, distinct};
+use super::identities::{Event, Identities, Kept, distinct};
 use crate::event::{ProfileNumber, TimeUs};
 
 /// Where decisions come from.

@@ -9,18 +9,23 @@
 //! [`Identities::missing_components`] say what must be loaded; [`Identities::resolve`] makes all links of the
 //! batch, before any event is applied. Nothing here reads the store or a clock.
 
-mod component;
-mod corrections;
-mod decide;
-mod extract;
-mod resolve;
 mod rules;
 
-pub use component::{Component, Identifier, Link, load as load_component};
+mod extract;
+
+mod component;
+mod corrections;
+mod identities;
+
+mod decide;
+mod resolve;
+
+pub use component::{Component, Identifier, Link};
 pub use corrections::{Correction, Corrections, Named};
 pub use decide::{Cause, Conflict, Decision, Decisions};
 pub use extract::{Extracted, Item, extract};
-pub use resolve::{IdentifierRow, Identities, Merge, NO_PROFILE, Resolved};
+pub use identities::Identities;
+pub use resolve::{IdentifierRow, Merge, NO_PROFILE, Resolved};
 pub use rules::{Normalize, Pattern, Region, blocked, normalize};
 
 use hmac::{Hmac, KeyInit, Mac};

@@ -2,39 +2,19 @@
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Int32Type, Int64Type};
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use super::component::{Component, Identifier, Link};
-use super::corrections::Corrections;
+use super::OnConflict;
+use super::component::{Identifier, Link};
 use super::decide::{Conflict, Decision, Decisions};
 use super::extract::{Extracted, Item};
-use super::{IdentityPlan, OnConflict};
+use super::identities::{Event, Identities, Kept, distinct};
 use crate::event::{EventBatch, ProfileId, ProfileNumber, TimeUs, column};
-use crate::state::cache::{Cache, Weigh};
-use crate::state::filter::SeenFilter;
 use crate::state::{WriteBatch, codec, keys};
 
 /// The number of a row without any usable identifier.
 pub const NO_PROFILE: ProfileNumber = 0;
-
-impl Weigh for ProfileNumber {
-    fn weigh(&self) -> usize {
-        size_of::<ProfileNumber>()
-    }
-}
-
-/// The one writer of identity: hot identifiers and components, and the filter of all identifiers ever seen.
-pub struct Identities {
-    pub(super) plan: IdentityPlan,
-    /// Identifier hash → profile number.
-    pub identifiers: Cache<u128, ProfileNumber>,
-    pub components: Cache<ProfileNumber, Box<Component>>,
-    pub seen: SeenFilter,
-    /// The next profile number to give; part of the engine's record.
-    pub next_number: ProfileNumber,
-    pub corrections: Corrections,
-}
 
 /// What identity says of a batch.
 #[derive(Debug, Default)]
@@ -82,24 +62,6 @@ pub struct IdentifierRow {
     pub linked_at: TimeUs,
 }
 
-/// The event that a row is, as far as links are concerned.
-#[derive(Clone, Copy)]
-pub(super) struct Event<'a> {
-    pub events: &'a EventBatch,
-    pub row: usize,
-    pub at: TimeUs,
-}
-
-impl<'a> Event<'a> {
-    pub fn message_id(&self) -> &'a str {
-        self.events.strings(column::MESSAGE_ID).value(self.row)
-    }
-
-    pub fn source(&self) -> &'a str {
-        self.events.strings(column::SOURCE).value(self.row)
-    }
-}
-
 /// What happened to a component within the batch, before ids are derived.
 struct Change {
     /// The id the tables know; None for a component made in this batch.
@@ -128,7 +90,7 @@ struct Lost {
 
 /// What a batch does to the components, until it is done.
 #[derive(Default)]
-pub(super) struct Working {
+struct Working {
     changes: HashMap<ProfileNumber, Change>,
     absorbed: HashMap<ProfileNumber, ProfileNumber>,
     lost: Vec<Lost>,
@@ -136,64 +98,7 @@ pub(super) struct Working {
     position: String,
 }
 
-pub(super) type Kept<'a, 'b> = SmallVec<[&'a Item<'b>; 4]>;
-
 impl Identities {
-    pub fn new(plan: IdentityPlan, next_number: ProfileNumber, cache_bytes: usize) -> Self {
-        Identities {
-            plan,
-            identifiers: Cache::new(cache_bytes / 2),
-            components: Cache::new(cache_bytes / 2),
-            seen: SeenFilter::new(),
-            next_number: next_number.max(1),
-            corrections: Corrections::default(),
-        }
-    }
-
-    pub fn plan(&self) -> &IdentityPlan {
-        &self.plan
-    }
-
-    /// Hashes that are not in memory although the store may hold them.
-    pub fn missing_identifiers(&self, extracted: &Extracted<'_>) -> Vec<u128> {
-        if self.identifiers.is_whole() {
-            return Vec::new(); // the start reads all identifiers
-        }
-        let mut missing: Vec<u128> = extracted
-            .items
-            .iter()
-            .map(|item| item.hash)
-            .filter(|hash| self.identifiers.get(hash).is_none() && self.seen.may_contain(*hash))
-            .collect();
-        missing.sort_unstable();
-        missing.dedup();
-        missing
-    }
-
-    /// Components that `resolve` will change and that are not in memory. Valid once the identifiers are loaded.
-    pub fn missing_components(&self, extracted: &Extracted<'_>) -> Vec<ProfileNumber> {
-        let mut missing = HashSet::new();
-        let confirms = self.plan.on_conflict == OnConflict::Reassign;
-        for row in 0..extracted.starts.len() - 1 {
-            let items = extracted.row(row);
-            if items.len() < 2 {
-                continue; // one identifier links nothing
-            }
-            let first = self.identifiers.get(&items[0].hash);
-            let changes = items.iter().any(|item| {
-                let number = self.identifiers.get(&item.hash);
-                number.is_none() || number != first
-            });
-            if changes || confirms {
-                let numbers = items.iter().filter_map(|item| self.identifiers.get(&item.hash));
-                missing.extend(numbers.copied().filter(|number| self.components.get(number).is_none()));
-            }
-        }
-        // Within the batch an earlier row may join a component that a later row then merges further; such a
-        // component is named by one of the later row's own identifiers, so it is in the set already.
-        missing.into_iter().collect()
-    }
-
     /// Makes all links of the batch and stages what changed under `commit`.
     ///
     /// Everything that `missing_identifiers` and `missing_components` named must have been loaded.
@@ -401,11 +306,6 @@ impl Identities {
         self.components.get(&number).and_then(|component| component.best()).map(|best| best.hash)
     }
 
-    /// Whose each of these identifiers is.
-    pub(super) fn known(&self, items: &[&Item<'_>]) -> SmallVec<[Option<ProfileNumber>; 4]> {
-        items.iter().map(|item| self.identifiers.get(&item.hash).copied()).collect()
-    }
-
     /// The larger side lives on; of equals, the older.
     fn survivor(&self, numbers: &[ProfileNumber]) -> ProfileNumber {
         let size = |number: &ProfileNumber| self.components.get(number).map_or(0, |c| c.identifiers().len());
@@ -533,14 +433,6 @@ impl Identities {
             resolved.changed_ids.insert(number, id);
         }
     }
-}
-
-/// Each number once, in order.
-pub(super) fn distinct(known: &[Option<ProfileNumber>]) -> SmallVec<[ProfileNumber; 4]> {
-    let mut numbers: SmallVec<[ProfileNumber; 4]> = known.iter().flatten().copied().collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    numbers
 }
 
 /// As [`Position`](crate::event::Position) is displayed.

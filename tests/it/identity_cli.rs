@@ -826,7 +826,7 @@ fn a_dry_run_tells_what_a_run_under_the_rules_would_make() {
         assert!(wanted > 0 && wanted < events.len());
         assert_eq!(shop.json(&args)["events"], wanted);
         // Both sides know the same part of it: the rules of today split and merge nobody.
-        let same = shop.path("shop.yaml");
+        let same = shop.path("identity.yaml");
         let same = ["identity", "dry-run", "--rules", same.to_str().expect("utf-8"), "--since", "2026-02-27"];
         let report = shop.json(&same);
         assert_eq!((&report["merges"], &report["splits"]), (&0.into(), &0.into()), "{report}");
