@@ -221,7 +221,10 @@ fn as_text(
     {
         lines.push(format!("  {who} is a former id of it"));
     }
-    lines.push(format!("{} identifiers, from the best down, each with the event that linked it:", names.len()));
+    lines.push(match names.len() {
+        1 => "1 identifier:".to_string(),
+        count => format!("{count} identifiers, from the best down, each with the event that linked it:"),
+    });
     for (depth, hash, link) in tree(component) {
         let name = names.get(&hash).map_or("(gone)", String::as_str);
         let mut line = format!("{}{name}", "  ".repeat(depth + 1));
