@@ -33,7 +33,7 @@ bench: ## events per CPU-second beside a ladder of floors; optimised build
 	@tests/support/prerequisites demo
 	MIMALLOC_PURGE_DELAY=5000 $(CARGO) bench $(CARGO_FLAGS) --bench ladder
 
-bench-identity: ## ten million identifiers: speed, memory, single merges; needs 8 GiB
+bench-identity: ## ten million identifiers: speed, memory, single merges; needs 4 GiB
 	@tests/support/prerequisites demo
 	MIMALLOC_PURGE_DELAY=5000 $(CARGO) bench $(CARGO_FLAGS) --bench identity
 

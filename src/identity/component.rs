@@ -450,4 +450,11 @@ mod tests {
         let left = store.scan(&keys::component_pages(9), None, 10).await.unwrap();
         assert_eq!(left, Vec::new(), "nothing is left behind");
     }
+
+    /// There are millions of them: four GiB hold four million people with ten million identifiers (benches/README.md).
+    #[test]
+    fn a_component_stays_narrow() {
+        assert!(size_of::<Component>() <= 128, "{} bytes", size_of::<Component>());
+        assert!(size_of::<Identifier>() <= 64, "{} bytes", size_of::<Identifier>());
+    }
 }

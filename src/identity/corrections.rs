@@ -127,3 +127,50 @@ fn event_hash(source: &str, message_id: &str) -> u128 {
     let source = xxhash_rust::xxh3::xxh3_64(source.as_bytes());
     xxhash_rust::xxh3::xxh3_128_with_seed(message_id.as_bytes(), source)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::super::OnConflict;
+    use super::*;
+
+    #[test]
+    fn a_correction_concerns_only_events_that_name_what_it_is_about() {
+        let plan = IdentityPlan {
+            key: [7; 32].into(),
+            types: Vec::new(),
+            block: Vec::new(),
+            on_conflict: OnConflict::Keep,
+            max_identifiers: 10,
+            previous_id: None,
+        };
+        let named = |value: &str| Named { kind: 0, value: value.into() };
+        let mut corrections = Corrections::default();
+        for correction in [
+            Correction::Cut(named("a"), named("b")),
+            Correction::Ban(named("nobody")),
+            Correction::Strike { source: "shop".into(), message_id: "m1".into() },
+        ] {
+            corrections.add(&plan, &correction);
+        }
+        let rows: [(&[&'static str], &str, &str, bool); 7] = [
+            (&["a"], "shop", "m2", false),
+            (&["a", "c"], "shop", "m2", false),
+            (&["a", "c", "b"], "shop", "m2", true),
+            (&["b", "a"], "shop", "m2", true),
+            (&["c", "nobody"], "shop", "m2", true),
+            (&["c"], "shop", "m1", true),
+            (&["c"], "app", "m1", false),
+        ];
+        for (values, source, message_id, expect) in rows {
+            let item = |value: &&'static str| Item {
+                hash: plan.identifier_hash(0, value),
+                kind: 0,
+                value: Cow::Borrowed(*value),
+            };
+            let items: Vec<Item> = values.iter().map(item).collect();
+            assert_eq!(corrections.concern(&items, source, message_id), expect, "{values:?} {source} {message_id}");
+        }
+    }
+}
