@@ -66,15 +66,9 @@ impl Traits {
         &self.schema
     }
 
-    /// True where some trait is `on_merge: survivor`: then [`Traits::apply`] wants the rows' best identifiers.
-    pub fn needs_best_identifier(&self) -> bool {
-        self.plans.iter().any(|plan| plan.on_merge == OnMerge::Survivor)
-    }
-
     /// Applies every row to `profiles[profile_of_row[row]]`; rows with `None` have no profile.
     ///
-    /// `best` is the rank of each row's best identifier (0 is best, `u64::MAX` where it has none), or empty where
-    /// no trait [needs](Traits::needs_best_identifier) it.
+    /// `best` is the rank of each row's best identifier: 0 is best, `u64::MAX` where it has none.
     pub fn apply(
         &self,
         events: &EventBatch,

@@ -153,7 +153,6 @@ fn the_value_that_stands_is_the_one_that_on_merge_says() {
     let plans: Vec<TraitPlan> =
         rows.iter().map(|(kind, on_merge, _)| plan(*kind, *on_merge, "name", ValueType::String)).collect();
     let traits = Traits::new(plans.clone(), &schema()).unwrap();
-    assert!(traits.needs_best_identifier());
     let in_order: Vec<(&Event, u32)> = events.iter().map(|event| (event, 0)).collect();
     let reversed: Vec<(&Event, u32)> = in_order.iter().rev().copied().collect();
     for events in [in_order, reversed] {
@@ -164,12 +163,6 @@ fn the_value_that_stands_is_the_one_that_on_merge_says() {
             assert_eq!(value, Some(Scalar::Text((*expect).into())), "{kind:?} {on_merge:?}");
         }
     }
-}
-
-#[test]
-fn identifiers_are_only_asked_for_where_a_trait_goes_by_them() {
-    let traits = Traits::new(vec![plan(TraitKind::Latest, OnMerge::Latest, "name", ValueType::String)], &schema());
-    assert!(!traits.unwrap().needs_best_identifier());
 }
 
 /// Few times, ids and ranks, so that ties are common; the same id from two sources, never twice from one.
