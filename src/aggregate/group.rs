@@ -194,8 +194,10 @@ fn extreme(values: &ArrayRef, groups: &Groups, wanted: std::cmp::Ordering) -> Op
             Arc::new(best(longs, groups, wanted, i64::cmp).collect::<Int64Array>())
         }
         DataType::Float64 => {
-            let doubles =
-                values.as_primitive::<Float64Type>().iter().map(|value| value.filter(|value| !value.is_nan()));
+            // The engines that combine partial rows take both zeros for one, and then either may win: there is only one.
+            let one_zero = |value: f64| if value == 0.0 { 0.0 } else { value };
+            let doubles = values.as_primitive::<Float64Type>().iter();
+            let doubles = doubles.map(|value| value.filter(|value| !value.is_nan()).map(one_zero));
             Arc::new(best(doubles, groups, wanted, f64::total_cmp).collect::<Float64Array>())
         }
         DataType::Timestamp(..) => {

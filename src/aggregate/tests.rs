@@ -262,12 +262,27 @@ fn the_scope_below_is_asked_for_everything_else() {
     assert!(error.message.contains("properties.total"), "{error}");
 }
 
+/// The smallest and greatest of both zeros is zero, in whatever order they come.
+#[test]
+fn there_is_one_zero() {
+    let row = |total| Row { event: true, country: None, minute: 0, total: Some(total), items: None, text: None };
+    for totals in [[0.0, -0.0], [-0.0, 0.0], [-0.0, -0.0]] {
+        let rows = totals.map(row);
+        let found = run("SELECT min(total) AS a, max(total) AS b FROM events", &[batch(&rows)]);
+        use arrow::array::AsArray as _;
+        let column = |index: usize| found.column(index).as_primitive::<arrow::datatypes::Float64Type>().value(0);
+        assert_eq!([column(0).to_bits(), column(1).to_bits()], [0, 0], "{totals:?}");
+    }
+}
+
 fn any_row() -> impl Strategy<Value = Row> {
     let total = prop_oneof![
         Just(None),
         (-100_000_i64..100_000).prop_map(|cents| Some(cents as f64 / 100.0)),
         any::<f64>().prop_map(|value| Some(value % 1e9).filter(|value| value.is_finite())),
     ];
+    // One zero: the query over the whole would give either.
+    let total = total.prop_map(|total| total.map(|value: f64| if value == 0.0 { 0.0 } else { value }));
     let text = proptest::option::of("[a-cäß]{0,2}");
     (any::<bool>(), proptest::option::of(0_u8..3), -200_i64..200, total, proptest::option::of(-5_i64..5), text)
         .prop_map(|(event, country, minute, total, items, text)| Row { event, country, minute, total, items, text })
