@@ -7,8 +7,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::core::Begun;
-use super::core::{Core, Staged};
+use super::core::{Begun, Core, Staged};
 use super::history::{History, HistoryFilter, HistoryReader};
 use super::outbox::{Recent, Rows};
 use super::prepare::{Prepared, Preparer};

@@ -90,11 +90,6 @@ impl Decision {
             self.text.push_str(kind);
         }
     }
-
-    /// The items that leave the person they are with.
-    pub(super) fn reassigned<'a, 'b>(&self, refused: &[Refusal<'a, 'b>]) -> SmallVec<[&'a Item<'b>; 2]> {
-        refused.iter().filter(|refusal| refusal.reassigned).map(|refusal| refusal.item).collect()
-    }
 }
 
 impl Identities {

@@ -193,8 +193,8 @@ impl Identities {
         let mut kept: Kept<'a, 'a> = items.iter().collect();
         let mut decision = Decision::default();
         let refused = self.decide(event, &mut kept, decisions, &mut decision);
-        for item in decision.reassigned(&refused) {
-            self.detach(item.hash, commit, event, working);
+        for refusal in refused.iter().filter(|refusal| refusal.reassigned) {
+            self.detach(refusal.item.hash, commit, event, working);
             resolved.reassigned += 1;
         }
         let Some(first) = kept.first() else {
