@@ -4,6 +4,7 @@ mod case;
 mod identity;
 mod input;
 mod output;
+mod sessions;
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,7 @@ const SECTIONS: Keys = Keys {
         "transforms",
         "dedupe",
         "identity",
+        "sessions",
         "traits",
         "segments",
         "destinations",
@@ -61,7 +63,10 @@ pub fn read(documents: &[Node], rules: Option<&[Node]>, reader: &Reader) -> Defi
             if !wanted {
                 continue;
             }
-            let single = matches!(name, "pipeline" | "timezone" | "contracts" | "dedupe" | "identity" | "warehouse");
+            let single = matches!(
+                name,
+                "pipeline" | "timezone" | "contracts" | "dedupe" | "identity" | "sessions" | "warehouse"
+            );
             if let Some(first) = written.insert(name.to_string(), key.span).filter(|_| single) {
                 let first = format!("first written at {}", reader.findings.place_name(first));
                 reader.findings.error(key.span, format!("`{name}` is defined twice"), first);
@@ -89,6 +94,7 @@ fn section(definition: &mut Definition, name: &str, span: Span, node: &Node, rea
         }
         "dedupe" => definition.dedupe = dedupe(node, span, reader),
         "identity" => definition.identity = identity(node, span, reader),
+        "sessions" => definition.sessions = sessions(node, span, reader),
         "traits" => named(&mut definition.traits, node, "trait", reader, a_trait),
         "segments" => named(&mut definition.segments, node, "segment", reader, segment),
         "destinations" => named(&mut definition.destinations, node, "destination", reader, destination),
