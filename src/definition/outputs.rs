@@ -169,7 +169,8 @@ pub fn sessions(checker: &Checker, spec: Option<&SessionsSpec>, timezone: Tz) ->
     let midnight = spec.is_some_and(|spec| spec.split_on_midnight);
     let events = spec.and_then(|spec| spec.events.as_deref());
     if let Some(events) = events {
-        let names: Vec<Literal> = events.iter().filter(|event| !TYPES.contains(&event.text.as_str())).cloned().collect();
+        let names: Vec<Literal> =
+            events.iter().filter(|event| !TYPES.contains(&event.text.as_str())).cloned().collect();
         checker.events(Some(&names));
     }
     session::fields().into_iter().for_each(|field| checker.field(field));
@@ -178,7 +179,7 @@ pub fn sessions(checker: &Checker, spec: Option<&SessionsSpec>, timezone: Tz) ->
         gap_us: us(gap),
         split_on_campaign: spec.is_some_and(|spec| spec.split_on_campaign),
         split_on_midnight: midnight.then_some(timezone),
-        events: events.map(texts),
+        events: events.map(|events| events.iter().map(|event| event.text.clone()).collect()),
         lateness_us: us(session::LATENESS),
     };
     let zone = plan.split_on_midnight.map(|zone| zone.name());

@@ -21,6 +21,7 @@ mod prepare;
 mod record;
 mod rows;
 mod run;
+pub mod session_rows;
 mod shadow;
 mod ship;
 mod status;

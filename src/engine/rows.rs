@@ -16,7 +16,7 @@ use crate::segment::{self, Transition};
 use crate::sink::{Attempt, Table};
 
 /// Adds `_batch` and `_seq` and makes the batch of a table.
-fn finish(table: &Table, mut columns: Vec<ArrayRef>, commit: u64) -> Result<RecordBatch, EngineError> {
+pub(super) fn finish(table: &Table, mut columns: Vec<ArrayRef>, commit: u64) -> Result<RecordBatch, EngineError> {
     let rows = columns.first().map_or(0, |column| column.len());
     columns.push(Arc::new(UInt64Array::from_value(commit, rows)));
     columns.push(Arc::new(UInt32Array::from_iter_values(0..rows as u32)));
@@ -24,16 +24,16 @@ fn finish(table: &Table, mut columns: Vec<ArrayRef>, commit: u64) -> Result<Reco
         .map_err(|error| EngineError::Internal(format!("rows of table {}: {error}", table.name)))
 }
 
-fn texts<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
+pub(super) fn texts<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(values))
 }
 
-fn times(values: impl Iterator<Item = TimeUs>) -> ArrayRef {
+pub(super) fn times(values: impl Iterator<Item = TimeUs>) -> ArrayRef {
     Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
 }
 
 /// Hex ids, each written once into the column's buffer.
-fn ids(values: impl Iterator<Item = Option<ProfileId>>) -> ArrayRef {
+pub(super) fn ids(values: impl Iterator<Item = Option<ProfileId>>) -> ArrayRef {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut builder = StringBuilder::with_capacity(values.size_hint().0, values.size_hint().0 * 32);
     let mut text = [0u8; 32];
@@ -68,7 +68,8 @@ pub fn events(
     decisions: &[(u32, Decision)],
     commit: u64,
 ) -> Result<RecordBatch, EngineError> {
-    let mut columns: Vec<ArrayRef> = vec![ids(id_of_row.iter().copied())];
+    let mut columns: Vec<ArrayRef> =
+        vec![ids(id_of_row.iter().copied()), new_null_array(&DataType::Utf8, events.len())];
     columns.extend(events.batch.columns()[..column::COUNT].iter().cloned());
     let (blocked, invalid) = (&extracted.blocked_rows, &extracted.invalid_rows);
     if !blocked.is_empty() || !invalid.is_empty() || id_of_row.iter().any(Option::is_none) {
@@ -86,7 +87,7 @@ pub fn events(
             flags.extend(id_of_row[row].is_none().then_some("no_identifier"));
             (!flags.is_empty()).then(|| flags.join(","))
         });
-        columns[1 + column::FLAGS] = Arc::new(flags.collect::<StringArray>());
+        columns[2 + column::FLAGS] = Arc::new(flags.collect::<StringArray>());
     }
     columns.push(if decisions.is_empty() {
         new_null_array(&DataType::Utf8, events.len())

@@ -186,7 +186,8 @@ impl Sessions {
     /// The sessions that are open, by time; at least those that a change in `within` can concern.
     fn open(&self, plan: &SessionsPlan, within: Option<(TimeUs, TimeUs)>) -> Vec<Span> {
         let concerned = |span: &&Span| within.is_none_or(|(from, to)| span.first.at <= to && span.last_at >= from);
-        if self.points.is_empty() {
+        // With campaigns, a change reaches through the whole chain.
+        if !plan.split_on_campaign {
             return self.spans.iter().filter(concerned).cloned().collect();
         }
         let mut open = self.spans.clone();

@@ -13,6 +13,7 @@ use self::case::test;
 use self::identity::identity;
 use self::input::{source, step, table};
 use self::output::{a_trait, activation, destination, segment, warehouse};
+use self::sessions::sessions;
 use super::findings::{Span, nearest_or_list};
 use super::read::{Keys, NOT_YET, Reader};
 use super::spec::*;

@@ -51,6 +51,7 @@ pub fn time_column(kind: TableKind) -> Option<&'static str> {
         TableKind::Events => Some("timestamp"),
         TableKind::IdentityConflicts => Some("happened_at"),
         TableKind::SegmentChanges => Some("changed_at"),
+        TableKind::Sessions => Some("started_at"),
         TableKind::Deliveries => Some("attempted_at"),
         TableKind::RejectedEvents => Some("received_at"),
         TableKind::Profiles
