@@ -174,7 +174,6 @@ impl Activations {
         profile_of_row: &[Option<u32>],
         ids: &[ProfileId],
         transitions: &[Transition],
-        as_of: &dyn Fn(u32) -> TimeUs,
     ) -> Result<Vec<Triggered>, ActivationError> {
         let mut triggered = Vec::new();
         let names = events.strings(column::EVENT);
@@ -206,7 +205,8 @@ impl Activations {
             }
         }
         triggered.sort_by_key(|trigger| trigger.row);
-        for transition in transitions.iter().filter(|transition| transition.cause == Cause::Event) {
+        for transition in transitions.iter().filter(|transition| matches!(transition.cause, Cause::Event | Cause::Time))
+        {
             for (activation, bound) in self.bound.iter().enumerate() {
                 let matches = match bound.plan.trigger {
                     Trigger::Enters(_) => transition.entered,
@@ -222,7 +222,7 @@ impl Activations {
                         cause: format!("entry {}", transition.entry),
                         row: None,
                         segment: Some(transition.segment),
-                        at: as_of(transition.profile),
+                        at: transition.at,
                     });
                 }
             }

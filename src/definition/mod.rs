@@ -17,7 +17,9 @@ mod outputs;
 mod read;
 mod scope;
 mod sections;
+mod segments;
 mod spec;
+mod traits;
 mod yaml;
 
 #[cfg(test)]
@@ -233,10 +235,8 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, reader: &Reader) -> Option<
     let steps = definition.transforms.iter().filter_map(|spec| inputs::step(&mut checker, spec)).collect();
 
     let identity = outputs::identity(&checker, definition.identity.as_ref(), &name);
-    let traits: Vec<TraitPlan> = bodies(&definition.traits)
-        .filter_map(|(name, span, spec)| outputs::a_trait(&checker, name, span, spec))
-        .collect();
-    let segments = outputs::segments(&checker, &definition, &traits);
+    let traits = traits::traits(&checker, &definition);
+    let segments = segments::segments(&checker, &definition, &traits);
     let destinations =
         bodies(&definition.destinations).map(|(name, _, spec)| outputs::destination(name, spec)).collect();
     let mut trait_names: Vec<&str> = definition.traits.iter().map(|other| other.name.as_str()).collect();

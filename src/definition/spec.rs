@@ -50,7 +50,7 @@ pub struct Definition {
     pub dedupe: Option<DedupeSpec>,
     pub identity: Option<IdentitySpec>,
     pub traits: Vec<Named<TraitSpec>>,
-    pub segments: Vec<Named<Sql>>,
+    pub segments: Vec<Named<SegmentSpec>>,
     pub destinations: Vec<Named<DestinationSpec>>,
     pub activations: Vec<Named<ActivationSpec>>,
     pub aggregates: Vec<Named<Sql>>,
@@ -162,7 +162,18 @@ pub struct IdentifierSpec {
 }
 
 #[derive(Debug)]
-pub struct TraitSpec {
+pub enum TraitSpec {
+    Events(Box<EventTraitSpec>),
+    /// A score is a formula that is kept between 0 and 100.
+    Formula {
+        sql: Sql,
+        score: bool,
+    },
+    Stages(Vec<(Literal, Sql)>),
+}
+
+#[derive(Debug)]
+pub struct EventTraitSpec {
     pub kind: TraitKind,
     /// None for `count: "*"`.
     pub input: Option<Sql>,
@@ -170,6 +181,19 @@ pub struct TraitSpec {
     pub event: Option<Vec<Literal>>,
     pub filter: Option<Sql>,
     pub on_merge: Option<OnMerge>,
+    /// Microseconds.
+    pub window: Option<(i64, Span)>,
+    pub pane: Option<(i64, Span)>,
+    pub by: Option<Sql>,
+}
+
+#[derive(Debug)]
+pub enum SegmentSpec {
+    Predicate(Sql),
+    /// Of 2^32.
+    Sample {
+        below: u64,
+    },
 }
 
 #[derive(Debug)]

@@ -25,7 +25,7 @@ mod shadow;
 mod ship;
 mod status;
 
-pub use core::{Begun, Core, RebuildRecord, Staged};
+pub use core::{Begun, Chunk, Core, FillRecord, RebuildRecord, Staged};
 pub use digest::digest;
 pub use prepare::{Prepared, Preparer};
 pub use record::{EngineRecord, StoredReject, Totals, load_component, state_id};
@@ -90,6 +90,10 @@ pub enum Command {
     Replay { answer: tokio::sync::oneshot::Sender<Replayed> },
     /// Put identity right; answered when the rebuild it asks for is durable.
     Correct { request: CorrectionRequest, answer: tokio::sync::oneshot::Sender<Corrected> },
+    /// Events of the past for the traits that are filled; answered once they are added durably.
+    Fill { chunk: Box<Chunk>, done: tokio::sync::oneshot::Sender<()> },
+    /// All events that the fill needs have been given.
+    HistoryRead,
     /// The history of the person being rebuilt was read, for this generation of the rebuild.
     Rebuilt { generation: u32, shadow: Box<Shadow> },
 }

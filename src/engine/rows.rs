@@ -10,8 +10,10 @@ use arrow::datatypes::DataType;
 use hashbrown::HashMap;
 
 use super::EngineError;
+use super::core::{Findings, StageChange};
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, column};
 use crate::identity::{Cause, Conflict, Decision, Extracted, IdentifierRow, IdentityPlan, Merge};
+use crate::profile::{TraitPlan, TraitRule};
 use crate::segment::{self, Transition};
 use crate::sink::{Attempt, Table};
 
@@ -220,21 +222,47 @@ pub fn event_moves(table: &Table, moves: &[EventMove], cause: &str, commit: u64)
 pub fn segment_changes(
     table: &Table,
     segments: &[String],
-    transitions: &[Transition],
-    as_of: &[TimeUs],
+    Findings { transitions, removed, .. }: &Findings,
+    now: TimeUs,
     commit: u64,
 ) -> Result<RecordBatch, EngineError> {
-    let cause = |cause| match cause {
-        segment::Cause::Event => "event",
-        segment::Cause::Merge => "merge",
-        segment::Cause::Split => "split",
+    let name = |t: &Transition| segments[t.segment as usize].as_str();
+    let change = |t: &Transition| if t.entered { "entered" } else { "exited" };
+    let columns: Vec<ArrayRef> = vec![
+        texts(transitions.iter().map(name).chain(removed.iter().map(|(_, segment)| segment.as_str()))),
+        ids(transitions.iter().map(|t| t.id).chain(removed.iter().map(|(id, _)| *id)).map(Some)),
+        texts(transitions.iter().map(change).chain(removed.iter().map(|_| "exited"))),
+        texts(
+            transitions
+                .iter()
+                .map(|t| t.cause)
+                .chain(removed.iter().map(|_| segment::Cause::Removed))
+                .map(|c| c.name()),
+        ),
+        times(transitions.iter().map(|t| t.at).chain(removed.iter().map(|_| now))),
+    ];
+    finish(table, columns, commit)
+}
+
+/// Who came into another stage of a trait.
+pub fn stage_changes(
+    table: &Table,
+    traits: &[TraitPlan],
+    changes: &[StageChange],
+    commit: u64,
+) -> Result<RecordBatch, EngineError> {
+    let plan = |change: &StageChange| &traits[change.trait_index as usize];
+    let name = |change: &StageChange, stage: Option<u16>| match &plan(change).rule {
+        TraitRule::Stages(stages) => stage.and_then(|stage| stages.get(stage as usize)).map(|stage| stage.name.clone()),
+        TraitRule::Events(_) | TraitRule::Formula(_) => None,
     };
     let columns: Vec<ArrayRef> = vec![
-        texts(transitions.iter().map(|t| segments[t.segment as usize].as_str())),
-        ids(transitions.iter().map(|t| Some(t.id))),
-        texts(transitions.iter().map(|t| if t.entered { "entered" } else { "exited" })),
-        texts(transitions.iter().map(|t| cause(t.cause))),
-        times(transitions.iter().map(|t| as_of[t.profile as usize])),
+        texts(changes.iter().map(|change| plan(change).name.as_str())),
+        ids(changes.iter().map(|change| Some(change.id))),
+        Arc::new(changes.iter().map(|change| name(change, change.from)).collect::<StringArray>()),
+        Arc::new(changes.iter().map(|change| name(change, change.to)).collect::<StringArray>()),
+        texts(changes.iter().map(|change| change.cause.name())),
+        times(changes.iter().map(|change| change.at)),
     ];
     finish(table, columns, commit)
 }

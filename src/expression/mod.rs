@@ -29,6 +29,7 @@ mod kinds;
 mod now;
 mod nulls;
 mod parse;
+mod projected;
 mod scope;
 #[cfg(test)]
 mod tests;
@@ -57,6 +58,7 @@ pub use now::NOW_COLUMN;
 pub use nulls::NullWarning;
 pub use parse::parse_path;
 pub(crate) use parse::{located, parse_select};
+pub use projected::Projected;
 pub use scope::{ColumnScope, nearest};
 pub use time::{CalendarOffset, TimeComparison, TimeOperator};
 

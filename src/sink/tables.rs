@@ -27,6 +27,7 @@ pub enum TableKind {
     IdentityConflicts,
     EventMoves,
     SegmentChanges,
+    StageChanges,
     Deliveries,
     RejectedEvents,
     /// Partial aggregates of a batch; a view of the aggregate's name sums them.
@@ -148,7 +149,24 @@ pub fn segment_changes() -> Table {
             ("profile_id", DataType::Utf8, false),
             // `entered` or `exited`
             ("change", DataType::Utf8, false),
-            // `event`, `merge` or `split`
+            // `event`, `time`, `merge`, `split`, `fill` or `removed`
+            ("cause", DataType::Utf8, false),
+            ("changed_at", time_type(), false),
+        ],
+    )
+}
+
+/// One row per profile that came into another stage of a trait with `stages`.
+pub fn stage_changes() -> Table {
+    table(
+        "stage_changes",
+        TableKind::StageChanges,
+        vec![
+            ("trait", DataType::Utf8, false),
+            ("profile_id", DataType::Utf8, false),
+            ("from_stage", DataType::Utf8, true),
+            ("to_stage", DataType::Utf8, true),
+            // as in `segment_changes`
             ("cause", DataType::Utf8, false),
             ("changed_at", time_type(), false),
         ],
@@ -371,6 +389,7 @@ pub(crate) mod tests {
             identity_conflicts(),
             event_moves(),
             segment_changes(),
+            stage_changes(),
             deliveries(),
             rejected_events(),
             aggregate(

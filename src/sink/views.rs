@@ -63,6 +63,7 @@ pub fn views(tables: &[Table], dialect: Dialect) -> Vec<View> {
             | TableKind::ProfileMerges
             | TableKind::IdentityConflicts
             | TableKind::EventMoves
+            | TableKind::StageChanges
             | TableKind::Deliveries
             | TableKind::RejectedEvents => {}
         }

@@ -229,10 +229,9 @@ impl World {
         let job = self.core.rebuild.clone().expect("a rebuild");
         let profiles = self.runtime.block_on(self.core.ids_to_rebuild()).expect("ids");
         let restore = Restore::new(&self.pipeline.transform.fields);
-        let corrections = self.core.corrections().clone();
-        let mut shadow = Shadow::new(&self.pipeline, &restore.schema(), corrections).expect("a shadow");
+        let mut shadow = self.core.shadow(&self.pipeline, &restore.schema()).expect("a shadow");
         let rows = Rows(self.commits.iter().flat_map(|commit| commit.rows.iter().cloned()).collect());
-        let filter = HistoryFilter { profiles: Some(profiles), since: None };
+        let filter = HistoryFilter { profiles: Some(profiles), ..HistoryFilter::default() };
         let range = CommitRange { after: 0, upto: job.upto };
         let mut reader = HistoryReader::new(&rows, restore, filter, range);
         while let Some(stored) = self.runtime.block_on(reader.next()).expect("history") {

@@ -63,10 +63,11 @@ pub struct Rejected {
 
 impl Seen {
     pub fn new(pipeline: &Pipeline) -> Seen {
-        let json = pipeline.traits.iter().filter(|plan| plan.value_type == ValueType::Json);
+        let columns = pipeline.traits.iter().flat_map(|plan| &plan.columns);
+        let json = columns.filter(|column| column.value_type == ValueType::Json);
         Seen {
             types: pipeline.identity.types.iter().map(|kind| kind.name.clone()).collect(),
-            json_traits: json.map(|plan| plan.name.clone()).collect(),
+            json_traits: json.map(|column| column.name.clone()).collect(),
             message_ids: Vec::new(),
             identifiers: BTreeMap::new(),
             merged: HashMap::new(),

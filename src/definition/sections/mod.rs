@@ -4,6 +4,7 @@ mod case;
 mod identity;
 mod input;
 mod output;
+mod profile;
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,8 @@ pub use self::case::read_time;
 use self::case::test;
 use self::identity::identity;
 use self::input::{source, step, table};
-use self::output::{a_trait, activation, destination, segment, warehouse};
+use self::output::{activation, destination, warehouse};
+use self::profile::{a_trait, segment};
 use super::findings::{Span, nearest_or_list};
 use super::read::{Keys, NOT_YET, Reader};
 use super::spec::*;

@@ -19,7 +19,7 @@ impl Core {
                 .await?;
         let sink: SinkRecord =
             load_one(&*store, &keys::name(Tag::Sink, SinkRecord::KEY), SinkRecord::VERSION, "sink record").await?;
-        let slots = definitions(&*store, pipeline, record.commit > 0).await?;
+        let (slots, fill) = definitions(&*store, pipeline, &record).await?;
 
         let mut identities = Identities::new(pipeline.identity.clone(), record.next_profile, cache_bytes / 3);
         warm_identifiers(&*store, &mut identities).await?;
@@ -34,8 +34,12 @@ impl Core {
         let kept = kept.iter().filter_map(|(key, _)| keys::parse_number(key)).collect();
         let dedupe = Dedupe::load(&*store, pipeline.dedupe.within).await?;
 
-        let traits = Traits::new(pipeline.traits.clone(), events)?;
-        let segments = Segments::new(pipeline.segments.clone(), traits.schema())?;
+        let mut traits = Traits::new(pipeline.traits.clone(), events)?;
+        let mut segments = Segments::new(pipeline.segments.clone(), &traits)?;
+        if let Some(fill) = &fill {
+            fill.set_ready(&slots, &mut traits.ready, &mut segments.ready);
+        }
+        let timers = Timers::load(&*store).await?;
         let segment_names: Vec<String> = pipeline.segments.iter().map(|plan| plan.name.clone()).collect();
         let activations = Activations::new(pipeline.activations.clone(), &segment_names, events)?;
         let mut aggregates = Vec::new();
@@ -63,10 +67,15 @@ impl Core {
                 identity_conflicts: tables::identity_conflicts(),
                 event_moves: tables::event_moves(),
                 segment_changes: tables::segment_changes(),
+                stage_changes: tables::stage_changes(),
                 deliveries: tables::deliveries(),
                 rejected_events: tables::rejected_events(),
             },
             slots,
+            timers,
+            lists: Lists::default(),
+            relinked: HashSet::new(),
+            fill,
             restore: Restore::new(&pipeline.transform.fields),
             rebuild,
             kept,
@@ -88,6 +97,7 @@ impl Core {
             tables::identity_conflicts(),
             tables::event_moves(),
             tables::segment_changes(),
+            tables::stage_changes(),
             tables::deliveries(),
             tables::rejected_events(),
         ];
@@ -97,7 +107,8 @@ impl Core {
 }
 
 fn trait_columns(pipeline: &Pipeline) -> Vec<(String, crate::event::ValueType)> {
-    pipeline.traits.iter().map(|plan| (plan.name.clone(), plan.value_type)).collect()
+    let columns = pipeline.traits.iter().flat_map(|plan| &plan.columns);
+    columns.map(|column| (column.name.clone(), column.value_type)).collect()
 }
 
 async fn load_one<T: serde::de::DeserializeOwned + Default>(
@@ -112,8 +123,14 @@ async fn load_one<T: serde::de::DeserializeOwned + Default>(
     }
 }
 
-/// Gives every trait and segment its slot, and refuses identity rules other than the state was made with.
-async fn definitions(store: &dyn Store, pipeline: &Pipeline, used: bool) -> Result<Slots, EngineError> {
+/// Gives every trait and segment its slot, says what has to be filled from the past, and refuses identity rules other
+/// than the state was made with.
+async fn definitions(
+    store: &dyn Store,
+    pipeline: &Pipeline,
+    engine: &EngineRecord,
+) -> Result<(Slots, Option<FillRecord>), EngineError> {
+    let used = engine.commit > 0;
     let key = keys::name(Tag::Definition, DefinitionRecord::KEY);
     let mut record: DefinitionRecord = load_one(store, &key, DefinitionRecord::VERSION, "definition record").await?;
     let before = record.clone();
@@ -143,18 +160,24 @@ async fn definitions(store: &dyn Store, pipeline: &Pipeline, used: bool) -> Resu
     record.identity_key = pipeline.identity.key.bytes();
     let traits = pipeline.traits.iter().map(|plan| (plan.name.as_str(), plan.version));
     let segments = pipeline.segments.iter().map(|plan| (plan.name.as_str(), plan.version));
-    let new = record.slots.assign(traits, segments);
-    if used {
-        for name in &new {
-            tracing::warn!("{name} is new or changed: it counts from now on, not from the past");
-        }
-    }
+    let differences = record.slots.assign(traits, segments);
+    let unfinished = store.get(&keys::name(Tag::Engine, FillRecord::KEY)).await?;
+    let unfinished = unfinished.map(|value| codec::decode(FillRecord::VERSION, "fill", &value)).transpose()?;
+    let fill = match used {
+        true => FillRecord::plan(unfinished, &differences, &mut record.slots, pipeline, engine.commit),
+        false => None,
+    };
+    let mut writes = WriteBatch::default();
     if record != before {
-        let mut writes = WriteBatch::default();
         writes.put(key, codec::encode(DefinitionRecord::VERSION, &record));
+    }
+    if let Some(fill) = &fill {
+        writes.put(keys::name(Tag::Engine, FillRecord::KEY), codec::encode(FillRecord::VERSION, fill));
+    }
+    if !writes.is_empty() {
         store.commit(writes).await?;
     }
-    Ok(record.slots)
+    Ok((record.slots, fill))
 }
 
 /// Reads all identifiers once: the filter must know every one of them, and the cache takes what fits.
