@@ -105,7 +105,7 @@ const SPECIAL: &[&str] = &[
 ];
 
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    PLAIN.iter().map(|plain| plain.name).chain(SPECIAL.iter().copied()).chain(["in_segment"])
+    PLAIN.iter().map(|plain| plain.name).chain(SPECIAL.iter().copied()).chain(["in_segment", "has_been"])
 }
 
 pub(super) fn is_known(name: &str) -> bool {
@@ -115,13 +115,6 @@ pub(super) fn is_known(name: &str) -> bool {
 /// Functions that people will try and that cannot be here: why, and what to do instead.
 pub(super) fn refused(name: &str) -> Option<(String, &'static str)> {
     let refusal = match name {
-        "now" | "current_timestamp" | "localtimestamp" | "current_date" | "current_time" | "localtime" | "today"
-        | "getdate" => (
-            format!(
-                "{name}() is not possible here: an expression has no clock, its value would change without an event"
-            ),
-            "conditions on the current time come with windowed traits; until then compare with a literal, TIMESTAMP '2026-01-31 00:00:00'",
-        ),
         "random" | "rand" | "uuid" | "gen_random_uuid" | "newid" | "generateuuidv4" => (
             format!("{name}() is not possible here: the same events must always give the same result"),
             "use a value of the event, such as message_id",
