@@ -15,7 +15,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 
 use super::arguments::{dollar_groups, expect_count, fit, narrow, numbers, one_of, regular_expression, two, writable};
 use super::kinds::{Fault, Kind, Result, Typed, unify};
-use super::total::{Operation, epoch, finite, formatted, library, total, whole_numbers, wrong_arguments};
+use super::total::{Operation, epoch, finite, formatted, library, total, truncated, whole_numbers, wrong_arguments};
 
 /// `lpad` and `rpad` up to here, so that no expression makes gigabytes of a short text.
 const MAX_PADDING: i64 = 10_000;
@@ -304,7 +304,7 @@ pub(super) fn call(name: &str, mut arguments: Vec<Typed>, span: Span) -> Result<
         "date_trunc" => {
             let [unit, time] = two(name, arguments, span)?;
             let unit = one_of(name, unit, &TRUNCATIONS)?;
-            library(name, datetime::date_trunc(), vec![unit, fit(name, time, &Kind::Timestamp)?], Kind::Timestamp, span)
+            Ok(truncated(unit, fit(name, time, &Kind::Timestamp)?, span))
         }
         "date_part" => {
             let [part, time] = two(name, arguments, span)?;
@@ -332,7 +332,7 @@ pub(super) fn call(name: &str, mut arguments: Vec<Typed>, span: Span) -> Result<
             }
             let day =
                 Typed { expr: Expr::Literal(ScalarValue::from("day"), None), kind: Kind::Text, span: Span::empty() };
-            library("date_trunc", datetime::date_trunc(), vec![day, time], Kind::Timestamp, span)
+            Ok(truncated(day, time, span))
         }
         "from_unixtime" | "to_timestamp_seconds" | "to_timestamp_millis" | "to_timestamp_micros" => {
             expect(1, 1)?;

@@ -270,13 +270,11 @@ impl BoundExpression {
 
     /// One value per row.
     pub fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, EvaluateError> {
+        self.check_columns(batch)?;
         let evaluated = self.physical.evaluate(batch).and_then(|value| value.into_array(batch.num_rows()));
         match evaluated {
             Ok(values) => Ok(values),
-            Err(error) => {
-                self.check_columns(batch)?;
-                self.evaluate_in_halves(batch, &error.strip_backtrace())
-            }
+            Err(error) => self.evaluate_in_halves(batch, &error.strip_backtrace()),
         }
     }
 

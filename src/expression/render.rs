@@ -4,11 +4,14 @@
 //! fails for a row that is null in the stream, or calculates otherwise, the text says it in other words.
 //! `tests/it/expressions.rs` holds every operator and function against both engines, and lists what differs:
 //!
-//! - ClickHouse holds times of 1900 to 2299 only: parts and texts of others, and arithmetic that leads there, differ.
+//! - Arithmetic that leads out of the years 1 to 9999 stops at their ends in ClickHouse (before 26, at 1900 and 2299);
+//!   where it leads out of what a calendar can hold, DataFusion fails.
 //! - ClickHouse's patterns know ASCII only in `\d`, `\w`, `\s` and `\b`.
-//! - `exp`, `ln`, `log10` and `power` may differ in the last digit.
+//! - In ClickHouse, `%` of doubles is not exact where the quotient is large, `exp`, `ln`, `log10` and `power` may differ in
+//!   the last digits, and `power` is not zero where it is too small for a double.
 //! - `to_timestamp` with formats of other letters than `%Y %m %d %H %M %S %F %T %z` is an error in ClickHouse, and in
 //!   DataFusion for a text that does not fit.
+//! - `regexp_replace` in ClickHouse puts something into the middle of letters where a pattern finds nothing (`x*`).
 
 mod clickhouse;
 mod datafusion_sql;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, TimestampMicrosecondArray};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, FieldRef, Float64Type, Int64Type};
+use arrow::datatypes::{DataType, Field, FieldRef, Float64Type, Int64Type, TimestampMicrosecondType};
 use chrono::format::{Item, Parsed, StrftimeItems};
+use chrono::{DateTime, Datelike as _, NaiveDate, NaiveTime};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::{Result as LibraryResult, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
@@ -225,6 +226,41 @@ pub(super) fn epoch(value: Typed, unit_us: i64, span: Span) -> Typed {
     total(Operation::Epoch { unit_us }, vec![value], Kind::Timestamp, Arc::new(body), span)
 }
 
+/// A time cut down to its unit. The library's goes through nanoseconds, which end in 2262.
+pub(super) fn truncated(unit: Typed, time: Typed, span: Span) -> Typed {
+    let name = unit.literal_text().unwrap_or_default().to_string();
+    let body = move |values: &[ColumnarValue], rows: usize| {
+        let times = values[1].to_array(rows)?;
+        let times = times.as_primitive::<TimestampMicrosecondType>();
+        let cut: TimestampMicrosecondArray = times.unary_opt(|us| start_of_unit(&name, us));
+        Ok(ColumnarValue::Array(Arc::new(cut.with_timezone("UTC")) as ArrayRef))
+    };
+    total(Operation::Named("date_trunc".into()), vec![unit, time], Kind::Timestamp, Arc::new(body), span)
+}
+
+fn start_of_unit(unit: &str, us: i64) -> Option<i64> {
+    const DAY_US: i64 = 86_400_000_000;
+    // 1970 began with a Thursday, three days into its week.
+    let (unit_us, shift_us) = match unit {
+        "second" => (1_000_000, 0),
+        "minute" => (60_000_000, 0),
+        "hour" => (3_600_000_000, 0),
+        "day" => (DAY_US, 0),
+        "week" => (7 * DAY_US, 3 * DAY_US),
+        _ => {
+            let date = DateTime::from_timestamp_micros(us)?.date_naive();
+            let month = match unit {
+                "month" => date.month(),
+                "quarter" => date.month0() / 3 * 3 + 1,
+                _ => 1,
+            };
+            let first = NaiveDate::from_ymd_opt(date.year(), month, 1)?;
+            return Some(first.and_time(NaiveTime::MIN).and_utc().timestamp_micros());
+        }
+    };
+    us.checked_sub(us.checked_add(shift_us)?.rem_euclid(unit_us))
+}
+
 /// A text read by the first of the formats that fits; UTC where the format has no offset, midnight where it has no time.
 pub(super) fn formatted(name: &str, value: Typed, formats: Vec<Typed>, span: Span) -> Result<Typed> {
     let value = fit(name, value, &Kind::Text)?;
@@ -259,7 +295,7 @@ fn read_time(text: &str, items: &[Item<'static>]) -> Option<i64> {
     } else if let Ok(time) = parsed.to_naive_datetime_with_offset(0) {
         time.and_utc().timestamp_micros()
     } else {
-        parsed.to_naive_date().ok()?.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_micros()
+        parsed.to_naive_date().ok()?.and_time(NaiveTime::MIN).and_utc().timestamp_micros()
     };
     (EARLIEST_US..=LATEST_US).contains(&us).then_some(us)
 }

@@ -37,7 +37,7 @@ fn type_name(data_type: &DataType) -> &'static str {
         DataType::Boolean => "Bool",
         DataType::Int64 | DataType::Int32 => "Int64",
         DataType::Float64 => "Float64",
-        other if is_timestamp(other) => "DateTime64(6, \\'UTC\\')",
+        other if is_timestamp(other) => "DateTime64(6, 'UTC')",
         _ => "String",
     }
 }
@@ -97,7 +97,7 @@ pub(super) fn cast(value: &Rendered, to: &DataType) -> String {
         (from, DataType::Utf8) if is_timestamp(from) => bind(sql, TIME_TEXT),
         (DataType::Int64 | DataType::Float64, DataType::Boolean) => format!("({sql} != 0)"),
         (DataType::Int64 | DataType::Boolean, DataType::Float64) => format!("toFloat64({sql})"),
-        (_, to) => format!("accurateCastOrNull({sql}, '{}')", type_name(to)),
+        (_, to) => format!("accurateCastOrNull({sql}, {})", text(type_name(to))),
     }
 }
 
@@ -114,8 +114,9 @@ const TIME_TEXT: &str = "arrayMap((s, us) -> concat(substring(s, 1, 10), 'T', su
 
 /// A text (not null) as a timestamp: only what the stream reads, since the parser of ClickHouse guesses.
 fn read_time(text: &str) -> String {
-    let clock = "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]+)?";
-    let form = format!("^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([ T]{clock} ?(Z|[+-][0-9]{{2}}(:?[0-9]{{2}})?)?)?$");
+    let clock = "([01][0-9]|2[0-3]):[0-5][0-9]:([0-5][0-9]|60)([.][0-9]+)?";
+    let day = "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])";
+    let form = format!("^{day}([ T]{clock} ?(Z|[+-][0-9]{{2}}(:?[0-9]{{2}})?)?)?$");
     format!("if(match({text}, '{form}'), parseDateTime64BestEffortOrNull({text}, 6, 'UTC'), NULL)")
 }
 
