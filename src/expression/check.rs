@@ -275,7 +275,8 @@ impl Checker<'_> {
         if !is_exact {
             expr = Expr::TryCast(TryCast::new(Box::new(expr), kind.arrow()));
         }
-        Typed { expr, kind, span: Span::empty() }
+        let input = Typed { expr, kind, span: Span::empty() };
+        if input.kind == Kind::Double { total::finite(input) } else { input }
     }
 
     fn literal(&self, node: &ast::Expr, value: &Value) -> Result<Typed> {
@@ -461,7 +462,8 @@ impl Checker<'_> {
         let (Some(b), Some(a)) = (both.pop(), both.pop()) else {
             return Err(Fault { message: "an operator needs two sides".into(), help: None, span });
         };
-        Ok(Typed { expr: binary_expr(a.expr, operator, b.expr), kind, span })
+        let computed = Typed { expr: binary_expr(a.expr, operator, b.expr), kind, span };
+        Ok(if computed.kind == Kind::Double { total::finite(computed) } else { computed })
     }
 
     fn like(

@@ -12,8 +12,8 @@
 //! - **No silent conversions** but long to double, and a literal text to a timestamp where one is compared with a
 //!   timestamp. `||` and `concat` write longs and booleans as text. Everything else says `CAST`.
 //! - **One row never fails a batch.** `CAST` means `TRY_CAST`: what cannot be converted is null. So are `/`, `%` and
-//!   `div` by zero, a text that is no timestamp, an impossible date, and any result of `/`, `*`, `%` or a function on
-//!   doubles that is not a finite number (and `-0.0` is `0.0`). Arithmetic on longs wraps around, as in ClickHouse.
+//!   `div` by zero, a text that is no timestamp, an impossible date, and every double that is not a finite number, read
+//!   or computed (and `-0.0` is `0.0`). Arithmetic on longs wraps around, as in ClickHouse.
 //! - `/` **is real division**, whatever the operands; `div(a, b)` is whole-number division towards zero.
 //! - **Null** follows SQL's three values: `null AND false` is false, `null OR true` is true, `x IN (…, null)` is never
 //!   false, comparisons with null are null. `||` with a null is null; `concat`, `least` and `greatest` skip nulls.
@@ -30,6 +30,7 @@ mod now;
 mod nulls;
 mod parse;
 mod projected;
+mod render;
 mod scope;
 #[cfg(test)]
 mod tests;
@@ -59,6 +60,7 @@ pub use nulls::NullWarning;
 pub use parse::parse_path;
 pub(crate) use parse::{located, parse_select};
 pub use projected::Projected;
+pub use render::Dialect;
 pub use scope::{ColumnScope, nearest};
 pub use time::{CalendarOffset, TimeComparison, TimeOperator};
 
@@ -122,7 +124,9 @@ pub struct Expression {
     /// The type of its value: `Boolean`, `Int64`, `Float64`, `Utf8`, UTC microseconds; or, where the whole expression
     /// is one name, that column's list, struct or map.
     pub data_type: DataType,
-    /// Its column `i` is the i-th input.
+    /// What was checked; what SQL is rendered from. Its column `i` is the i-th input.
+    checked: Expr,
+    /// The same, planned.
     physical: Arc<dyn PhysicalExpr>,
 }
 
@@ -170,6 +174,7 @@ impl Expression {
             times: checked.times,
             null_warnings: nulls::warnings(text, parsed, scope),
             data_type,
+            checked: checked.expr,
             physical,
         })
     }
@@ -267,13 +272,11 @@ impl BoundExpression {
 
     /// One value per row.
     pub fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, EvaluateError> {
+        self.check_columns(batch)?;
         let evaluated = self.physical.evaluate(batch).and_then(|value| value.into_array(batch.num_rows()));
         match evaluated {
             Ok(values) => Ok(values),
-            Err(error) => {
-                self.check_columns(batch)?;
-                self.evaluate_in_halves(batch, &error.strip_backtrace())
-            }
+            Err(error) => self.evaluate_in_halves(batch, &error.strip_backtrace()),
         }
     }
 

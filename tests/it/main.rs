@@ -19,6 +19,7 @@ mod crash;
 mod definitions;
 mod demo;
 mod deploy;
+mod expressions;
 mod fencing;
 mod identity;
 mod identity_cases;
