@@ -98,11 +98,7 @@ enum Command {
     /// Parse and check the definitions: every error at once
     Check,
     /// Run the pipeline's `tests`, with no server
-    Test {
-        /// Only tests whose name holds this
-        #[arg(value_name = "NAME_PART")]
-        part: Option<String>,
-    },
+    Test(test::TestOptions),
     /// A few records of a source, raw beside mapped
     Peek {
         /// The source's name
@@ -171,7 +167,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
         Command::Demo(options) => demo::demo(&config, options).await,
         Command::Check => Ok(check::check(&cli.global.pipeline)),
-        Command::Test { part } => test::test(&cli.global, part.as_deref()).await,
+        Command::Test(options) => test::test(&cli.global, &options).await,
         Command::Peek { source, count } => peek::peek(&cli.global, &source, count).await,
         Command::Run(options) => run::run(&cli.global, &config, options).await,
         Command::Query { sql } => query::query(&cli.global, &config, &sql).await,

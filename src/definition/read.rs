@@ -14,6 +14,8 @@ use super::yaml::{Entry, Node, Value};
 pub struct Reader<'f> {
     pub findings: &'f Findings,
     pub mode: Mode,
+    /// Expectations of tests may be empty: they are about to be filled in.
+    pub fill: bool,
     /// The pipeline's folder.
     pub base: PathBuf,
     /// Environment variables.
@@ -44,16 +46,21 @@ pub struct Fields<'n, 'f> {
 impl<'n> Fields<'n, '_> {
     /// The value of a key; None also where nothing stands after the colon, which has been reported.
     pub fn get(&self, key: &str) -> Option<&'n Node> {
-        let entry = self.entries.iter().find(|entry| entry.key.text == key)?;
+        let entry = self.entry(key)?;
         (!entry.value.is_null()).then_some(&entry.value)
     }
 
+    /// A key and what stands after it, be it nothing.
+    pub fn entry(&self, key: &str) -> Option<&'n Entry> {
+        self.entries.iter().find(|entry| entry.key.text == key)
+    }
+
     pub fn has(&self, key: &str) -> bool {
-        self.entries.iter().any(|entry| entry.key.text == key)
+        self.entry(key).is_some()
     }
 
     pub fn key_span(&self, key: &str) -> Span {
-        self.entries.iter().find(|entry| entry.key.text == key).map_or(self.span, |entry| entry.key.span)
+        self.entry(key).map_or(self.span, |entry| entry.key.span)
     }
 
     pub fn required(&self, key: &str) -> Option<&'n Node> {
@@ -93,7 +100,28 @@ impl<'f> Reader<'f> {
         span: Span,
         keys: Keys,
     ) -> Option<Fields<'n, 'f>> {
-        let what = what.into();
+        self.checked(node, what.into(), span, keys, false)
+    }
+
+    /// [`Reader::fields`], of which some may have nothing after the colon where `fill` says so.
+    pub fn fields_to_fill<'n>(
+        &self,
+        node: &'n Node,
+        what: impl Into<String>,
+        span: Span,
+        keys: Keys,
+    ) -> Option<Fields<'n, 'f>> {
+        self.checked(node, what.into(), span, keys, self.fill)
+    }
+
+    fn checked<'n>(
+        &self,
+        node: &'n Node,
+        what: String,
+        span: Span,
+        keys: Keys,
+        may_be_empty: bool,
+    ) -> Option<Fields<'n, 'f>> {
         let Value::Map(entries) = &node.value else {
             let span = if node.is_null() { span } else { node.span };
             let message = format!("{what} is a map, this is {}", node.kind());
@@ -110,7 +138,7 @@ impl<'f> Reader<'f> {
                 let help = nearest_or_list(key, keys.known.iter().copied());
                 self.findings.error(entry.key.span, format!("{what} has no key `{key}`"), help);
                 sound = false;
-            } else if entry.value.is_null() {
+            } else if entry.value.is_null() && !may_be_empty {
                 self.findings.error(entry.key.span, format!("nothing is written after `{key}:`"), None);
                 sound = false;
             }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use crate::decode::time::parse_time;
+use crate::definition::Blank;
 use crate::definition::findings::{Span, nearest_or_list};
 use crate::definition::read::{Keys, Reader};
 use crate::definition::spec::*;
@@ -59,11 +60,12 @@ pub fn test(node: &Node, reader: &Reader) -> Option<TestSpec> {
 
 fn step(node: &Node, reader: &Reader) -> Option<TestStepSpec> {
     let keys = Keys { known: &["at", "events", "expect"], later: &[] };
-    let fields = reader.fields(node, "a step of a test", node.span, keys)?;
+    let fields = reader.fields_to_fill(node, "a step of a test", node.span, keys)?;
     let at = fields.get("at").and_then(|node| moment(reader, node).map(|moment| (moment, node.span)));
     let items = fields.get("events").map(|node| reader.list(node, "`events`")).unwrap_or_default();
     let events = items.iter().filter_map(|node| event(node, reader)).collect();
-    let expect = fields.get("expect").map(|node| expect(reader, node, fields.key_span("expect"))).unwrap_or_default();
+    let expect = fields.entry("expect").filter(|entry| reader.fill || !entry.value.is_null());
+    let expect = expect.map(|entry| expect_of(reader, &entry.value, entry.key.span)).unwrap_or_default();
     if fields.sound && items.is_empty() && !fields.has("expect") {
         let help = "time passes by itself between two steps: write `at` at the next one".to_string();
         reader.findings.error(node.span, "this step has neither events nor anything to expect", help);
@@ -144,19 +146,40 @@ fn event(node: &Node, reader: &Reader) -> Option<TestEventSpec> {
     Some(TestEventSpec { span: node.span, source, envelope })
 }
 
-fn expect(reader: &Reader, node: &Node, span: Span) -> Vec<(Span, ExpectSpec)> {
+fn expect_of(reader: &Reader, node: &Node, span: Span) -> Vec<(Span, ExpectSpec)> {
     let keys = Keys {
         known: &["profiles", "events", "conflicts", "segments", "traits", "sent", "flags", "no_profile", "rejected"],
         later: &[],
     };
-    let Some(fields) = reader.fields(node, "`expect`", span, keys) else { return Vec::new() };
+    let empty = node.is_null() || matches!(&node.value, Value::Map(entries) if entries.is_empty());
+    if empty && reader.fill {
+        return vec![(span, ExpectSpec::Blank(Blank::Everything))];
+    }
+    if reader.fields_to_fill(node, "`expect`", span, keys).is_none() {
+        return Vec::new();
+    }
     let mut all = Vec::new();
     let Value::Map(entries) = &node.value else { return all };
     if entries.is_empty() {
-        reader.findings.error(span, "`expect` expects nothing", None);
+        let help = "`tributary test --update` writes what there is".to_string();
+        reader.findings.error(span, "`expect` expects nothing", help);
     }
-    for Entry { key, .. } in entries {
-        let Some(value) = fields.get(&key.text) else { continue };
+    for Entry { key, value } in entries {
+        if value.is_null() && !reader.fill {
+            continue;
+        }
+        let blank = match key.text.as_str() {
+            "segments" => Some(Blank::Segments),
+            "traits" => Some(Blank::Traits),
+            "events" => Some(Blank::Events),
+            "flags" => Some(Blank::Flags),
+            // An empty list is filled like any other that is wrong.
+            _ => None,
+        };
+        if let Some(blank) = blank.filter(|_| value.is_null()) {
+            all.push((key.span, ExpectSpec::Blank(blank)));
+            continue;
+        }
         match key.text.as_str() {
             "profiles" => {
                 let groups = reader.list(value, "`profiles`").iter();
@@ -172,6 +195,9 @@ fn expect(reader: &Reader, node: &Node, span: Span) -> Vec<(Span, ExpectSpec)> {
                 (key.span, ExpectSpec::Traits { who: named(key), values: values.collect() })
             })),
             "events" => all.extend(reader.entries(value, "events").iter().filter_map(|Entry { key, value }| {
+                if value.is_null() && reader.fill {
+                    return Some((key.span, ExpectSpec::Blank(Blank::EventOf(key.text.clone()))));
+                }
                 let who = reader.literal(value, "a person")?;
                 Some((key.span, ExpectSpec::EventOf { message_id: named(key), who }))
             })),
@@ -212,6 +238,7 @@ fn people(reader: &Reader, node: &Node) -> Vec<Literal> {
     };
     match &node.value {
         Value::List(items) => items.iter().filter_map(person).collect(),
+        _ if node.is_null() && reader.fill => Vec::new(),
         _ => person(node).into_iter().collect(),
     }
 }
@@ -220,6 +247,7 @@ fn people(reader: &Reader, node: &Node) -> Vec<Literal> {
 fn texts(reader: &Reader, node: &Node, what: &str) -> Vec<Literal> {
     match &node.value {
         Value::List(items) => items.iter().filter_map(|item| reader.literal(item, what)).collect(),
+        _ if node.is_null() && reader.fill => Vec::new(),
         _ => reader.literal(node, what).into_iter().collect(),
     }
 }
