@@ -131,6 +131,8 @@ enum Command {
     },
     /// Positions, lag, profiles, segments, queues
     Status,
+    /// Print the JSON Schema of pipeline files, for editors
+    Schema,
     /// Write a CSV or NDJSON file to a topic as Avro, for trying things out
     Produce(produce::ProduceOptions),
 }
@@ -175,6 +177,10 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Identity { command } => identity::identity(&cli.global, &config, command).await,
         Command::Rejected { command } => rejected::rejected(&cli.global, &config, command).await,
         Command::Status => status::status(&cli.global, &config).await,
+        Command::Schema => {
+            output::print(&format!("{:#}", crate::definition::json_schema()));
+            Ok(Exit::Well)
+        }
         Command::Produce(options) => produce_file(options).await,
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Mode;
 use super::findings::{Findings, Span, and_list, nearest, nearest_or_list};
+use super::keys::Section;
 use super::spec::{Literal, Sql};
 use super::yaml::{Entry, Node, Value};
 
@@ -22,7 +23,7 @@ pub struct Reader<'f> {
     pub env: &'f dyn Fn(&str) -> Option<String>,
 }
 
-/// The keys a map may have.
+/// The keys a map may have, where there is no table of them (`keys`).
 #[derive(Clone, Copy, Default)]
 pub struct Keys {
     pub known: &'static [&'static str],
@@ -39,6 +40,7 @@ pub struct Fields<'n, 'f> {
     pub span: Span,
     /// False where a key was wrong: then one that is missing may be that very key, and is not reported as well.
     pub sound: bool,
+    one_of: &'static [&'static str],
     entries: &'n [Entry],
     reader: Reader<'f>,
 }
@@ -68,6 +70,11 @@ impl<'n> Fields<'n, '_> {
             self.reader.findings.error(self.span, format!("{} needs `{key}`", self.what), None);
         }
         self.get(key)
+    }
+
+    /// [`Fields::one_of`] those that the table of keys names.
+    pub fn one(&self) -> Option<(&'static str, &'n Node)> {
+        self.one_of(self.one_of)
     }
 
     /// The one key of several that must be there, with its value.
@@ -100,18 +107,34 @@ impl<'f> Reader<'f> {
         span: Span,
         keys: Keys,
     ) -> Option<Fields<'n, 'f>> {
-        self.checked(node, what.into(), span, keys, false)
+        self.checked(node, what.into(), span, keys.known, keys.later, false)
     }
 
-    /// [`Reader::fields`], of which some may have nothing after the colon where `fill` says so.
-    pub fn fields_to_fill<'n>(
+    /// [`Reader::fields`] by a table of keys, which also says what must be there.
+    pub fn section<'n>(
         &self,
         node: &'n Node,
         what: impl Into<String>,
         span: Span,
-        keys: Keys,
+        section: &'static Section,
     ) -> Option<Fields<'n, 'f>> {
-        self.checked(node, what.into(), span, keys, self.fill)
+        let mut fields = self.checked(node, what.into(), span, &section.names(), section.later, false)?;
+        fields.one_of = section.one_of;
+        section.keys.iter().filter(|key| key.required).for_each(|key| {
+            fields.required(key.name);
+        });
+        Some(fields)
+    }
+
+    /// [`Reader::section`], of which some keys may have nothing after the colon where `fill` says so.
+    pub fn section_to_fill<'n>(
+        &self,
+        node: &'n Node,
+        what: impl Into<String>,
+        span: Span,
+        section: &'static Section,
+    ) -> Option<Fields<'n, 'f>> {
+        self.checked(node, what.into(), span, &section.names(), section.later, self.fill)
     }
 
     fn checked<'n>(
@@ -119,23 +142,24 @@ impl<'f> Reader<'f> {
         node: &'n Node,
         what: String,
         span: Span,
-        keys: Keys,
+        known: &[&str],
+        later: &[(&str, &str)],
         may_be_empty: bool,
     ) -> Option<Fields<'n, 'f>> {
         let Value::Map(entries) = &node.value else {
             let span = if node.is_null() { span } else { node.span };
             let message = format!("{what} is a map, this is {}", node.kind());
-            self.findings.error(span, message, format!("its keys are {}", and_list(keys.known)));
+            self.findings.error(span, message, format!("its keys are {}", and_list(known)));
             return None;
         };
         let mut sound = true;
         for entry in entries {
             let key = entry.key.text.as_str();
-            if let Some((_, why)) = keys.later.iter().find(|(later, _)| *later == key) {
+            if let Some((_, why)) = later.iter().find(|(later, _)| *later == key) {
                 self.findings.error(entry.key.span, format!("`{key}` {why}"), None);
                 sound = false;
-            } else if !keys.known.contains(&key) {
-                let help = nearest_or_list(key, keys.known.iter().copied());
+            } else if !known.contains(&key) {
+                let help = nearest_or_list(key, known.iter().copied());
                 self.findings.error(entry.key.span, format!("{what} has no key `{key}`"), help);
                 sound = false;
             } else if entry.value.is_null() && !may_be_empty {
@@ -143,7 +167,7 @@ impl<'f> Reader<'f> {
                 sound = false;
             }
         }
-        Some(Fields { what, span, sound, entries, reader: self.clone() })
+        Some(Fields { what, span, sound, one_of: &[], entries, reader: self.clone() })
     }
 
     /// The entries of a section: names to bodies.

@@ -2,15 +2,17 @@
 
 use std::borrow::Cow;
 
+use super::reference;
 use crate::decode::time::parse_time;
 use crate::definition::Blank;
 use crate::definition::findings::{Span, nearest_or_list};
-use crate::definition::read::{Keys, Reader};
+use crate::definition::keys::Section;
+use crate::definition::read::Reader;
 use crate::definition::spec::*;
 use crate::definition::yaml::{Entry, Node, Value};
 
 /// The keys of the standard envelope, as a payload may have them; `name` and `category` are those of page calls.
-const ENVELOPE: [&str; 24] = [
+pub const ENVELOPE: [&str; 24] = [
     "message_id",
     "messageId",
     "type",
@@ -39,17 +41,10 @@ const ENVELOPE: [&str; 24] = [
 
 const TIMES: [&str; 5] = ["timestamp", "original_timestamp", "originalTimestamp", "sent_at", "sentAt"];
 
-const CONFLICT: Keys = Keys {
-    known: &["set_aside", "reassigned", "profile", "other", "cause", "limited_type", "message_id", "source"],
-    later: &[],
-};
-
-const SENT: Keys = Keys { known: &["activation", "step", "to", "profile", "body"], later: &[] };
-
 pub fn test(node: &Node, reader: &Reader) -> Option<TestSpec> {
-    let fields = reader.fields(node, "a test", node.span, Keys { known: &["name", "steps"], later: &[] })?;
-    let name = fields.required("name").and_then(|node| reader.literal(node, "`name`"));
-    let steps_node = fields.required("steps");
+    let fields = reader.section(node, "a test", node.span, &reference::TEST)?;
+    let name = fields.get("name").and_then(|node| reader.literal(node, "`name`"));
+    let steps_node = fields.get("steps");
     let items = steps_node.map(|node| reader.list(node, "`steps`")).unwrap_or_default();
     let steps: Vec<TestStepSpec> = items.iter().filter_map(|node| step(node, reader)).collect();
     if let Some(node) = steps_node.filter(|node| matches!(&node.value, Value::List(items) if items.is_empty())) {
@@ -59,8 +54,7 @@ pub fn test(node: &Node, reader: &Reader) -> Option<TestSpec> {
 }
 
 fn step(node: &Node, reader: &Reader) -> Option<TestStepSpec> {
-    let keys = Keys { known: &["at", "events", "expect"], later: &[] };
-    let fields = reader.fields_to_fill(node, "a step of a test", node.span, keys)?;
+    let fields = reader.section_to_fill(node, "a step of a test", node.span, &reference::TEST_STEP)?;
     let at = fields.get("at").and_then(|node| moment(reader, node).map(|moment| (moment, node.span)));
     let items = fields.get("events").map(|node| reader.list(node, "`events`")).unwrap_or_default();
     let events = items.iter().filter_map(|node| event(node, reader)).collect();
@@ -147,15 +141,11 @@ fn event(node: &Node, reader: &Reader) -> Option<TestEventSpec> {
 }
 
 fn expect_of(reader: &Reader, node: &Node, span: Span) -> Vec<(Span, ExpectSpec)> {
-    let keys = Keys {
-        known: &["profiles", "events", "conflicts", "segments", "traits", "sent", "flags", "no_profile", "rejected"],
-        later: &[],
-    };
     let empty = node.is_null() || matches!(&node.value, Value::Map(entries) if entries.is_empty());
     if empty && reader.fill {
         return vec![(span, ExpectSpec::Blank(Blank::Everything))];
     }
-    if reader.fields_to_fill(node, "`expect`", span, keys).is_none() {
+    if reader.section_to_fill(node, "`expect`", span, &reference::EXPECT).is_none() {
         return Vec::new();
     }
     let mut all = Vec::new();
@@ -204,10 +194,13 @@ fn expect_of(reader: &Reader, node: &Node, span: Span) -> Vec<(Span, ExpectSpec)
             "flags" => all.extend(reader.entries(value, "flags").iter().map(|Entry { key, value }| {
                 (key.span, ExpectSpec::Flags { message_id: named(key), flags: texts(reader, value, "a flag") })
             })),
-            "conflicts" => {
-                all.push((key.span, ExpectSpec::Conflicts(rows(reader, value, "conflicts", "a conflict", CONFLICT))))
+            "conflicts" => all.push((
+                key.span,
+                ExpectSpec::Conflicts(rows(reader, value, "conflicts", "a conflict", &reference::CONFLICT)),
+            )),
+            "sent" => {
+                all.push((key.span, ExpectSpec::Sent(rows(reader, value, "sent", "a message sent", &reference::SENT))))
             }
-            "sent" => all.push((key.span, ExpectSpec::Sent(rows(reader, value, "sent", "a message sent", SENT)))),
             "no_profile" => all.push((key.span, ExpectSpec::NoProfile(texts(reader, value, "`no_profile`")))),
             "rejected" => all.push((key.span, ExpectSpec::Rejected(texts(reader, value, "`rejected`")))),
             // Reported with the keys of the map.
@@ -252,16 +245,16 @@ fn texts(reader: &Reader, node: &Node, what: &str) -> Vec<Literal> {
     }
 }
 
-fn rows(reader: &Reader, node: &Node, section: &str, what: &str, keys: Keys) -> Vec<RowSpec> {
+fn rows(reader: &Reader, node: &Node, section: &str, what: &str, keys: &'static Section) -> Vec<RowSpec> {
     let row = |node: &Node| {
-        let fields = reader.fields(node, what, node.span, keys)?;
-        let cells = keys.known.iter().filter_map(|key| {
+        let fields = reader.section(node, what, node.span, keys)?;
+        let cells = keys.names().into_iter().filter_map(|key| {
             let value = fields.get(key)?;
-            let cell = match *key {
+            let cell = match key {
                 "body" => CellSpec::Json(reader.json(value)),
                 _ => CellSpec::Text(reader.literal(value, &format!("`{key}`"))?),
             };
-            Some((*key, cell))
+            Some((key, cell))
         });
         Some(RowSpec { cells: cells.collect() })
     };
