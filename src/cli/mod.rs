@@ -6,6 +6,7 @@ mod demo;
 mod dry_run;
 mod explain;
 mod identity;
+mod init;
 mod output;
 mod peek;
 pub mod produce;
@@ -95,6 +96,8 @@ pub struct Global {
 enum Command {
     /// A small shop, start to finish, with no server
     Demo(demo::DemoOptions),
+    /// Write a first pipeline, inferred from a file or a topic
+    Init(init::InitOptions),
     /// Parse and check the definitions: every error at once
     Check,
     /// Run the pipeline's `tests`, with no server
@@ -168,6 +171,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let config = NodeConfig::load(&cli.global).map_err(|error| Failure { exit: Exit::Usage, message: error })?;
     match cli.command {
         Command::Demo(options) => demo::demo(&config, options).await,
+        Command::Init(options) => init::init(&options).await,
         Command::Check => Ok(check::check(&cli.global.pipeline)),
         Command::Test(options) => test::test(&cli.global, &options).await,
         Command::Peek { source, count } => peek::peek(&cli.global, &source, count).await,

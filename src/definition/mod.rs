@@ -36,7 +36,7 @@ pub use self::cases::{
 use self::check::Checker;
 use self::findings::Findings;
 use self::read::Reader;
-pub use self::rewrite::{Correction, Rewritten, rewrite};
+pub use self::rewrite::{Correction, Rewritten, flow, rewrite};
 pub use self::schema::json_schema;
 use self::spec::{Definition, Named};
 use self::yaml::{Node, Value};

@@ -144,7 +144,7 @@ impl Spot<'_> {
         let mut edits = Vec::new();
         for (entry, (name, value)) in entries.iter().filter_map(|entry| Some((entry, pair(new, &entry.key.text)?))) {
             if pair(old, name).is_none_or(|(_, old)| old != value) {
-                edits.push(whole(entry, &json(value), self.text));
+                edits.push(whole(entry, &flow(value), self.text));
             }
         }
         edits
@@ -314,7 +314,7 @@ fn row(row: &ExpectedRow) -> String {
             Cell::Text(text) => word(text),
             Cell::Identifier(who) | Cell::Person(who) => word(&who.to_string()),
             Cell::Nobody => "nobody".to_string(),
-            Cell::Json(value) => json(value),
+            Cell::Json(value) => flow(value),
         };
         format!("{key}: {value}")
     });
@@ -401,12 +401,12 @@ fn flow_list(items: &[String]) -> String {
 }
 
 fn flow_map(pairs: &[(String, serde_json::Value)]) -> String {
-    let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{}: {}", word(name), json(value))).collect();
+    let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{}: {}", word(name), flow(value))).collect();
     if pairs.is_empty() { "{}".to_string() } else { format!("{{ {} }}", pairs.join(", ")) }
 }
 
-/// A value with its type: texts that YAML would take for something else are quoted.
-fn json(value: &serde_json::Value) -> String {
+/// A value in YAML's flow style, with its type: texts that YAML would take for something else are quoted.
+pub fn flow(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::String(text) => {
             let typed = text.starts_with(|c: char| c.is_ascii_digit() || c == '-') && text.parse::<f64>().is_ok();
@@ -414,7 +414,7 @@ fn json(value: &serde_json::Value) -> String {
             let typed = typed || named.contains(&text.to_ascii_lowercase().as_str());
             if typed { quoted(text) } else { word(text) }
         }
-        serde_json::Value::Array(items) => flow_list(&items.iter().map(json).collect::<Vec<_>>()),
+        serde_json::Value::Array(items) => flow_list(&items.iter().map(flow).collect::<Vec<_>>()),
         serde_json::Value::Object(entries) => {
             let pairs: Vec<_> = entries.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
             flow_map(&pairs)
