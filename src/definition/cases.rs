@@ -83,6 +83,21 @@ pub enum Expected {
     EventOf { message_id: String, who: Who },
     /// An event has exactly these flags.
     Flags { message_id: String, flags: Vec<String> },
+    /// Nothing yet: see [`super::load_to_fill`].
+    Blank(Blank),
+}
+
+/// An expectation that is still to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blank {
+    /// `expect:` by itself.
+    Everything,
+    Segments,
+    Traits,
+    Events,
+    Flags,
+    /// Whose the event of this message id is.
+    EventOf(String),
 }
 
 /// A row of which some columns are told, by the keys of the reference.
@@ -124,6 +139,8 @@ pub struct Place {
     pub file: PathBuf,
     /// From 1.
     pub line: usize,
+    /// In bytes.
+    pub start: usize,
 }
 
 impl std::fmt::Display for Place {
@@ -250,6 +267,7 @@ impl Cases<'_, '_> {
                 });
                 Expected::Flags { message_id: message_id.text.clone(), flags: texts(flags) }
             }
+            ExpectSpec::Blank(blank) => Expected::Blank(blank.clone()),
         };
         Some(Expectation { place: reader.findings.place(span), expected })
     }

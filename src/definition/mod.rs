@@ -13,8 +13,11 @@ mod cases;
 mod check;
 mod findings;
 mod inputs;
+mod keys;
 mod outputs;
 mod read;
+mod rewrite;
+mod schema;
 mod scope;
 mod sections;
 mod segments;
@@ -30,11 +33,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::cases::{
-    Cell, Expectation, Expected, ExpectedRow, Place, TestEvent, TestPlan, TestStep, Who, time_value,
+    Blank, Cell, Expectation, Expected, ExpectedRow, Place, TestEvent, TestPlan, TestStep, Who, time_value,
 };
 use self::check::Checker;
 use self::findings::Findings;
 use self::read::Reader;
+pub use self::rewrite::{Correction, Rewritten, flow, rewrite};
+pub use self::schema::json_schema;
 use self::spec::{Definition, Named};
 use self::yaml::{Node, Value};
 
@@ -133,6 +138,15 @@ pub fn load(path: &Path, mode: Mode) -> Result<(Pipeline, Vec<Diagnostic>), Vec<
     load_with(path, None, mode, &|name| std::env::var(name).ok())
 }
 
+/// [`load`] with [`Mode::Check`], where what tests expect may still be empty: it becomes [`Expected::Blank`] or expects
+/// nothing, for [`rewrite`] to fill in.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_to_fill(path: &Path) -> Result<(Pipeline, Vec<Diagnostic>), Vec<Diagnostic>> {
+    load_as(path, None, Mode::Check, true, &|name| std::env::var(name).ok())
+}
+
 /// [`load`], with the `identity` section of the file (or folder) `rules` in place of the pipeline's own: what other
 /// rules would make of it. Whatever else is in `rules` is left aside; paths in the section start from the pipeline's
 /// folder. A section without `key` means the pipeline's name, as in the pipeline itself.
@@ -154,13 +168,23 @@ fn load_with(
     mode: Mode,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<(Pipeline, Vec<Diagnostic>), Vec<Diagnostic>> {
+    load_as(path, rules, mode, false, env)
+}
+
+fn load_as(
+    path: &Path,
+    rules: Option<&Path>,
+    mode: Mode,
+    fill: bool,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Pipeline, Vec<Diagnostic>), Vec<Diagnostic>> {
     let mut findings = Findings::default();
     let base = read_files(path, &mut findings);
     let first_rules = findings.files().len();
     if let Some(rules) = rules {
         read_files(rules, &mut findings);
     }
-    let reader = Reader { findings: &findings, mode, base, env };
+    let reader = Reader { findings: &findings, mode, fill, base, env };
     let pipeline = build(path, rules.map(|rules| (rules, first_rules)), &reader);
     let any_error = findings.any_error();
     match pipeline {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::Blank;
 use super::findings::Span;
 use super::yaml::{Node, Scalar};
 use crate::activation::Status;
@@ -262,14 +263,28 @@ pub struct TestEventSpec {
 #[derive(Debug)]
 pub enum ExpectSpec {
     Profiles(Vec<Vec<Literal>>),
-    Segment { name: Literal, members: Vec<Literal> },
-    Traits { who: Literal, values: Vec<(Literal, serde_json::Value, Span)> },
+    Segment {
+        name: Literal,
+        members: Vec<Literal>,
+    },
+    Traits {
+        who: Literal,
+        values: Vec<(Literal, serde_json::Value, Span)>,
+    },
     Conflicts(Vec<RowSpec>),
     Sent(Vec<RowSpec>),
     NoProfile(Vec<Literal>),
     Rejected(Vec<Literal>),
-    EventOf { message_id: Literal, who: Literal },
-    Flags { message_id: Literal, flags: Vec<Literal> },
+    EventOf {
+        message_id: Literal,
+        who: Literal,
+    },
+    Flags {
+        message_id: Literal,
+        flags: Vec<Literal>,
+    },
+    /// Only where it is about to be filled in.
+    Blank(Blank),
 }
 
 /// Some columns of a row of a table.

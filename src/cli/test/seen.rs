@@ -126,9 +126,13 @@ impl Seen {
 
     /// A profile by its best identifier, as `type:value`.
     pub fn name(&self, id: &str) -> String {
+        self.best(id).map_or_else(|| format!("profile {}", self.current(id)), |who| who.to_string())
+    }
+
+    /// The best identifier of a profile.
+    pub fn best(&self, id: &str) -> Option<&Who> {
         let id = self.current(id);
-        let best = self.identifiers.iter().find(|(_, other)| self.current(other) == id);
-        best.map_or_else(|| format!("profile {id}"), |(who, _)| who.to_string())
+        self.identifiers.iter().find(|(_, other)| self.current(other) == id).map(|(who, _)| who)
     }
 
     /// All identifiers, those of one profile together.

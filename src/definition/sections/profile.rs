@@ -1,7 +1,8 @@
 //! Traits and segments.
 
+use super::reference::{SEGMENT, TRAIT};
 use crate::definition::findings::Span;
-use crate::definition::read::{Fields, Keys, NOT_YET, Reader};
+use crate::definition::read::{Fields, Reader};
 use crate::definition::spec::*;
 use crate::definition::yaml::{Entry, Node, Value};
 use crate::profile::{OnMerge, TraitKind};
@@ -16,29 +17,19 @@ const EVENT_KINDS: [(&str, TraitKind); 7] = [
     ("mean", TraitKind::Mean),
 ];
 
+pub const ON_MERGE: [(&str, OnMerge); 4] = [
+    ("latest", OnMerge::Latest),
+    ("earliest", OnMerge::Earliest),
+    ("survivor", OnMerge::Survivor),
+    ("source_priority", OnMerge::SourcePriority),
+];
+
 /// What a trait can be; one of them.
-const KINDS: [&str; 10] = ["latest", "first", "count", "sum", "min", "max", "mean", "formula", "score", "stages"];
+pub const KINDS: [&str; 10] = ["latest", "first", "count", "sum", "min", "max", "mean", "formula", "score", "stages"];
 
 pub fn a_trait(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<TraitSpec> {
-    let keys = Keys {
-        known: &[
-            "latest", "first", "count", "sum", "min", "max", "mean", "formula", "score", "stages", "event", "where",
-            "on_merge", "window", "pane", "by",
-        ],
-        later: &[
-            ("most_frequent", NOT_YET),
-            ("least_frequent", NOT_YET),
-            ("distinct", NOT_YET),
-            ("funnel", NOT_YET),
-            ("sequence", NOT_YET),
-            ("gap", NOT_YET),
-            ("within", NOT_YET),
-            ("keep", NOT_YET),
-            ("quantile", NOT_YET),
-        ],
-    };
-    let fields = reader.fields(node, what, span, keys)?;
-    match fields.one_of(&KINDS)? {
+    let fields = reader.section(node, what, span, &TRAIT)?;
+    match fields.one()? {
         (name @ ("formula" | "score" | "stages"), input) => {
             for key in ["event", "where", "on_merge", "window", "pane", "by"] {
                 if fields.get(key).is_some() {
@@ -114,13 +105,7 @@ fn stages(reader: &Reader, node: &Node) -> Option<TraitSpec> {
 /// Which value stands is a question only where one does. The outer None where something was reported.
 fn on_merge(reader: &Reader, fields: &Fields, kind: &TraitKind) -> Option<Option<OnMerge>> {
     let Some(node) = fields.get("on_merge") else { return Some(None) };
-    let choices = [
-        ("latest", OnMerge::Latest),
-        ("earliest", OnMerge::Earliest),
-        ("survivor", OnMerge::Survivor),
-        ("source_priority", OnMerge::SourcePriority),
-    ];
-    let on_merge = reader.choice(node, "`on_merge`", &choices)?;
+    let on_merge = reader.choice(node, "`on_merge`", &ON_MERGE)?;
     if !matches!(kind, TraitKind::Latest | TraitKind::First) {
         let help = "what counts, adds up or compares takes in both sides of a merge anyway".to_string();
         reader.findings.error(fields.key_span("on_merge"), "`on_merge` goes with `latest` and `first`", help);
@@ -133,8 +118,7 @@ pub fn segment(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<S
     if !matches!(node.value, Value::Map(_)) {
         return reader.sql(node, what).map(SegmentSpec::Predicate);
     }
-    let keys = Keys { known: &["sample"], later: &[("list", NOT_YET), ("match", NOT_YET)] };
-    let fields = reader.fields(node, what, span, keys)?;
+    let fields = reader.section(node, what, span, &SEGMENT)?;
     let node = fields.required("sample")?;
     let literal = reader.literal(node, "`sample`")?;
     let share = literal.text.trim().strip_suffix('%').and_then(|text| text.trim().parse::<f64>().ok());

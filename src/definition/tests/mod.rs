@@ -1,7 +1,8 @@
-//! Good definitions, and places; `broken` has the others, `cases` what is said of tests.
+//! Good definitions, and places; `broken` has the others, `cases` what is said of tests, `schema` that for editors.
 
 mod broken;
 mod cases;
+mod schema;
 
 use std::path::Path;
 
