@@ -21,6 +21,7 @@ mod demo;
 mod deploy;
 mod expressions;
 mod fencing;
+mod fill;
 mod identity;
 mod identity_cases;
 mod identity_cli;
