@@ -15,6 +15,7 @@ mod timers;
 
 pub use correct::{Begun, RebuildRecord};
 pub use fill::{Chunk, FillRecord};
+pub use load::{Known, accept, compare};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -189,7 +190,6 @@ impl Core {
 
         // What was due before the batch happens before it, then the merges, then the events, then the judgement.
         let mut findings = Findings::default();
-        self.sweep_ahead(&mut profiles, &touched.numbers, &mut findings, staged).await?;
         let absorbed = self.catch_up(&mut profiles, &touched, &resolved, &mut findings, staged).await?;
         let merged = self.merge_profiles(&mut profiles, absorbed, &touched, &resolved);
         touched.ids = profiles.iter().map(|profile| profile.id).collect();
@@ -347,7 +347,8 @@ impl Core {
             .collect()
     }
 
-    /// Fires what was due before the batch, for its profiles as they were; takes those that are absorbed with it.
+    /// What comes before the batch, for its profiles as they were and those that are absorbed with it: a sweep that has not
+    /// come to them yet, and what was due. Gives those absorbed.
     async fn catch_up(
         &mut self,
         profiles: &mut Vec<Profile>,
@@ -358,17 +359,20 @@ impl Core {
     ) -> Result<Vec<(ProfileNumber, Profile)>, EngineError> {
         // Bodies describe those absorbed with the identifiers of whom they have become.
         let mut numbers = touched.numbers.clone();
+        let mut own = touched.numbers.clone();
         let mut absorbed: Vec<(ProfileNumber, TimeUs)> = Vec::new();
         for (loser, into) in &resolved.absorbed {
             let Some(profile) = self.profiles.remove(loser).filter(|_| touched.index.contains_key(into)) else {
                 continue;
             };
             numbers.push(*into);
+            own.push(*loser);
             absorbed.push((*into, profile.timer));
             self.set_timer(*loser, profile.timer, TimeUs::MAX, staged);
             staged.writes.delete(keys::profile(*loser));
             profiles.push(profile);
         }
+        self.sweep_ahead(profiles, &numbers, &own, findings, staged).await?;
         self.fire_due(profiles, &numbers, findings, staged).await?;
         let gone = profiles.split_off(touched.numbers.len());
         Ok(absorbed.into_iter().map(|(into, _)| into).zip(gone).collect())

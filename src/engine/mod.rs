@@ -25,7 +25,7 @@ mod shadow;
 mod ship;
 mod status;
 
-pub use core::{Begun, Chunk, Core, FillRecord, RebuildRecord, Staged};
+pub use core::{Begun, Chunk, Core, FillRecord, Known, RebuildRecord, Staged, accept, compare};
 pub use digest::digest;
 pub use prepare::{Prepared, Preparer};
 pub use record::{EngineRecord, StoredReject, Totals, load_component, state_id};

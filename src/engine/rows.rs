@@ -10,11 +10,11 @@ use arrow::datatypes::DataType;
 use hashbrown::HashMap;
 
 use super::EngineError;
-use super::core::{Findings, StageChange};
+use super::core::StageChange;
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, column};
 use crate::identity::{Cause, Conflict, Decision, Extracted, IdentifierRow, IdentityPlan, Merge};
 use crate::profile::{TraitPlan, TraitRule};
-use crate::segment::{self, Transition};
+use crate::segment::Transition;
 use crate::sink::{Attempt, Table};
 
 /// Adds `_batch` and `_seq` and makes the batch of a table.
@@ -222,24 +222,15 @@ pub fn event_moves(table: &Table, moves: &[EventMove], cause: &str, commit: u64)
 pub fn segment_changes(
     table: &Table,
     segments: &[String],
-    Findings { transitions, removed, .. }: &Findings,
-    now: TimeUs,
+    transitions: &[Transition],
     commit: u64,
 ) -> Result<RecordBatch, EngineError> {
-    let name = |t: &Transition| segments[t.segment as usize].as_str();
-    let change = |t: &Transition| if t.entered { "entered" } else { "exited" };
     let columns: Vec<ArrayRef> = vec![
-        texts(transitions.iter().map(name).chain(removed.iter().map(|(_, segment)| segment.as_str()))),
-        ids(transitions.iter().map(|t| t.id).chain(removed.iter().map(|(id, _)| *id)).map(Some)),
-        texts(transitions.iter().map(change).chain(removed.iter().map(|_| "exited"))),
-        texts(
-            transitions
-                .iter()
-                .map(|t| t.cause)
-                .chain(removed.iter().map(|_| segment::Cause::Removed))
-                .map(|c| c.name()),
-        ),
-        times(transitions.iter().map(|t| t.at).chain(removed.iter().map(|_| now))),
+        texts(transitions.iter().map(|t| segments[t.segment as usize].as_str())),
+        ids(transitions.iter().map(|t| Some(t.id))),
+        texts(transitions.iter().map(|t| if t.entered { "entered" } else { "exited" })),
+        texts(transitions.iter().map(|t| t.cause.name())),
+        times(transitions.iter().map(|t| t.at)),
     ];
     finish(table, columns, commit)
 }

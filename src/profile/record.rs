@@ -208,7 +208,7 @@ pub struct Differences {
 }
 
 impl Slots {
-    /// Finds or gives the slots of these definitions (name, version), in their order, and forgets those that are gone.
+    /// Finds or gives the slots of these definitions (name, version), in their order.
     pub fn assign<'a>(
         &mut self,
         traits: impl Iterator<Item = (&'a str, u64)>,
@@ -229,6 +229,7 @@ impl Slots {
             });
             self.traits.push(slot);
         }
+        known.retain(|old| !self.traits.iter().any(|slot| slot.name == old.name));
         differences.removed_traits = known;
         let mut known = std::mem::take(&mut self.segments);
         for (index, (name, version)) in segments.enumerate() {
@@ -246,6 +247,8 @@ impl Slots {
             };
             self.segments.push(slot);
         }
+        // Kept until all who are in them have left.
+        self.segments.extend(known.iter().cloned());
         differences.removed_segments = known;
         self.next = next;
         let by_slot = |slots: &[SlotOf]| {
@@ -255,11 +258,17 @@ impl Slots {
         differences
     }
 
+    /// Forgets segments that nobody is in any more.
+    pub fn forget_segments(&mut self, gone: &[SlotOf]) {
+        self.segments.retain(|slot| !gone.contains(slot));
+    }
+
     /// By index.
     pub fn traits(&self) -> &[SlotOf] {
         &self.traits
     }
 
+    /// By index; behind those that are defined, those that are no more and still have members.
     pub fn segments(&self) -> &[SlotOf] {
         &self.segments
     }
@@ -314,14 +323,5 @@ impl ProfileRecord {
             stages: by_index(self.stages, &slots.trait_of_slot),
             memberships: by_index(self.memberships, &slots.segment_of_slot),
         }
-    }
-
-    pub fn id(&self) -> ProfileId {
-        self.id
-    }
-
-    /// The slots of segments that it is in, for those that are defined no more.
-    pub fn member_of(&self) -> impl Iterator<Item = u32> + '_ {
-        self.memberships.iter().filter(|(_, membership)| membership.member).map(|(slot, _)| *slot)
     }
 }

@@ -12,8 +12,6 @@ const TIMERS_AT_ONCE: usize = 10_000;
 pub(crate) struct Findings {
     pub transitions: Vec<Transition>,
     pub stages: Vec<StageChange>,
-    /// Who leaves a segment that is defined no more.
-    pub removed: Vec<(ProfileId, String)>,
 }
 
 /// Someone is in another stage of a trait.

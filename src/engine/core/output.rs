@@ -143,8 +143,7 @@ impl Core {
     pub(super) fn add_findings(&self, findings: &Findings, staged: &mut Staged) -> Result<(), EngineError> {
         let commit = staged.commit;
         let (changes, stages) = (&self.tables.segment_changes, &self.tables.stage_changes);
-        let now = self.record.now;
-        let rows = rows::segment_changes(changes, &self.segment_names, findings, now, commit)?;
+        let rows = rows::segment_changes(changes, &self.segment_names, &findings.transitions, commit)?;
         add(changes, rows, staged);
         add(stages, rows::stage_changes(stages, &self.traits.plans, &findings.stages, commit)?, staged);
         Ok(())
