@@ -23,6 +23,7 @@ mod fencing;
 mod identity;
 mod identity_cases;
 mod identity_cli;
+mod init;
 mod kafka;
 mod order;
 mod pipeline_tests;
