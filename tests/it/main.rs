@@ -25,6 +25,7 @@ mod fill;
 mod identity;
 mod identity_cases;
 mod identity_cli;
+mod init;
 mod kafka;
 mod order;
 mod pipeline_tests;
