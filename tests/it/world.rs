@@ -219,7 +219,6 @@ impl World {
         staged.map(|staged| self.commit(staged)).is_some()
     }
 
-
     pub fn apply(&mut self, events: &[Event]) {
         self.apply_json("site", events.iter().map(|event| (event.timestamp, event.json())));
     }
