@@ -207,6 +207,7 @@ pub enum DestinationSpec {
 pub struct ActivationSpec {
     pub trigger: TriggerSpec,
     pub status: Status,
+    pub on_backfill: bool,
     pub steps: Vec<SendSpec>,
 }
 
@@ -215,6 +216,7 @@ pub enum TriggerSpec {
     Enters(Literal),
     Exits(Literal),
     Event { event: Vec<Literal>, filter: Option<Sql> },
+    Changes { trait_name: Literal, from: Option<Vec<Literal>>, to: Option<Vec<Literal>> },
 }
 
 #[derive(Debug)]

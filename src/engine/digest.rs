@@ -70,6 +70,7 @@ async fn of_profile(
     }
     let Profile { id, first_seen, last_seen, events, as_of: _, timer: _, traits, stages, memberships: _ } = &profile;
     let members: Vec<u16> = profile.segments().collect();
+    let stages: Vec<(u16, u16)> = stages.iter().filter_map(|(index, of)| Some((*index, of.stage?))).collect();
     Ok(hash(&(id, first_seen, last_seen, events, traits, stages, members, identifiers)))
 }
 

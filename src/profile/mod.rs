@@ -22,7 +22,7 @@ pub use apply::{Input, NOW_PLACE, TraitError, Traits};
 pub use columns::Change;
 pub use keyed::MAX_KEYS;
 pub use plan::{EventRule, OnMerge, Stage, TraitColumn, TraitKind, TraitPlan, TraitRule};
-pub use record::{Differences, Membership, Profile, ProfileRecord, SlotOf, Slots};
+pub use record::{Differences, Membership, Profile, ProfileRecord, SlotOf, Slots, StageOf};
 pub use window::Window;
 
 use crate::event::ValueType;

@@ -101,6 +101,16 @@ pub enum TraitKind {
 }
 
 impl TraitPlan {
+    /// The name of one of its stages.
+    pub fn stage(&self, index: Option<u16>) -> Option<&str> {
+        match &self.rule {
+            TraitRule::Stages(stages) => {
+                index.and_then(|index| stages.get(usize::from(index))).map(|s| s.name.as_str())
+            }
+            TraitRule::Events(_) | TraitRule::Formula(_) => None,
+        }
+    }
+
     /// None for a trait that is computed from others.
     pub fn event_rule(&self) -> Option<&EventRule> {
         match &self.rule {

@@ -221,6 +221,11 @@ pub static ACTIVATION: Section = Section {
     keys: &[
         required("trigger", Map(&TRIGGER), "what sets it off"),
         key("status", Choice(|| names(&output::STATUSES)), "dry_run if left out"),
+        key(
+            "on_backfill",
+            Choice(|| names(&output::ON_BACKFILL)),
+            "what becomes of people whom a new definition finds in the past",
+        ),
         required("do", List(&Map(&SEND_STEP)), "what is done, step by step"),
     ],
     one_of: &[],
@@ -238,10 +243,13 @@ pub static TRIGGER: Section = Section {
         key("enters", Text, "a segment that a person enters"),
         key("exits", Text, "a segment that a person leaves"),
         key("event", OneOrMore(&Text), "events of these names"),
+        key("changes", Text, "a trait with stages"),
         key("where", Sql, "with `event`: only those for which it is true"),
+        key("from", OneOrMore(&Text), "with `changes`: only from these stages"),
+        key("to", OneOrMore(&Text), "with `changes`: only into these stages"),
     ],
-    one_of: &["enters", "exits", "event"],
-    later: &[("changes", NOT_YET), ("schedule", NOT_YET), ("over", NOT_YET)],
+    one_of: &["enters", "exits", "event", "changes"],
+    later: &[("schedule", NOT_YET), ("over", NOT_YET)],
 };
 
 pub static SEND_STEP: Section = Section {
