@@ -7,6 +7,8 @@
 
 mod accumulator;
 mod apply;
+mod funnel;
+mod points;
 mod record;
 
 #[cfg(test)]
@@ -14,6 +16,7 @@ mod tests;
 
 pub use accumulator::{Accumulator, Scalar};
 pub use apply::{TraitError, Traits};
+pub use funnel::{Funnel, FunnelModes, FunnelPlan, FunnelValue, Point};
 pub use record::{Membership, Profile, ProfileRecord, Slots};
 
 use crate::event::ValueType;

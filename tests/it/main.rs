@@ -20,6 +20,7 @@ mod definitions;
 mod demo;
 mod deploy;
 mod fencing;
+mod funnel;
 mod identity;
 mod identity_cases;
 mod identity_cli;
