@@ -14,12 +14,12 @@
 //! long as no point older than that comes any more, values are exactly those of all points, for one profile and for
 //! two that are merged while neither has folded anything.
 //!
-//! **Merging folded funnels** takes the better summary, step by step the later attempt. In the default mode that is
-//! exact but for attempts that have folded steps of *both* profiles, or a folded step of one after a held step of the
-//! other; what is folded of one and held by the other still makes one attempt. In the strict modes interventions and
-//! repetitions across two folded parts are not seen either, and an end that one side has folded (an intervention, a
-//! repetition, the last step) ends both. Folded steps of the attempt begun latest win over those of the other profile.
-//! So a merge long after the fact knows a person as well as "window plus allowed lateness" allows (SEMANTICS §5).
+//! **Merging folded funnels** takes the better summary, and of each step the later attempt. Both sides are settled at one
+//! floor first, so that nothing held is older than what the other has folded. In the default mode a merge is then exact
+//! but for attempts that have folded steps of *both* profiles; what is folded of one and held by the other still makes
+//! one attempt. In the strict modes interventions and repetitions among the folded points of the other are not seen
+//! either, and an end that one side has folded (an intervention, a repetition, the last step) ends both. So a merge long
+//! after the fact knows a person as well as "window plus allowed lateness" allows (SEMANTICS §5).
 //! Adding and merging are commutative, associative and idempotent, whatever is folded.
 
 use std::mem::swap;
@@ -156,7 +156,8 @@ impl Funnel {
         }
     }
 
-    /// Adds another funnel of the same plan: a merged profile's, or one filled from history.
+    /// Adds another funnel of the same plan: a merged profile's, or one filled from history. Settle both at the same
+    /// floor before: held points older than what the other has folded would be taken for later ones.
     pub fn merge(&mut self, other: Funnel) {
         points::union(&mut self.points, other.points);
         self.reached = self.reached.max(other.reached);
@@ -224,7 +225,7 @@ impl Funnel {
             (None, Some(at)) => (at, Walk { plan, reached: 0, reached_at: at, ended: false, marks: Vec::new() }),
             (None, None) => return None,
         };
-        // Another profile's points may lie before a folded step.
+        // Points of a profile that was not settled alike may lie before a folded step.
         let from = points.partition_point(|point| point.at < walk.reached_at);
         points::instants(&points[from..]).for_each(|(at, points)| walk.instant(at, points));
         Some(Attempt { started_at, level: walk.reached, reached_at: walk.reached_at, ended: walk.ended })
@@ -367,7 +368,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Folded steps of another profile may be later than `at`.
+    /// Folded steps of a profile that was not settled alike may be later than `at`.
     fn is_within(&self, first: TimeUs, at: TimeUs) -> bool {
         first <= at && at <= first.saturating_add(self.plan.within_us)
     }
@@ -396,4 +397,199 @@ fn follow(ways: &mut Vec<Way>, way: Way) {
 
 fn meets(point: &Point, step: u8) -> bool {
     point.steps & (1 << step) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn modes(names: &[&str]) -> FunnelModes {
+        let mut modes = FunnelModes::default();
+        names.iter().for_each(|name| assert!(modes.set(name), "{name}"));
+        modes
+    }
+
+    fn funnel(plan: &FunnelPlan, points: &[Point]) -> Funnel {
+        let mut funnel = Funnel::default();
+        points.iter().for_each(|point| funnel.add(plan, *point));
+        funnel
+    }
+
+    /// Points as (time, steps met); ids by place.
+    fn points(rows: &[(TimeUs, u32)]) -> Vec<Point> {
+        rows.iter().enumerate().map(|(id, (at, steps))| Point { at: *at, id: id as u64, steps: *steps }).collect()
+    }
+
+    /// SEMANTICS §5: each row is a case, its modes, its points (three steps a, b, c as bits, within 10), and level,
+    /// start, time of the last step reached, and `best`.
+    #[test]
+    fn edges() {
+        let (a, b, c) = (1, 2, 4);
+        let rows: [(&str, &[&str], &[(TimeUs, u32)], (u8, TimeUs, TimeUs, u8)); 18] = [
+            ("one step", &[], &[(5, a)], (1, 5, 5, 1)),
+            ("all steps", &[], &[(0, a), (3, b), (7, c)], (3, 0, 7, 3)),
+            ("a gap equal to the window counts", &[], &[(0, a), (3, b), (10, c)], (3, 0, 10, 3)),
+            ("one more does not", &[], &[(0, a), (3, b), (11, c)], (2, 0, 3, 2)),
+            ("the window is from the first step", &[], &[(0, a), (9, b), (18, c)], (2, 0, 9, 2)),
+            (
+                "a later first step does not take the earlier one's",
+                &[],
+                &[(0, a), (1, b), (2, a), (9, c)],
+                (1, 2, 2, 3),
+            ),
+            ("best stays when the next attempt is worse", &[], &[(0, a), (1, b), (2, c), (90, a)], (1, 90, 90, 3)),
+            ("steps of one time go by step", &[], &[(4, c), (4, b), (4, a)], (3, 4, 4, 3)),
+            ("one event may be all steps", &[], &[(4, a | b | c)], (3, 4, 4, 3)),
+            ("but not with strict_once", &["strict_once"], &[(4, a | b | c)], (1, 4, 4, 1)),
+            ("nor with strict_increase", &["strict_increase"], &[(4, a), (4, b), (5, b), (6, c)], (3, 4, 6, 3)),
+            ("a step before its turn is nothing", &[], &[(0, a), (1, c), (2, b)], (2, 0, 2, 2)),
+            ("ends with strict_order", &["strict_order"], &[(0, a), (1, c), (2, b)], (1, 0, 0, 1)),
+            ("not with allow_reentry", &["strict_order", "allow_reentry"], &[(0, a), (1, c), (2, b)], (2, 0, 2, 2)),
+            ("an intervention ends it for good", &["strict_order"], &[(0, a), (1, 0), (2, a), (3, b)], (2, 2, 3, 1)),
+            ("one before the first step does not", &["strict_order"], &[(0, 0), (1, a), (2, b)], (2, 1, 2, 2)),
+            ("a repetition is nothing", &[], &[(0, a), (1, b), (2, b), (3, c)], (3, 0, 3, 3)),
+            (
+                "ends with strict_deduplication",
+                &["strict_deduplication"],
+                &[(0, a), (1, b), (2, b), (3, c)],
+                (2, 0, 1, 2),
+            ),
+        ];
+        for (name, mode, rows, (level, started_at, reached_at, best)) in rows {
+            let plan = FunnelPlan { steps: 3, within_us: 10, modes: modes(mode) };
+            let value = funnel(&plan, &points(rows)).value(&plan);
+            let expected = FunnelValue { level, started_at: Some(started_at), reached_at: Some(reached_at), best };
+            assert_eq!(value, expected, "{name}");
+        }
+        let plan = FunnelPlan { steps: 3, within_us: 10, modes: modes(&[]) };
+        assert_eq!(funnel(&plan, &points(&[(1, b), (2, c)])).value(&plan), FunnelValue::default(), "no first step");
+        let widest = FunnelPlan { steps: 32, within_us: i64::MAX, modes: modes(&[]) };
+        assert_eq!(funnel(&widest, &points(&[(TimeUs::MAX, u32::MAX)])).value(&widest).level, 32, "the ends of types");
+    }
+
+    fn random_plan(random: &mut fastrand::Rng) -> FunnelPlan {
+        let mut modes = FunnelModes {
+            strict_deduplication: random.u8(0..4) == 0,
+            strict_order: random.u8(0..4) == 0,
+            strict_increase: random.u8(0..4) == 0,
+            strict_once: random.u8(0..4) == 0,
+            allow_reentry: false,
+        };
+        modes.allow_reentry = modes.strict_order && random.bool();
+        FunnelPlan { steps: random.u8(1..5), within_us: random.i64(0..8), modes }
+    }
+
+    fn random_points(random: &mut fastrand::Rng, span: i64) -> Vec<Point> {
+        let point = |id| Point {
+            at: random.i64(0..span),
+            id,
+            steps: 1 << random.u32(0..4) | random.u32(0..16) >> random.u32(0..8),
+        };
+        (0..16).map(point).collect()
+    }
+
+    /// SEMANTICS §5: any order, any batches, duplicates, and two profiles merged at any time before they fold.
+    #[test]
+    fn any_order_copies_and_splits_give_the_same_state() {
+        for seed in 0..3_000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (plan, mut points) = (random_plan(&mut random), random_points(&mut random, 20));
+            let whole = funnel(&plan, &points);
+            random.shuffle(&mut points);
+            let cuts = [random.usize(0..points.len()), random.usize(0..points.len())];
+            let parts = [&points[..cuts[0]], &points[cuts[0]..], &points[cuts[1]..]];
+            let [a, b, c] = parts.map(|points| funnel(&plan, points));
+            for order in [[&a, &b, &c], [&c, &a, &b], [&b, &c, &a]] {
+                let mut left = order[0].clone();
+                left.merge(order[1].clone());
+                left.merge(order[2].clone());
+                assert_eq!(left, whole, "seed {seed}");
+                let mut right = order[1].clone();
+                right.merge(order[2].clone());
+                right.merge(order[0].clone());
+                assert_eq!(right, whole, "seed {seed}");
+            }
+        }
+    }
+
+    /// SEMANTICS §5: points come late within the allowed lateness; folding at any floors changes no value, and what is
+    /// left depends on the last floor alone.
+    #[test]
+    fn settling_changes_no_value() {
+        for seed in 0..3_000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (plan, lateness) = (random_plan(&mut random), random.i64(0..6));
+            let mut points = random_points(&mut random, 40);
+            // The order of arrival: never more than the lateness behind.
+            points.sort_by_cached_key(|point| point.at + random.i64(0..=lateness));
+            let (mut settled, mut whole, mut latest) = (Funnel::default(), Funnel::default(), TimeUs::MIN);
+            for point in points {
+                settled.add(&plan, point);
+                whole.add(&plan, point);
+                latest = latest.max(point.at);
+                if random.bool() {
+                    settled.settle(&plan, latest - lateness);
+                }
+                assert_eq!(settled.value(&plan), whole.value(&plan), "seed {seed} {plan:?} {settled:?} {whole:?}");
+            }
+            settled.settle(&plan, latest - lateness);
+            whole.settle(&plan, latest - lateness);
+            assert_eq!(settled, whole, "seed {seed} {plan:?}");
+            let value = settled.value(&plan);
+            settled.settle(&plan, TimeUs::MAX);
+            assert!(settled.points.is_empty() && settled.live.is_empty(), "seed {seed}");
+            assert_eq!(settled.value(&plan), value, "seed {seed}");
+        }
+    }
+
+    /// SEMANTICS §5, "window plus allowed lateness": two profiles of one person whose histories are further apart than
+    /// the window merge exactly, whatever is folded; and merging is always commutative, associative and idempotent.
+    #[test]
+    fn folded_funnels_merge() {
+        for seed in 0..3_000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut plan = random_plan(&mut random);
+            let mut parts: Vec<Funnel> = Vec::new();
+            for _ in 0..3 {
+                let mut part = funnel(&plan, &random_points(&mut random, 20));
+                part.settle(&plan, random.i64(0..30));
+                parts.push(part);
+            }
+            let merged = |order: [usize; 3]| {
+                let mut sum = parts[order[0]].clone();
+                sum.merge(parts[order[1]].clone());
+                sum.merge(parts[order[2]].clone());
+                sum.merge(parts[order[1]].clone());
+                sum
+            };
+            for order in [[0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+                assert_eq!(merged(order), merged([0, 1, 2]), "seed {seed}");
+            }
+
+            plan.modes = FunnelModes::default();
+            let (older, newer) = (random_points(&mut random, 20), random_points(&mut random, 20));
+            let newer: Vec<Point> =
+                newer.iter().map(|point| Point { at: point.at + 40, id: point.id + 16, ..*point }).collect();
+            let mut whole = funnel(&plan, &older);
+            whole.merge(funnel(&plan, &newer));
+            let (mut older, mut newer) = (funnel(&plan, &older), funnel(&plan, &newer));
+            let floor = random.i64(0..90);
+            older.settle(&plan, floor);
+            newer.settle(&plan, floor);
+            older.merge(newer);
+            assert_eq!(older.value(&plan), whole.value(&plan), "seed {seed} {plan:?} {older:?}");
+        }
+    }
+
+    /// What is folded of one and held by the other still makes one attempt.
+    #[test]
+    fn an_attempt_goes_on_in_a_merged_profile() {
+        let plan = FunnelPlan { steps: 3, within_us: 10, modes: FunnelModes::default() };
+        let mut folded = funnel(&plan, &points(&[(0, 1), (2, 2)]));
+        folded.settle(&plan, 13);
+        assert!(folded.points.is_empty());
+        folded.merge(funnel(&plan, &points(&[(10, 4)])));
+        let value = folded.value(&plan);
+        assert_eq!((value.level, value.reached_at, value.best), (3, Some(10), 3));
+    }
 }

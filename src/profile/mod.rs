@@ -7,17 +7,26 @@
 
 mod accumulator;
 mod apply;
+mod distinct;
+mod frequencies;
 mod funnel;
+mod gap;
 mod points;
 mod record;
+mod sequence;
+mod values;
 
 #[cfg(test)]
 mod tests;
 
 pub use accumulator::{Accumulator, Scalar};
 pub use apply::{TraitError, Traits};
+pub use distinct::Distinct;
+pub use frequencies::Frequencies;
 pub use funnel::{Funnel, FunnelModes, FunnelPlan, FunnelValue, Point};
+pub use gap::{Gap, GapPlan, GapStatistic};
 pub use record::{Membership, Profile, ProfileRecord, Slots};
+pub use sequence::{Sequence, SequencePlan, SequencePoint, SequenceStep, SequenceValue};
 
 use crate::event::ValueType;
 use crate::expression::Expression;
