@@ -260,7 +260,6 @@ mod tests {
                 squares += error * error;
             }
             let (mean, deviation) = (sum / seeds as f64, (squares / seeds as f64).sqrt());
-            println!("{count} values, seeds 0 to {seeds}: mean error {mean:.5}, standard error {deviation:.5}");
             assert!(mean.abs() < 3.0 * sigma / (seeds as f64).sqrt(), "{count}: mean error {mean}");
             assert!(
                 deviation < sigma * (1.0 + 3.0 / (2.0 * seeds as f64).sqrt()),

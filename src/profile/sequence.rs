@@ -178,7 +178,8 @@ impl Sequence {
         let folded = self.attempt.as_ref().filter(|attempt| first.is_none_or(|first| first.at < attempt.started_at));
         let (started_at, mut walk, from) = match (folded, first) {
             (Some(attempt), _) => {
-                let walk = Walk { plan, open: attempt.open.clone(), level: attempt.level, matched_at: None };
+                let mut walk = Walk { plan, open: attempt.open.clone(), level: attempt.level, matched_at: None };
+                bar(&mut walk.open, &self.barred);
                 (attempt.started_at, walk, (attempt.started_at, 0, 0))
             }
             (None, Some(first)) => {
@@ -331,7 +332,7 @@ mod tests {
         let latest = all.iter().filter(|point| point.steps & 1 != 0).max_by_key(|point| order(point));
         let mut value = SequenceValue { started_at: latest.map(|point| point.at), ..SequenceValue::default() };
         chains(plan, all, &mut Vec::new(), &mut |chain| {
-            if chain.first().is_some() && chain.first() == latest {
+            if !chain.is_empty() && chain.first() == latest {
                 value.level = value.level.max(chain.len() as u8);
             }
             if chain.len() == plan.steps.len() {
@@ -518,6 +519,6 @@ mod tests {
         assert_eq!(only.value(&plan).matched_at, Some(200));
         order.merge(cart);
         order.merge(visit);
-        assert!(!order.value(&plan).matched);
+        assert_eq!((order.value(&plan).matched, order.value(&plan).level), (false, 1));
     }
 }

@@ -5,7 +5,8 @@ use super::accumulator::Scalar;
 /// Both zeros are one value, as they are to the engines that compare them.
 pub(super) fn one_zero(value: Scalar) -> Scalar {
     match value {
-        Scalar::Double(double) if double == 0.0 => Scalar::Double(0.0),
+        // The pattern is met by the negative one as well.
+        Scalar::Double(0.0) => Scalar::Double(0.0),
         value => value,
     }
 }

@@ -1,13 +1,15 @@
-//! `best` of a funnel against `windowFunnel` of the real ClickHouse engine: thousands of small sets of events with few
-//! distinct times, so that ties, re-entry, gaps equal to the window and events that meet several steps are common.
+//! Traits over rows of events against the real ClickHouse engine. `best` of a funnel is `windowFunnel`: thousands of
+//! small sets of events with few distinct times, so that ties, re-entry, gaps equal to the window and events that meet
+//! several steps are common. A quantile of gaps is `quantileExact`.
 
 use std::fmt::Write;
 
-use tributary::profile::{Funnel, FunnelModes, FunnelPlan, Point};
+use tributary::profile::{Funnel, FunnelModes, FunnelPlan, Gap, GapPlan, GapStatistic, Point};
 
 use crate::support::{clickhouse, servers};
 
-const CASES: usize = 4_000;
+/// For each combination of modes.
+const CASES: usize = 2_000;
 /// The least unit of time of the events, in microseconds.
 const TICK_US: i64 = 250_000;
 const START_US: i64 = 1_767_225_600_000_000;
@@ -99,8 +101,9 @@ fn best_is_what_the_engine_says_in_every_mode() {
                 assert_eq!(
                     funnel.value(&case.plan).best,
                     expected,
-                    "seed {seed}, settled at {floor}: {case}",
-                    case = Show(case)
+                    "seed {seed}, settled at {floor}: {:?}\n{:#?}",
+                    case.plan,
+                    case.points
                 );
                 reached[usize::from(best)] += 1;
             }
@@ -111,10 +114,36 @@ fn best_is_what_the_engine_says_in_every_mode() {
     assert!(reached.iter().all(|count| *count > 100), "the cases are worth something: {reached:?}");
 }
 
-struct Show<'a>(&'a Case);
-
-impl std::fmt::Display for Show<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}\n{:#?}", self.0.plan, self.0.points)
+/// SEMANTICS §11: a quantile and the mean of gaps are what the engine makes of the same times, to the last digit.
+#[test]
+fn gaps_are_what_the_engine_says() {
+    for seed in 0..8 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let level = f64::from(random.u8(0..=20)) / 20.0;
+        let (mut rows, mut expected) = (String::new(), String::new());
+        for number in 0..500 {
+            let quantile = GapPlan { keep: 100, statistic: GapStatistic::Quantile(level) };
+            let mean = GapPlan { statistic: GapStatistic::Mean, ..quantile };
+            let mut gap = Gap::default();
+            for id in 0..random.u64(2..20) {
+                let at = START_US + random.i64(0..86_400_000_000);
+                gap.add(&quantile, at, id);
+                write!(rows, "({number},{at}),").expect("text");
+            }
+            let values = (gap.value(&quantile).expect("a gap"), gap.value(&mean).expect("a gap"));
+            writeln!(expected, "{number}\t{}\t{}", values.0, values.1).expect("text");
+        }
+        let sql = format!(
+            "WITH arrayPopFront(arrayDifference(arraySort(groupArray(at)))) AS gaps \
+            SELECT number, arrayReduce('quantileExact({level})', gaps) / 1e6, arrayReduce('avg', gaps) / 1e6 \
+            FROM values('number UInt32, at Int64', {}) GROUP BY number ORDER BY number SETTINGS max_query_size = 10000000",
+            rows.trim_end_matches(',')
+        );
+        println!("seed {seed}: level {level}");
+        assert_eq!(
+            clickhouse(&servers().clickhouse, "default", &sql),
+            expected.trim_end(),
+            "seed {seed}, level {level}"
+        );
     }
 }
