@@ -5,8 +5,7 @@ use super::accumulator::Scalar;
 /// Both zeros are one value, as they are to the engines that compare them.
 pub(super) fn one_zero(value: Scalar) -> Scalar {
     match value {
-        // The pattern is met by the negative one as well.
-        Scalar::Double(0.0) => Scalar::Double(0.0),
+        Scalar::Double(double) => Scalar::Double(if double == 0.0 { 0.0 } else { double }),
         value => value,
     }
 }
