@@ -125,7 +125,7 @@ pub struct Staged {
 impl Core {
     /// See [`digest`](super::digest()).
     pub async fn digest(&self) -> Result<u128, StoreError> {
-        super::digest(&*self.store, &self.slots, &self.traits.plans, self.record.now).await
+        super::digest(&*self.store, &self.slots, &self.traits, self.record.now).await
     }
 
     pub fn corrections(&self) -> &Corrections {
@@ -204,8 +204,8 @@ impl Core {
 
         let now = self.record.now;
         let input = Input { events: &events, profile_of_row: &touched.profile_of_row, best: &resolved.best, now };
-        self.traits.count(&input, &mut profiles);
         let traits = self.traits.apply(&input, None, &mut profiles)?;
+        self.traits.count(&input, &mut profiles);
         self.relinked = resolved.identifiers.iter().map(|row| row.number).collect();
         let round = Round {
             numbers: &touched.numbers,
@@ -416,7 +416,7 @@ impl Core {
             } else {
                 merged.moved.push(Moved { into: index, id: profile.id, segments: profile.segments().collect() });
             }
-            mine.merge(&self.traits.plans, profile);
+            self.traits.merge(mine, profile);
         }
         merged.whole = merged.shown.keys().copied().collect();
         merged.whole.sort_unstable();

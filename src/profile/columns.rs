@@ -158,19 +158,20 @@ fn event_columns(
 }
 
 /// One value of a trait without keys.
-pub fn value_of(rule: &EventRule, state: Option<&Accumulator>, _part: &str, now: TimeUs) -> Option<Scalar> {
+pub fn value_of(rule: &EventRule, state: Option<&Accumulator>, part: &str, now: TimeUs) -> Option<Scalar> {
     let value = match (state, &rule.window) {
         (Some(Accumulator::Panes(panes)), Some(window)) => {
-            panes.total(window, now, rule).map(|total| total.plain_value(rule.scale))
+            panes.total(window, now, rule).map(|total| total.plain_value(rule, part))
         }
-        (Some(state), _) => Some(state.plain_value(rule.scale)),
+        (Some(state), _) => Some(state.plain_value(rule, part)),
         (None, _) => None,
     };
     // A sum is 0 and a count 0 where nothing was added; anything else is null (SEMANTICS §11).
-    value.unwrap_or(match (&rule.kind, rule.input_type) {
-        (TraitKind::Count, _) => Some(Scalar::Long(0)),
-        (TraitKind::Sum, ValueType::Double) => Some(Scalar::Double(0.0)),
-        (TraitKind::Sum, _) => Some(Scalar::Long(0)),
+    value.unwrap_or_else(|| match (&rule.kind, part) {
+        (TraitKind::Sum, _) if rule.input_type == ValueType::Double => Some(Scalar::Double(0.0)),
+        (TraitKind::Count | TraitKind::Sum, _) | (_, "count" | "level" | "best") => Some(Scalar::Long(0)),
+        (_, "matched" | "overflow") => Some(Scalar::Boolean(false)),
+        (TraitKind::Distinct { .. }, _) => Some(Scalar::Text("[]".into())),
         _ => None,
     })
 }

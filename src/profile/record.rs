@@ -99,7 +99,7 @@ impl Profile {
 
     /// Takes over all of an absorbed profile. Equal to one profile that saw all events of both; only the number of
     /// entries into a segment is added up.
-    pub fn merge(&mut self, plans: &[TraitPlan], other: Profile) {
+    pub(super) fn merge(&mut self, plans: &[TraitPlan], other: Profile) {
         self.first_seen = self.first_seen.min(other.first_seen);
         self.last_seen = self.last_seen.max(other.last_seen);
         self.events += other.events;
@@ -129,14 +129,6 @@ impl Profile {
             mine.member |= theirs.member;
             mine.entries += theirs.entries;
         }
-    }
-
-    /// Forgets what cannot count any more, so that equal profiles are equal in their parts.
-    pub fn settle(&mut self, plans: &[TraitPlan], now: TimeUs) {
-        let floor = self.floor();
-        self.traits.retain_mut(|(index, state)| {
-            plans.get(*index as usize).and_then(TraitPlan::event_rule).is_none_or(|rule| state.settle(rule, now, floor))
-        });
     }
 }
 

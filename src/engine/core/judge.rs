@@ -119,7 +119,7 @@ impl Core {
             let whose: Vec<ProfileNumber> = due.iter().map(|index| numbers[*index]).collect();
             let mut fired: Vec<Profile> = due.iter().map(|index| profiles[*index].take()).collect();
             for (profile, at) in fired.iter_mut().zip(&moments) {
-                profile.settle(&self.traits.plans, *at);
+                self.traits.settle(profile, *at);
             }
             let touch = Touch { time: true, ..Touch::default() };
             let round = Round {
