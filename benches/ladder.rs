@@ -310,7 +310,7 @@ fn whole<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup>
                 let (done, _) = tokio::sync::oneshot::channel();
                 commands.push(Command::Acknowledged { upto: shipped, done });
             }
-            let now = prepared.arrival;
+            let now = prepared.happened;
             let mut staged = core.apply(Some(prepared), &commands, now).await.expect("applied");
             if let Some(commit) = in_flight.take() {
                 let commit: tokio::task::JoinHandle<Result<(), tributary::state::StoreError>> = commit;

@@ -56,7 +56,7 @@ pub async fn dry_run(
     let history = TableHistory { target };
     let mut fields = pipeline.transform.fields.clone();
     fields.extend(today.transform.fields.iter().filter(|field| !pipeline.transform.fields.contains(field)).cloned());
-    let filter = HistoryFilter { profiles: None, since };
+    let filter = HistoryFilter { since, ..HistoryFilter::default() };
     let range = CommitRange { after: 0, upto: last };
     let mut reader = HistoryReader::new(&history, Restore::new(&fields), filter, range);
     while let Some(stored) = reader.next().await.map_err(Failure::environment)? {

@@ -124,7 +124,7 @@ async fn supports(
     use crate::sink::CommitRange;
     let history = query::TableHistory { target: run::tables_of(pipeline, config) };
     let profiles = component.former_ids().iter().copied().chain([component.id]).collect();
-    let filter = HistoryFilter { profiles: Some(profiles), since: None };
+    let filter = HistoryFilter { profiles: Some(profiles), ..HistoryFilter::default() };
     let restore = crate::transform::Restore::new(&pipeline.transform.fields);
     let range = CommitRange { after: 0, upto: u64::MAX / 2 };
     let mut reader = HistoryReader::new(&history, restore, filter, range);

@@ -6,8 +6,10 @@ mod demo;
 mod dry_run;
 mod explain;
 mod identity;
+mod init;
 mod output;
 mod peek;
+mod plan;
 pub mod produce;
 mod progress;
 mod query;
@@ -95,14 +97,12 @@ pub struct Global {
 enum Command {
     /// A small shop, start to finish, with no server
     Demo(demo::DemoOptions),
+    /// Write a first pipeline, inferred from a file or a topic
+    Init(init::InitOptions),
     /// Parse and check the definitions: every error at once
     Check,
     /// Run the pipeline's `tests`, with no server
-    Test {
-        /// Only tests whose name holds this
-        #[arg(value_name = "NAME_PART")]
-        part: Option<String>,
-    },
+    Test(test::TestOptions),
     /// A few records of a source, raw beside mapped
     Peek {
         /// The source's name
@@ -111,6 +111,10 @@ enum Command {
         #[arg(short = 'n', default_value_t = 5)]
         count: usize,
     },
+    /// What changed definitions would do to the state, and for how many people
+    Plan(plan::PlanOptions),
+    /// Accept what `plan` shows, removals among it
+    Apply,
     /// Run the pipeline
     Run(run::RunOptions),
     /// SQL over the lake or ClickHouse
@@ -135,6 +139,8 @@ enum Command {
     },
     /// Positions, lag, profiles, segments, queues
     Status,
+    /// Print the JSON Schema of pipeline files, for editors
+    Schema,
     /// Write a CSV or NDJSON file to a topic as Avro, for trying things out
     Produce(produce::ProduceOptions),
 }
@@ -170,15 +176,22 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let config = NodeConfig::load(&cli.global).map_err(|error| Failure { exit: Exit::Usage, message: error })?;
     match cli.command {
         Command::Demo(options) => demo::demo(&config, options).await,
+        Command::Init(options) => init::init(&options).await,
         Command::Check => Ok(check::check(&cli.global.pipeline)),
-        Command::Test { part } => test::test(&cli.global, part.as_deref()).await,
+        Command::Test(options) => test::test(&cli.global, &options).await,
         Command::Peek { source, count } => peek::peek(&cli.global, &source, count).await,
+        Command::Plan(options) => plan::plan(&cli.global, &config, &options).await,
+        Command::Apply => plan::apply(&cli.global, &config).await,
         Command::Run(options) => run::run(&cli.global, &config, options).await,
         Command::Query { sql } => query::query(&cli.global, &config, &sql).await,
         Command::Explain { command } => explain::explain(&cli.global, &config, command).await,
         Command::Identity { command } => identity::identity(&cli.global, &config, command).await,
         Command::Rejected { command } => rejected::rejected(&cli.global, &config, command).await,
         Command::Status => status::status(&cli.global, &config).await,
+        Command::Schema => {
+            output::print(&format!("{:#}", crate::definition::json_schema()));
+            Ok(Exit::Well)
+        }
         Command::Produce(options) => produce_file(options).await,
     }
 }

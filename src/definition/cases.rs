@@ -83,6 +83,21 @@ pub enum Expected {
     EventOf { message_id: String, who: Who },
     /// An event has exactly these flags.
     Flags { message_id: String, flags: Vec<String> },
+    /// Nothing yet: see [`super::load_to_fill`].
+    Blank(Blank),
+}
+
+/// An expectation that is still to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blank {
+    /// `expect:` by itself.
+    Everything,
+    Segments,
+    Traits,
+    Events,
+    Flags,
+    /// Whose the event of this message id is.
+    EventOf(String),
 }
 
 /// A row of which some columns are told, by the keys of the reference.
@@ -124,6 +139,8 @@ pub struct Place {
     pub file: PathBuf,
     /// From 1.
     pub line: usize,
+    /// In bytes.
+    pub start: usize,
 }
 
 impl std::fmt::Display for Place {
@@ -250,6 +267,7 @@ impl Cases<'_, '_> {
                 });
                 Expected::Flags { message_id: message_id.text.clone(), flags: texts(flags) }
             }
+            ExpectSpec::Blank(blank) => Expected::Blank(blank.clone()),
         };
         Some(Expectation { place: reader.findings.place(span), expected })
     }
@@ -301,10 +319,16 @@ impl Cases<'_, '_> {
 
     fn trait_value(&self, name: &Literal, value: &Value, span: Span) -> (String, Value) {
         let reader = &self.checker.reader;
-        let mut names: Vec<&str> = self.definition.traits.iter().map(|other| other.name.as_str()).collect();
-        names.extend(BUILT_IN.iter().map(|(name, _)| *name));
-        check_reference(reader, name, "trait", &names);
-        let known = self.traits.iter().find(|plan| plan.name == name.text).map(|plan| plan.value_type);
+        let values = || {
+            self.traits.iter().flat_map(|plan| plan.columns.iter().map(|column| (column.written(&plan.name), column)))
+        };
+        let sound = |name: &str| self.traits.iter().any(|plan| plan.name == name);
+        let broken = self.definition.traits.iter().map(|other| other.name.clone()).filter(|name| !sound(name));
+        let mut names: Vec<String> = values().map(|(name, _)| name).chain(broken).collect();
+        names.extend(BUILT_IN.iter().map(|(name, _)| name.to_string()));
+        check_reference(reader, name, "trait", &names.iter().map(String::as_str).collect::<Vec<_>>());
+        let column = values().find(|(written, _)| *written == name.text).map(|(_, column)| column);
+        let known = column.map(|column| column.value_type);
         let built_in = BUILT_IN.iter().find(|(other, _)| *other == name.text).map(|(_, value_type)| *value_type);
         let value = match (known.or(built_in), value) {
             (Some(ValueType::Timestamp), Value::String(text)) => match read_time(text) {
@@ -317,7 +341,7 @@ impl Cases<'_, '_> {
             },
             _ => value.clone(),
         };
-        (name.text.clone(), value)
+        (column.map_or_else(|| name.text.clone(), |column| column.name.clone()), value)
     }
 
     fn row(&self, spec: &RowSpec) -> ExpectedRow {

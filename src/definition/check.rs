@@ -71,6 +71,18 @@ impl<'d> Checker<'d> {
         Some(expression)
     }
 
+    /// A predicate over a profile; warns where a null would surprise.
+    pub fn condition(&self, sql: &Sql, scope: &dyn Scope, what: &str) -> Option<Expression> {
+        let condition = self.predicate(sql, scope, what)?;
+        let findings = self.reader.findings;
+        let source = &findings.files()[sql.span.file].text;
+        for warning in &condition.null_warnings {
+            let span = warning.span.clone().map_or(sql.span, |part| sql.scalar.locate(&part, sql.span, source));
+            findings.warning(span, warning.message.clone(), warning.help.clone());
+        }
+        Some(condition)
+    }
+
     /// Points at a part of an expression, in the file.
     pub fn report(&self, sql: &Sql, part: Option<std::ops::Range<usize>>, message: String, help: Option<String>) {
         let findings = self.reader.findings;
@@ -141,6 +153,12 @@ impl<'d> Checker<'d> {
 
     pub fn table_names(&self) -> Vec<&'d str> {
         self.definition.tables.iter().map(|table| table.name.as_str()).collect()
+    }
+
+    /// Traits that have stages.
+    pub fn staged_traits(&self) -> Vec<&'d str> {
+        let staged = |named: &&'d Named<TraitSpec>| matches!(named.body, Some(TraitSpec::Stages(_)) | None);
+        self.definition.traits.iter().filter(staged).map(|named| named.name.as_str()).collect()
     }
 
     pub fn segment_names(&self) -> Vec<&'d str> {

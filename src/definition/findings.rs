@@ -95,7 +95,7 @@ impl Findings {
     /// A place to be shown later, when the files are gone.
     pub fn place(&self, span: Span) -> Place {
         let file = &self.files[span.file];
-        Place { file: file.path.clone(), line: line_and_column(&file.text, span.start).0 }
+        Place { file: file.path.clone(), line: line_and_column(&file.text, span.start).0, start: span.start }
     }
 
     /// Everything found, in the order of the files and lines.

@@ -37,6 +37,14 @@ const WRITABLE: [usize; 9] = [
     column::SENT_AT,
 ];
 
+/// Objects of the envelope that `map` and `set` may write into.
+pub const WRITABLE_OBJECTS: [&str; 4] = ["identifiers", "properties", "traits", "context"];
+
+/// The names of the columns that `map` and `set` may write.
+pub fn writable() -> impl Iterator<Item = &'static str> {
+    WRITABLE.into_iter().map(|index| event::NAMES[index])
+}
+
 /// The pipeline's own contracts, and those that ship for events it says nothing about. True where it has own ones:
 /// then an event name that no contract knows is an error.
 pub fn contracts(reader: &Reader) -> (Vec<Contract>, bool) {
@@ -330,9 +338,8 @@ fn target(checker: &Checker, entry: &MapEntry, deep: bool) -> Option<MapTarget> 
             return Some(MapTarget::Json(root, rest.to_string()));
         }
     }
-    let mut names: Vec<&str> = WRITABLE.into_iter().map(|index| event::NAMES[index]).collect();
-    names.extend(["identifiers", "properties", "traits", "context"]);
-    let (message, help) = if ["identifiers", "properties", "traits", "context"].contains(&name) {
+    let names = writable().chain(WRITABLE_OBJECTS);
+    let (message, help) = if WRITABLE_OBJECTS.contains(&name) {
         (format!("`{name}` needs keys of its own"), Some(format!("{name}: {{ key: expression }}")))
     } else {
         (format!("there is no column `{name}` to write"), nearest_or_list(name, names))

@@ -13,11 +13,16 @@ mod cases;
 mod check;
 mod findings;
 mod inputs;
+mod keys;
 mod outputs;
 mod read;
+mod rewrite;
+mod schema;
 mod scope;
 mod sections;
+mod segments;
 mod spec;
+mod traits;
 mod yaml;
 
 #[cfg(test)]
@@ -30,11 +35,13 @@ use std::time::Duration;
 use chrono_tz::Tz;
 
 pub use self::cases::{
-    Cell, Expectation, Expected, ExpectedRow, Place, TestEvent, TestPlan, TestStep, Who, time_value,
+    Blank, Cell, Expectation, Expected, ExpectedRow, Place, TestEvent, TestPlan, TestStep, Who, time_value,
 };
 use self::check::Checker;
 use self::findings::Findings;
 use self::read::Reader;
+pub use self::rewrite::{Correction, Rewritten, flow, rewrite};
+pub use self::schema::json_schema;
 use self::spec::{Definition, Named};
 use self::yaml::{Node, Value};
 
@@ -135,6 +142,15 @@ pub fn load(path: &Path, mode: Mode) -> Result<(Pipeline, Vec<Diagnostic>), Vec<
     load_with(path, None, mode, &|name| std::env::var(name).ok())
 }
 
+/// [`load`] with [`Mode::Check`], where what tests expect may still be empty: it becomes [`Expected::Blank`] or expects
+/// nothing, for [`rewrite`] to fill in.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_to_fill(path: &Path) -> Result<(Pipeline, Vec<Diagnostic>), Vec<Diagnostic>> {
+    load_as(path, None, Mode::Check, true, &|name| std::env::var(name).ok())
+}
+
 /// [`load`], with the `identity` section of the file (or folder) `rules` in place of the pipeline's own: what other
 /// rules would make of it. Whatever else is in `rules` is left aside; paths in the section start from the pipeline's
 /// folder. A section without `key` means the pipeline's name, as in the pipeline itself.
@@ -156,13 +172,23 @@ fn load_with(
     mode: Mode,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<(Pipeline, Vec<Diagnostic>), Vec<Diagnostic>> {
+    load_as(path, rules, mode, false, env)
+}
+
+fn load_as(
+    path: &Path,
+    rules: Option<&Path>,
+    mode: Mode,
+    fill: bool,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Pipeline, Vec<Diagnostic>), Vec<Diagnostic>> {
     let mut findings = Findings::default();
     let base = read_files(path, &mut findings);
     let first_rules = findings.files().len();
     if let Some(rules) = rules {
         read_files(rules, &mut findings);
     }
-    let reader = Reader { findings: &findings, mode, base, env };
+    let reader = Reader { findings: &findings, mode, fill, base, env };
     let pipeline = build(path, rules.map(|rules| (rules, first_rules)), &reader);
     let any_error = findings.any_error();
     match pipeline {
@@ -238,16 +264,15 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, reader: &Reader) -> Option<
 
     let identity = outputs::identity(&checker, definition.identity.as_ref(), &name);
     let sessions = outputs::sessions(&checker, definition.sessions.as_ref(), timezone);
-    let traits: Vec<TraitPlan> = bodies(&definition.traits)
-        .filter_map(|(name, span, spec)| outputs::a_trait(&checker, name, span, spec))
-        .collect();
-    let segments = outputs::segments(&checker, &definition, &traits);
+    let traits = traits::traits(&checker, &definition);
+    let segments = segments::segments(&checker, &definition, &traits);
     let destinations =
         bodies(&definition.destinations).map(|(name, _, spec)| outputs::destination(name, spec)).collect();
     let mut trait_names: Vec<&str> = definition.traits.iter().map(|other| other.name.as_str()).collect();
     trait_names.extend(crate::profile::BUILT_IN.iter().map(|(name, _)| *name));
+    trait_names.extend(traits.iter().flat_map(|plan| &plan.columns).map(|column| column.name.as_str()));
     let activations = bodies(&definition.activations)
-        .filter_map(|(name, _, spec)| outputs::activation(&checker, name, spec, &trait_names))
+        .filter_map(|(name, _, spec)| outputs::activation(&checker, name, spec, &trait_names, &traits))
         .collect();
     let aggregates = bodies(&definition.aggregates)
         .filter_map(|(name, span, sql)| aggregates::aggregate(&checker, name, span, sql))

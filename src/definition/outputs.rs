@@ -1,7 +1,5 @@
 //! What comes out: identity, traits, segments, destinations, activations, the warehouse → plans.
 
-use std::cell::Cell;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono_tz::Tz;
@@ -9,40 +7,32 @@ use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Warehouse;
-use super::check::{Checker, type_name, value_type};
+use super::check::Checker;
 use super::findings::{Span, nearest_or_list};
 use super::inputs::texts;
-use super::scope::SegmentScope;
 use super::sections::check_reference;
 use super::spec::*;
 use super::yaml::{Node, Scalar, Value};
 use crate::activation::{ActivationPlan, DestinationKind, DestinationPlan, SendStep, Trigger};
 use crate::event::{Field, Root, TimeUs, ValueType, column};
-use crate::expression::{Expression, parse_path};
+use crate::expression::parse_path;
 use crate::identity::{IdentifierFrom, IdentifierType, IdentityPlan, MAX_IDENTIFIERS, Normalize, OnConflict};
-use crate::profile::{BUILT_IN, OnMerge, TraitKind, TraitPlan};
-use crate::segment::SegmentPlan;
+use crate::profile::{TraitPlan, TraitRule};
 use crate::session::{self, SessionsPlan};
 use crate::transform::TYPES;
 
 /// Where `identity` is left out.
 pub const DEFAULT_IDENTIFIERS: [&str; 2] = ["user_id", "anonymous_id"];
 
-/// Digits after the point that sums of doubles keep: more than money needs, and an i128 still holds 10^32 of it.
-const SUM_SCALE: u8 = 6;
-
-/// Columns that every row of `profiles` has; a trait of the same name would hide them.
-const PROFILE_COLUMNS: [&str; 2] = ["profile_id", "deleted"];
-
 /// Stable over restarts and machines: state and idempotency keys are kept by it.
-fn version(parts: &[&str]) -> u64 {
+pub fn version(parts: &[&str]) -> u64 {
     // The lengths keep ("ab", "c") apart from ("a", "bc").
     let canonical: Vec<String> = parts.iter().map(|part| format!("{}:{part}", part.len())).collect();
     xxh3_64(canonical.join(";").as_bytes())
 }
 
 /// SQL without differences that mean nothing: white space outside quotes.
-fn canonical_sql(sql: &str) -> String {
+pub fn canonical_sql(sql: &str) -> String {
     let mut text = String::with_capacity(sql.len());
     let mut quote: Option<char> = None;
     for c in sql.trim().chars() {
@@ -180,7 +170,6 @@ pub fn sessions(checker: &Checker, spec: Option<&SessionsSpec>, timezone: Tz) ->
         split_on_campaign: spec.is_some_and(|spec| spec.split_on_campaign),
         split_on_midnight: midnight.then_some(timezone),
         events: events.map(|events| events.iter().map(|event| event.text.clone()).collect()),
-        lateness_us: us(session::LATENESS),
     };
     let zone = plan.split_on_midnight.map(|zone| zone.name());
     plan.version = version(&[
@@ -191,188 +180,6 @@ pub fn sessions(checker: &Checker, spec: Option<&SessionsSpec>, timezone: Tz) ->
         &format!("{:?}", plan.events),
     ]);
     plan
-}
-
-// Traits
-
-/// None where something was reported.
-pub fn a_trait(checker: &Checker, name: &str, span: Span, spec: &TraitSpec) -> Option<TraitPlan> {
-    let findings = checker.reader.findings;
-    let built_in = BUILT_IN.iter().map(|(name, _)| *name).chain(PROFILE_COLUMNS);
-    if built_in.into_iter().any(|other| other == name) {
-        findings.error(span, format!("every profile has `{name}` already: a trait needs another name"), None);
-        return None;
-    }
-    let events = checker.events(spec.event.as_deref());
-    let scope = checker.event_scope(events.as_deref());
-    let input = spec.input.as_ref().map(|sql| checker.compile(sql, &scope));
-    let filter = spec.filter.as_ref().map(|sql| checker.predicate(sql, &scope, "`where`"));
-    let (input, filter) = (input.map_or(Some(None), |i| i.map(Some)), filter.map_or(Some(None), |f| f.map(Some)));
-    let (input, filter) = (input?, filter?);
-    let (value_type, scale) = trait_type(checker, spec, input.as_ref())?;
-    checker.fields_of(&scope);
-
-    let presence = match (spec.kind, &spec.input) {
-        (TraitKind::Latest | TraitKind::First, Some(sql)) => presence(checker, &sql.scalar.text, value_type),
-        _ => None,
-    };
-    let sql_of = |sql: &Option<Sql>| sql.as_ref().map_or("*".to_string(), |sql| canonical_sql(&sql.scalar.text));
-    let usual = if spec.kind == TraitKind::First { OnMerge::Earliest } else { OnMerge::Latest };
-    let on_merge = spec.on_merge.unwrap_or(usual);
-    let source_order = if on_merge == OnMerge::SourcePriority { checker.source_order() } else { Vec::new() };
-    let mut parts = vec![
-        "trait".to_string(),
-        name.to_string(),
-        format!("{:?}", spec.kind),
-        sql_of(&spec.input),
-        format!("{events:?}"),
-        sql_of(&spec.filter),
-        format!("{value_type:?}"),
-        scale.to_string(),
-    ];
-    // What is usual is left out, so that it means the same whether it is written or not.
-    if on_merge != usual {
-        parts.push(format!("{on_merge:?}"));
-        parts.extend(source_order.iter().cloned());
-    }
-    let version = version(&parts.iter().map(String::as_str).collect::<Vec<_>>());
-    Some(TraitPlan {
-        name: name.to_string(),
-        version,
-        kind: spec.kind,
-        events,
-        filter,
-        input,
-        presence,
-        value_type,
-        scale,
-        on_merge,
-        source_order,
-    })
-}
-
-/// The type of the trait's value, and the scale of a sum.
-fn trait_type(checker: &Checker, spec: &TraitSpec, input: Option<&Expression>) -> Option<(ValueType, u8)> {
-    if spec.kind == TraitKind::Count {
-        return Some((ValueType::Long, 0));
-    }
-    let input = input?;
-    let json = input.inputs.len() == 1 && input.inputs[0].column.ends_with(":json");
-    let plain = parse_path(&input.sql).is_some();
-    let value = if json && plain { Some(ValueType::Json) } else { value_type(&input.data_type) };
-    let is = if json && plain { "a value of any type" } else { type_name(&input.data_type) };
-    let wrong = |wants: &str, help: &str| {
-        let message = format!("{wants}, this is {is}");
-        checker.reader.findings.error(spec.input_span, message, help.to_string());
-        None
-    };
-    let sql = input.sql.as_str();
-    match (spec.kind, value) {
-        (TraitKind::Sum, Some(ValueType::Long)) => Some((ValueType::Long, 0)),
-        (TraitKind::Sum, Some(ValueType::Double)) => Some((ValueType::Double, SUM_SCALE)),
-        (TraitKind::Sum, _) => wrong("`sum` needs a number", &format!("CAST({sql} AS DOUBLE)")),
-        (TraitKind::Min | TraitKind::Max, Some(ValueType::Boolean | ValueType::Json) | None) => {
-            wrong("`min` and `max` need a number, a timestamp or a text", &format!("CAST({sql} AS DOUBLE)"))
-        }
-        (_, Some(value)) => Some((value, 0)),
-        (_, None) => wrong("a trait holds a text, number, boolean or timestamp", "take one value out of it"),
-    }
-}
-
-/// For a plain path into an event's traits: the column that tells an explicit null from nothing said.
-fn presence(checker: &Checker, sql: &str, value_type: ValueType) -> Option<String> {
-    let path = parse_path(sql)?;
-    let (root, rest) = path.split_first()?;
-    if root != "traits" || rest.is_empty() {
-        return None;
-    }
-    let field = Field { root: Root::Traits, path: rest.to_vec(), value_type, presence: true };
-    checker.field(field.clone());
-    Some(field.column_name())
-}
-
-// Segments
-
-/// Plans in an order in which a segment comes after those it refers to.
-pub fn segments(checker: &Checker, definition: &Definition, traits: &[TraitPlan]) -> Vec<SegmentPlan> {
-    let built_in = BUILT_IN.iter().map(|(name, value_type)| (name.to_string(), *value_type));
-    let known = traits.iter().map(|plan| (plan.name.clone(), plan.value_type));
-    let sound: BTreeSet<&str> = traits.iter().map(|plan| plan.name.as_str()).collect();
-    let broken = definition.traits.iter().filter(|other| !sound.contains(other.name.as_str()));
-    let scope = SegmentScope {
-        traits: built_in.chain(known).collect(),
-        segments: definition.segments.iter().map(|segment| segment.name.clone()).collect(),
-        broken: broken.map(|other| other.name.clone()).collect(),
-        touched_broken: Cell::new(false),
-    };
-    let mut waiting: Vec<(&Named<Sql>, Expression)> = Vec::new();
-    for segment in &definition.segments {
-        let Some(sql) = &segment.body else { continue };
-        let what = format!("segment `{}`", segment.name);
-        scope.touched_broken.set(false);
-        let compiled = Expression::compile(&sql.scalar.text, &scope);
-        match compiled {
-            Err(_) if scope.touched_broken.get() => {}
-            // Compiled once more for its findings.
-            _ => waiting.extend(checker.predicate(sql, &scope, &what).map(|expression| (segment, expression))),
-        }
-    }
-    order(checker, waiting, traits)
-}
-
-fn references(expression: &Expression) -> impl Iterator<Item = &str> {
-    expression.inputs.iter().filter_map(|input| input.column.strip_prefix("in_segment:"))
-}
-
-fn order(checker: &Checker, mut waiting: Vec<(&Named<Sql>, Expression)>, traits: &[TraitPlan]) -> Vec<SegmentPlan> {
-    let mut plans: Vec<SegmentPlan> = Vec::new();
-    loop {
-        let ready = waiting.iter().position(|(_, expression)| {
-            references(expression).all(|name| waiting.iter().all(|(other, _)| other.name != name))
-        });
-        let Some(index) = ready else { break };
-        let (segment, predicate) = waiting.remove(index);
-        // The meaning changes with that of the traits and segments it reads.
-        let mut reads: Vec<String> = Vec::new();
-        for input in &predicate.inputs {
-            let name = input.column.strip_prefix("in_segment:");
-            let of_trait = traits.iter().find(|plan| plan.name == input.column).map(|plan| plan.version);
-            let of_segment = plans.iter().find(|plan| Some(plan.name.as_str()) == name).map(|plan| plan.version);
-            reads.extend(of_trait.or(of_segment).map(|version| version.to_string()));
-        }
-        let version = version(&["segment", &segment.name, &canonical_sql(&predicate.sql), &reads.join(",")]);
-        plans.push(SegmentPlan { name: segment.name.clone(), version, predicate });
-    }
-    report_circles(checker, &waiting);
-    plans
-}
-
-/// What is left refers to itself in a circle, or to something that does. Each circle is shown once.
-fn report_circles(checker: &Checker, waiting: &[(&Named<Sql>, Expression)]) {
-    let mut seen: BTreeSet<&str> = BTreeSet::new();
-    for (start, _) in waiting {
-        let mut way: Vec<&str> = vec![&start.name];
-        loop {
-            let last = way[way.len() - 1];
-            let expression = waiting.iter().find(|(other, _)| other.name == last).map(|(_, expression)| expression);
-            let next = expression.into_iter().flat_map(references);
-            let next = next.into_iter().find(|name| waiting.iter().any(|(other, _)| other.name == *name));
-            let Some(next) = next else { break };
-            if let Some(index) = way.iter().position(|name| *name == next) {
-                let circle = &way[index..];
-                if circle.iter().all(|name| !seen.contains(name)) {
-                    let first = waiting.iter().find(|(other, _)| other.name == circle[0]);
-                    let span = first.map_or(start.span, |(segment, _)| segment.span);
-                    let shown = format!("{} → {}", circle.join(" → "), circle[0]);
-                    let message = format!("segments refer to each other in a circle: {shown}");
-                    checker.reader.findings.error(span, message, None);
-                }
-                seen.extend(circle);
-                break;
-            }
-            way.push(next);
-        }
-    }
 }
 
 // Destinations, activations, the warehouse
@@ -399,8 +206,9 @@ pub fn activation(
     name: &str,
     spec: &ActivationSpec,
     trait_names: &[&str],
+    traits: &[TraitPlan],
 ) -> Option<ActivationPlan> {
-    let trigger = trigger(checker, &spec.trigger);
+    let trigger = trigger(checker, &spec.trigger, traits);
     let destinations = checker.destination_names();
     let mut steps = Vec::new();
     let mut sound = true;
@@ -417,16 +225,42 @@ pub fn activation(
     let text_of = |step: &SendStep| format!("{} {} {:?}", step.id, step.to, step.body.as_ref().map(|b| b.to_string()));
     let all: Vec<String> = steps.iter().map(text_of).collect();
     let version = version(&["activation", name, &trigger_text, &all.join("\n")]);
-    sound.then_some(ActivationPlan { name: name.to_string(), version, trigger, status: spec.status, steps })
+    sound.then_some(ActivationPlan {
+        name: name.to_string(),
+        version,
+        trigger,
+        status: spec.status,
+        on_backfill: spec.on_backfill,
+        steps,
+    })
 }
 
-fn trigger(checker: &Checker, spec: &TriggerSpec) -> Option<(Trigger, String)> {
+fn trigger(checker: &Checker, spec: &TriggerSpec, traits: &[TraitPlan]) -> Option<(Trigger, String)> {
     let segments = checker.segment_names();
     match spec {
         TriggerSpec::Enters(segment) => check_reference(&checker.reader, segment, "segment", &segments)
             .then(|| (Trigger::Enters(segment.text.clone()), format!("enters {}", segment.text))),
         TriggerSpec::Exits(segment) => check_reference(&checker.reader, segment, "segment", &segments)
             .then(|| (Trigger::Exits(segment.text.clone()), format!("exits {}", segment.text))),
+        TriggerSpec::Changes { trait_name, from, to } => {
+            let staged: Vec<&str> = checker.staged_traits();
+            if !check_reference(&checker.reader, trait_name, "trait with stages", &staged) {
+                return None;
+            }
+            let plan = traits.iter().find(|plan| plan.name == trait_name.text)?;
+            let TraitRule::Stages(known) = &plan.rule else { return None };
+            let known: Vec<&str> = known.iter().map(|stage| stage.name.as_str()).collect();
+            let all = from.iter().chain(to).flatten();
+            if all.filter(|stage| !check_reference(&checker.reader, stage, "stage", &known)).count() > 0 {
+                return None;
+            }
+            let texts = |stages: &Option<Vec<Literal>>| {
+                stages.as_ref().map(|all| all.iter().map(|stage| stage.text.clone()).collect::<Vec<String>>())
+            };
+            let (from, to) = (texts(from), texts(to));
+            let text = format!("changes {} {from:?} {to:?}", trait_name.text);
+            Some((Trigger::Changes { trait_name: trait_name.text.clone(), from, to }, text))
+        }
         TriggerSpec::Event { event, filter } => {
             let events = checker.events(Some(event)).unwrap_or_default();
             let scope = checker.event_scope(Some(&events));
@@ -490,7 +324,8 @@ fn template_name(
         ["message_id", "type", "event", "user_id", "anonymous_id", "properties", "traits", "context", "timestamp"];
     let cause = match trigger {
         TriggerSpec::Event { .. } => "event",
-        _ => "segment",
+        TriggerSpec::Changes { .. } => "stage",
+        TriggerSpec::Enters(_) | TriggerSpec::Exits(_) => "segment",
     };
     let roots = ["profile", "activation", "trigger", cause];
     let path: Vec<&str> = name.split('.').collect();

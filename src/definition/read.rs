@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Mode;
 use super::findings::{Findings, Span, and_list, nearest, nearest_or_list};
+use super::keys::Section;
 use super::spec::{Literal, Sql};
 use super::yaml::{Entry, Node, Value};
 
@@ -14,18 +15,12 @@ use super::yaml::{Entry, Node, Value};
 pub struct Reader<'f> {
     pub findings: &'f Findings,
     pub mode: Mode,
+    /// Expectations of tests may be empty: they are about to be filled in.
+    pub fill: bool,
     /// The pipeline's folder.
     pub base: PathBuf,
     /// Environment variables.
     pub env: &'f dyn Fn(&str) -> Option<String>,
-}
-
-/// The keys a map may have.
-#[derive(Clone, Copy, Default)]
-pub struct Keys {
-    pub known: &'static [&'static str],
-    /// Keys of the reference that come later, and what is said about them: never ignored in silence.
-    pub later: &'static [(&'static str, &'static str)],
 }
 
 pub const NOT_YET: &str = "is not there yet";
@@ -37,6 +32,7 @@ pub struct Fields<'n, 'f> {
     pub span: Span,
     /// False where a key was wrong: then one that is missing may be that very key, and is not reported as well.
     pub sound: bool,
+    one_of: &'static [&'static str],
     entries: &'n [Entry],
     reader: Reader<'f>,
 }
@@ -44,16 +40,21 @@ pub struct Fields<'n, 'f> {
 impl<'n> Fields<'n, '_> {
     /// The value of a key; None also where nothing stands after the colon, which has been reported.
     pub fn get(&self, key: &str) -> Option<&'n Node> {
-        let entry = self.entries.iter().find(|entry| entry.key.text == key)?;
+        let entry = self.entry(key)?;
         (!entry.value.is_null()).then_some(&entry.value)
     }
 
+    /// A key and what stands after it, be it nothing.
+    pub fn entry(&self, key: &str) -> Option<&'n Entry> {
+        self.entries.iter().find(|entry| entry.key.text == key)
+    }
+
     pub fn has(&self, key: &str) -> bool {
-        self.entries.iter().any(|entry| entry.key.text == key)
+        self.entry(key).is_some()
     }
 
     pub fn key_span(&self, key: &str) -> Span {
-        self.entries.iter().find(|entry| entry.key.text == key).map_or(self.span, |entry| entry.key.span)
+        self.entry(key).map_or(self.span, |entry| entry.key.span)
     }
 
     pub fn required(&self, key: &str) -> Option<&'n Node> {
@@ -61,6 +62,11 @@ impl<'n> Fields<'n, '_> {
             self.reader.findings.error(self.span, format!("{} needs `{key}`", self.what), None);
         }
         self.get(key)
+    }
+
+    /// [`Fields::one_of`] those that the table of keys names.
+    pub fn one(&self) -> Option<(&'static str, &'n Node)> {
+        self.one_of(self.one_of)
     }
 
     /// The one key of several that must be there, with its value.
@@ -86,36 +92,63 @@ impl<'n> Fields<'n, '_> {
 impl<'f> Reader<'f> {
     /// A map with known keys. `span` is where to point when a key is missing: the name of the entry.
     /// None when it is no map. Wrong keys are reported, and what else is there can still be read.
-    pub fn fields<'n>(
+    pub fn section<'n>(
         &self,
         node: &'n Node,
         what: impl Into<String>,
         span: Span,
-        keys: Keys,
+        section: &'static Section,
     ) -> Option<Fields<'n, 'f>> {
-        let what = what.into();
+        let mut fields = self.checked(node, what.into(), span, &section.names(), section.later, false)?;
+        fields.one_of = section.one_of;
+        section.keys.iter().filter(|key| key.required).for_each(|key| {
+            fields.required(key.name);
+        });
+        Some(fields)
+    }
+
+    /// [`Reader::section`], of which some keys may have nothing after the colon where `fill` says so.
+    pub fn section_to_fill<'n>(
+        &self,
+        node: &'n Node,
+        what: impl Into<String>,
+        span: Span,
+        section: &'static Section,
+    ) -> Option<Fields<'n, 'f>> {
+        self.checked(node, what.into(), span, &section.names(), section.later, self.fill)
+    }
+
+    fn checked<'n>(
+        &self,
+        node: &'n Node,
+        what: String,
+        span: Span,
+        known: &[&str],
+        later: &[(&str, &str)],
+        may_be_empty: bool,
+    ) -> Option<Fields<'n, 'f>> {
         let Value::Map(entries) = &node.value else {
             let span = if node.is_null() { span } else { node.span };
             let message = format!("{what} is a map, this is {}", node.kind());
-            self.findings.error(span, message, format!("its keys are {}", and_list(keys.known)));
+            self.findings.error(span, message, format!("its keys are {}", and_list(known)));
             return None;
         };
         let mut sound = true;
         for entry in entries {
             let key = entry.key.text.as_str();
-            if let Some((_, why)) = keys.later.iter().find(|(later, _)| *later == key) {
+            if let Some((_, why)) = later.iter().find(|(later, _)| *later == key) {
                 self.findings.error(entry.key.span, format!("`{key}` {why}"), None);
                 sound = false;
-            } else if !keys.known.contains(&key) {
-                let help = nearest_or_list(key, keys.known.iter().copied());
+            } else if !known.contains(&key) {
+                let help = nearest_or_list(key, known.iter().copied());
                 self.findings.error(entry.key.span, format!("{what} has no key `{key}`"), help);
                 sound = false;
-            } else if entry.value.is_null() {
+            } else if entry.value.is_null() && !may_be_empty {
                 self.findings.error(entry.key.span, format!("nothing is written after `{key}:`"), None);
                 sound = false;
             }
         }
-        Some(Fields { what, span, sound, entries, reader: self.clone() })
+        Some(Fields { what, span, sound, one_of: &[], entries, reader: self.clone() })
     }
 
     /// The entries of a section: names to bodies.

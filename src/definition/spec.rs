@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::Blank;
 use super::findings::Span;
 use super::yaml::{Node, Scalar};
 use crate::activation::Status;
@@ -51,7 +52,7 @@ pub struct Definition {
     pub identity: Option<IdentitySpec>,
     pub sessions: Option<SessionsSpec>,
     pub traits: Vec<Named<TraitSpec>>,
-    pub segments: Vec<Named<Sql>>,
+    pub segments: Vec<Named<SegmentSpec>>,
     pub destinations: Vec<Named<DestinationSpec>>,
     pub activations: Vec<Named<ActivationSpec>>,
     pub aggregates: Vec<Named<Sql>>,
@@ -173,7 +174,18 @@ pub struct SessionsSpec {
 }
 
 #[derive(Debug)]
-pub struct TraitSpec {
+pub enum TraitSpec {
+    Events(Box<EventTraitSpec>),
+    /// A score is a formula that is kept between 0 and 100.
+    Formula {
+        sql: Sql,
+        score: bool,
+    },
+    Stages(Vec<(Literal, Sql)>),
+}
+
+#[derive(Debug)]
+pub struct EventTraitSpec {
     pub kind: TraitKind,
     /// None for `count: "*"`.
     pub input: Option<Sql>,
@@ -181,6 +193,37 @@ pub struct TraitSpec {
     pub event: Option<Vec<Literal>>,
     pub filter: Option<Sql>,
     pub on_merge: Option<OnMerge>,
+    /// Microseconds.
+    pub window: Option<(i64, Span)>,
+    pub pane: Option<(i64, Span)>,
+    pub by: Option<Sql>,
+    /// Steps of a funnel or sequence.
+    pub steps: Vec<StepOfSpec>,
+}
+
+/// A step of a funnel or sequence, and what must not come between it and the one before.
+#[derive(Debug)]
+pub struct StepOfSpec {
+    pub take: EventsSpec,
+    /// Microseconds after the step before.
+    pub within: Option<i64>,
+    pub without: Vec<EventsSpec>,
+}
+
+/// Events by their names, those for which a condition is true.
+#[derive(Debug)]
+pub struct EventsSpec {
+    pub event: Option<Vec<Literal>>,
+    pub filter: Option<Sql>,
+}
+
+#[derive(Debug)]
+pub enum SegmentSpec {
+    Predicate(Sql),
+    /// Of 2^32.
+    Sample {
+        below: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -193,6 +236,7 @@ pub enum DestinationSpec {
 pub struct ActivationSpec {
     pub trigger: TriggerSpec,
     pub status: Status,
+    pub on_backfill: bool,
     pub steps: Vec<SendSpec>,
 }
 
@@ -201,6 +245,7 @@ pub enum TriggerSpec {
     Enters(Literal),
     Exits(Literal),
     Event { event: Vec<Literal>, filter: Option<Sql> },
+    Changes { trait_name: Literal, from: Option<Vec<Literal>>, to: Option<Vec<Literal>> },
 }
 
 #[derive(Debug)]
@@ -249,14 +294,28 @@ pub struct TestEventSpec {
 #[derive(Debug)]
 pub enum ExpectSpec {
     Profiles(Vec<Vec<Literal>>),
-    Segment { name: Literal, members: Vec<Literal> },
-    Traits { who: Literal, values: Vec<(Literal, serde_json::Value, Span)> },
+    Segment {
+        name: Literal,
+        members: Vec<Literal>,
+    },
+    Traits {
+        who: Literal,
+        values: Vec<(Literal, serde_json::Value, Span)>,
+    },
     Conflicts(Vec<RowSpec>),
     Sent(Vec<RowSpec>),
     NoProfile(Vec<Literal>),
     Rejected(Vec<Literal>),
-    EventOf { message_id: Literal, who: Literal },
-    Flags { message_id: Literal, flags: Vec<Literal> },
+    EventOf {
+        message_id: Literal,
+        who: Literal,
+    },
+    Flags {
+        message_id: Literal,
+        flags: Vec<Literal>,
+    },
+    /// Only where it is about to be filled in.
+    Blank(Blank),
 }
 
 /// Some columns of a row of a table.

@@ -5,20 +5,33 @@
 //! commit fails the process ends, so nothing is ever rolled back.
 
 mod correct;
+mod definitions;
+mod fill;
+mod judge;
+mod lists;
 mod load;
+mod output;
 mod switch;
+mod timers;
 
 pub use correct::{Begun, RebuildRecord};
+pub use fill::{Chunk, FillRecord};
+pub use load::{Known, accept, compare};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub(super) use self::definitions::Told;
+use self::judge::Round;
+pub(super) use self::judge::{Findings, StageChange};
+use self::lists::Lists;
+use self::timers::Timers;
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use serde_json::{Map, Value, json};
 
 use super::bodies::Bodies;
@@ -31,13 +44,13 @@ use super::{Command, CorrectionRequest, EngineError};
 use crate::activation::{Activations, Rendered, time_text};
 use crate::aggregate::Aggregator;
 use crate::definition::Pipeline;
-use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs};
+use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, ValueType};
 use crate::identity::{
     self, Component, Correction, Corrections, Decisions, Extracted, IdentifierType, Identities, NO_PROFILE, Resolved,
     extract,
 };
-use crate::profile::{Profile, ProfileRecord, Slots, Traits};
-use crate::segment::{Moved, Segments, Transition};
+use crate::profile::{Input, Profile, ProfileRecord, Slots, Traits};
+use crate::segment::{Cause, Moved, SegmentRule, Segments, Touch, Transition};
 use crate::sink::{Attempt, AttemptOutcome, CommitRange, Queued, Table, tables};
 use crate::state::cache::Cache;
 use crate::state::keys::{self, Tag};
@@ -61,10 +74,19 @@ pub struct Core {
     aggregates: Vec<(Table, Aggregator)>,
     tables: CoreTables,
     slots: Slots,
+    timers: Timers,
+    lists: Lists,
+    /// Profiles that have another identifier than before, in this commit.
+    relinked: HashSet<ProfileNumber>,
     restore: Restore,
     /// The rebuild that is under way, and the commits whose events it has to take in besides the history.
     pub rebuild: Option<RebuildRecord>,
     kept: Vec<u64>,
+    /// What has to be filled from the past.
+    pub fill: Option<FillRecord>,
+    /// What the tables know of the definitions, and whether that may have changed.
+    told: Vec<Told>,
+    must_tell: bool,
     pub record: EngineRecord,
     pub sink: SinkRecord,
     /// Commits whose rows the table sink has not acknowledged, with their tables.
@@ -80,6 +102,9 @@ struct CoreTables {
     identity_conflicts: Table,
     event_moves: Table,
     segment_changes: Table,
+    sessions: Table,
+    stage_changes: Table,
+    definitions: Table,
     deliveries: Table,
     rejected_events: Table,
 }
@@ -101,7 +126,7 @@ pub struct Staged {
 impl Core {
     /// See [`digest`](super::digest()).
     pub async fn digest(&self) -> Result<u128, StoreError> {
-        super::digest(&*self.store, &self.slots).await
+        super::digest(&*self.store, &self.slots, &self.traits, self.record.now).await
     }
 
     pub fn corrections(&self) -> &Corrections {
@@ -131,6 +156,7 @@ impl Core {
 
     /// The rows go into the outbox, and the engine's record with them.
     fn seal(&mut self, staged: &mut Staged) -> Result<(), EngineError> {
+        self.tell_definitions(staged)?;
         let commit = staged.commit;
         for (table, batch) in &staged.rows {
             staged.writes.put(keys::number_name(Tag::Outbox, commit, &table.name), outbox::encode(batch)?);
@@ -154,7 +180,6 @@ impl Core {
     }
 
     async fn take_batch(&mut self, batch: Prepared, staged: &mut Staged) -> Result<(), EngineError> {
-        let commit = staged.commit;
         staged.records = batch.records;
         let (events, others) = self.drop_duplicates(&batch, staged).await?;
 
@@ -162,42 +187,51 @@ impl Core {
         let extracted = extract(self.identities.plan(), &events);
         self.load_identity(&extracted).await?;
         let first_new = self.identities.next_number;
-        let resolved = self.identities.resolve(&events, &extracted, Decisions::Now, commit, &mut staged.writes);
+        let resolved = self.identities.resolve(&events, &extracted, Decisions::Now, staged.commit, &mut staged.writes);
         self.follow_rebuild(&resolved, staged);
 
         // The profiles that the batch touches, each once, and the state of those that were absorbed.
         let mut touched = Touched::of(&resolved);
         self.load_profiles(&touched.numbers, &resolved, first_new).await?;
         let mut profiles = self.take_profiles(&touched, &resolved);
-        let (shown, moved) = self.merge_profiles(&mut profiles, &touched, &resolved, staged);
+        let stored: Vec<TimeUs> = profiles.iter().map(|profile| profile.timer).collect();
+
+        // What was due before the batch happens before it, then the merges, then the events, then the judgement.
+        let mut findings = Findings::default();
+        let absorbed = self.catch_up(&mut profiles, &touched, &resolved, &mut findings, staged).await?;
+        let merged = self.merge_profiles(&mut profiles, absorbed, &touched, &resolved);
         touched.ids = profiles.iter().map(|profile| profile.id).collect();
+        let new: Vec<u32> = (0..profiles.len() as u32).filter(|row| profiles[*row as usize].events == 0).collect();
 
-        self.traits.apply(&events, &touched.profile_of_row, &resolved.best, &mut profiles)?;
-        let traits = self.traits.columns(&profiles)?;
-        let transitions = self.segments.judge(&traits, &mut profiles, &shown, &moved)?;
-        let as_of: Vec<TimeUs> = profiles.iter().map(|profile| profile.as_of).collect();
-        self.activate(&events, &touched, &traits, &profiles, &transitions, staged).await?;
+        let now = self.record.now;
+        let input = Input { events: &events, profile_of_row: &touched.profile_of_row, best: &resolved.best, now };
+        let traits = self.traits.apply(&input, None, &mut profiles)?;
+        let late = self.traits.count(&input, &mut profiles);
+        let sessions = (self.traits.session_ids(&input, &profiles), late);
+        let session_rows = self.traits.take_sessions(&mut profiles);
+        self.relinked = resolved.identifiers.iter().map(|row| row.number).collect();
+        let round = Round {
+            numbers: &touched.numbers,
+            now: &vec![now; profiles.len()],
+            touch: &Touch { traits, built_in: true, time: false },
+            new: &new,
+            whole: &merged.whole,
+            shown: &merged.shown,
+            moved: &merged.moved,
+            cause: Cause::Event,
+            events: Some((&events, &touched.profile_of_row)),
+            activate: true,
+        };
+        let traits = self.judge(&mut profiles, round, &mut findings, staged).await?;
 
-        self.add_rows(
-            &batch,
-            &events,
-            &extracted,
-            &resolved,
-            &touched,
-            &traits,
-            &as_of,
-            &transitions,
-            &moved,
-            &others,
-            staged,
-        )?;
+        self.add_event_rows(&batch, &events, &extracted, &resolved, &touched, &sessions, &others, staged)?;
+        self.add_sessions(&session_rows, staged)?;
+        self.add_profile_columns(&touched.ids, &traits, now, &merged.moved, staged)?;
+        self.add_findings(&findings, staged)?;
         self.keep_for_rebuild(&resolved, staged)?;
-        self.count(&batch, &events, &resolved, &touched, &transitions);
-        for (number, profile) in touched.numbers.iter().zip(profiles) {
-            let record = ProfileRecord::store(&profile, &self.slots);
-            staged.writes.put(keys::profile(*number), codec::encode(ProfileRecord::VERSION, &record));
-            self.profiles.insert_dirty(*number, profile, commit);
-        }
+        self.count(&batch, &events, &resolved, &touched);
+        self.count_transitions(&findings.transitions);
+        self.put_profiles(&touched.numbers, profiles, &stored, staged);
         self.add_rejects(&batch, staged);
         for ((topic, partition), next) in &batch.positions {
             if batch.replayed.is_none() {
@@ -221,8 +255,10 @@ impl Core {
         if !pages.is_empty() {
             self.dedupe.fetch(&*self.store, pages).await?;
         }
-        // `now` and not the records' own timestamps: a producer's clock far ahead must not make all ids expire.
-        let seen = self.dedupe.check(&batch.message_hashes, self.record.now, &mut staged.writes);
+        // `now` and not the records' own timestamps: a producer's clock far ahead must not make all ids expire. For files,
+        // whose `now` is the time of their events, the time of reading.
+        self.record.arrived = self.record.arrived.max(batch.read_at.unwrap_or(self.record.now));
+        let seen = self.dedupe.check(&batch.message_hashes, self.record.arrived, &mut staged.writes);
         let others = self.bodies.check(&batch.events, &batch.message_hashes, &seen);
         let duplicates = seen.iter().filter(|seen| **seen).count();
         self.record.totals.duplicates += duplicates as u64;
@@ -281,247 +317,114 @@ impl Core {
         // Numbers given in this batch have no state yet.
         let missing: Vec<ProfileNumber> =
             wanted.filter(|number| *number < first_new && self.profiles.get(number).is_none()).collect();
-        let store = &*self.store;
-        let found: Vec<(ProfileNumber, Option<Bytes>)> = futures::stream::iter(missing)
-            .map(|number| async move { Ok::<_, StoreError>((number, store.get(&keys::profile(number)).await?)) })
-            .buffer_unordered(READS_AT_ONCE)
-            .try_collect()
-            .await?;
-        for (number, value) in found {
-            let Some(value) = value else {
+        for (number, profile) in self.read_profiles(missing).await? {
+            let Some(profile) = profile else {
                 return Err(
                     StoreError::Damaged(format!("profile {number} is named by identifiers but not stored")).into()
                 );
             };
-            let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", &value)?;
-            self.profiles.insert_clean(number, record.load(&self.slots));
+            self.profiles.insert_clean(number, profile);
         }
         Ok(())
     }
 
+    async fn read_profiles(
+        &self,
+        numbers: Vec<ProfileNumber>,
+    ) -> Result<Vec<(ProfileNumber, Option<Profile>)>, StoreError> {
+        let (store, slots) = (&*self.store, &self.slots);
+        futures::stream::iter(numbers)
+            .map(|number| async move {
+                let Some(value) = store.get(&keys::profile(number)).await? else { return Ok((number, None)) };
+                let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", &value)?;
+                Ok((number, Some(record.load(slots))))
+            })
+            .buffer_unordered(READS_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
     /// Takes the touched profiles out of the cache; they go back when the batch is done with them.
     fn take_profiles(&mut self, touched: &Touched, resolved: &Resolved) -> Vec<Profile> {
-        let (traits, segments) = (self.traits.plans.len(), self.segments.plans.len());
         touched
             .numbers
             .iter()
             .map(|number| {
                 self.profiles.remove(number).unwrap_or_else(|| {
                     let id = resolved.changed_ids.get(number).copied().unwrap_or(ProfileId([0; 16]));
-                    Profile::new(id, traits, segments)
+                    Profile::new(id)
                 })
             })
             .collect()
     }
 
-    /// Combines absorbed profiles into the survivors and gives changed ids. Returns, per profile, the memberships
-    /// that the tables show under its id as it is now, and the memberships shown under ids that are gone.
+    /// What comes before the batch, for its profiles as they were and those that are absorbed with it: a sweep that has not
+    /// come to them yet, and what was due. Gives those absorbed.
+    async fn catch_up(
+        &mut self,
+        profiles: &mut Vec<Profile>,
+        touched: &Touched,
+        resolved: &Resolved,
+        findings: &mut Findings,
+        staged: &mut Staged,
+    ) -> Result<Vec<(ProfileNumber, Profile)>, EngineError> {
+        // Bodies describe those absorbed with the identifiers of whom they have become.
+        let mut numbers = touched.numbers.clone();
+        let mut own = touched.numbers.clone();
+        let mut absorbed: Vec<(ProfileNumber, TimeUs)> = Vec::new();
+        for (loser, into) in &resolved.absorbed {
+            let Some(profile) = self.profiles.remove(loser).filter(|_| touched.index.contains_key(into)) else {
+                continue;
+            };
+            numbers.push(*into);
+            own.push(*loser);
+            absorbed.push((*into, profile.timer));
+            self.set_timer(*loser, profile.timer, TimeUs::MAX, staged);
+            staged.writes.delete(keys::profile(*loser));
+            profiles.push(profile);
+        }
+        self.sweep_ahead(profiles, &numbers, &own, findings, staged).await?;
+        self.fire_due(profiles, &numbers, findings, staged).await?;
+        let gone = profiles.split_off(touched.numbers.len());
+        Ok(absorbed.into_iter().map(|(into, _)| into).zip(gone).collect())
+    }
+
+    /// Combines absorbed profiles (by the number they go into) into the survivors and gives changed ids.
     fn merge_profiles(
         &mut self,
         profiles: &mut [Profile],
+        absorbed: Vec<(ProfileNumber, Profile)>,
         touched: &Touched,
         resolved: &Resolved,
-        staged: &mut Staged,
-    ) -> (Vec<Vec<bool>>, Vec<Moved>) {
-        let members = |profile: &Profile| profile.memberships.iter().map(|m| m.member).collect::<Vec<bool>>();
-        let mut shown: Vec<Vec<bool>> = profiles.iter().map(members).collect();
-        let mut moved = Vec::new();
-        // Sides of each profile under another id than its new one: (index, id, memberships).
-        let mut place =
-            |index: usize, old: ProfileId, new: ProfileId, member: Vec<bool>, shown: &mut Vec<Vec<bool>>| {
-                if old == new {
-                    shown[index].iter_mut().zip(member).for_each(|(shown, held)| *shown |= held);
-                } else {
-                    moved.push(Moved { into: index as u32, id: old, member });
-                }
-            };
+    ) -> Merged {
+        let mut merged = Merged::default();
         for (index, number) in touched.numbers.iter().enumerate() {
             let Some(new) = resolved.changed_ids.get(number) else { continue };
             let old = profiles[index].id;
             if old != *new {
-                let held = std::mem::replace(&mut shown[index], vec![false; self.segments.plans.len()]);
-                place(index, old, *new, held, &mut shown);
+                merged.moved.push(Moved {
+                    into: index as u32,
+                    id: old,
+                    segments: profiles[index].segments().collect(),
+                });
+                merged.shown.insert(index as u32, Vec::new());
                 profiles[index].id = *new;
             }
         }
-        for (loser, into) in &resolved.absorbed {
-            let Some(profile) = self.profiles.remove(loser) else { continue };
-            let Some(index) = touched.index.get(into).copied() else { continue };
-            let index = index as usize;
-            place(index, profile.id, profiles[index].id, members(&profile), &mut shown);
-            profiles[index].merge(&self.traits.plans, profile);
-            staged.writes.delete(keys::profile(*loser));
-        }
-        (shown, moved)
-    }
-
-    async fn activate(
-        &mut self,
-        events: &EventBatch,
-        touched: &Touched,
-        traits: &RecordBatch,
-        profiles: &[Profile],
-        transitions: &[Transition],
-        staged: &mut Staged,
-    ) -> Result<(), EngineError> {
-        if self.activations.is_empty() {
-            return Ok(());
-        }
-        let as_of = |index: u32| profiles[index as usize].as_of;
-        let triggered =
-            self.activations.triggered(events, &touched.profile_of_row, &touched.ids, transitions, &as_of)?;
-        if triggered.is_empty() {
-            return Ok(());
-        }
-        let mut numbers: Vec<ProfileNumber> =
-            triggered.iter().map(|trigger| touched.numbers[trigger.profile as usize]).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        numbers.retain(|number| self.identities.components.get(number).is_none());
-        self.load_components(numbers).await?;
-        let mut described: HashMap<u32, Value> = HashMap::new();
-        let mut failed = Vec::new();
-        for trigger in &triggered {
-            let index = trigger.profile;
-            let profile = described.entry(index).or_insert_with(|| {
-                let component = self.identities.components.get(&touched.numbers[index as usize]).map(Box::as_ref);
-                let profile = &profiles[index as usize];
-                describe(&self.identities, &self.segment_names, profile, component, traits, index as usize)
-            });
-            for Rendered { delivery, error } in self.activations.render(trigger, events, &self.segment_names, profile) {
-                let number = self.record.next_delivery;
-                self.record.next_delivery += 1;
-                self.record.totals.deliveries += 1;
-                let queued = Queued { number, delivery, attempts: 0, next_attempt_at: 0 };
-                let now = self.record.now;
-                match error {
-                    Some(detail) => {
-                        failed.push(Attempt { queued, outcome: AttemptOutcome::Failed, detail, attempted_at: now })
-                    }
-                    None if queued.delivery.dry_run => {
-                        let detail = "the activation's status is dry_run".to_string();
-                        failed.push(Attempt { queued, outcome: AttemptOutcome::DryRun, detail, attempted_at: now });
-                    }
-                    None if !self.send => {
-                        let detail = "sending is switched off (--no-send)".to_string();
-                        failed.push(Attempt { queued, outcome: AttemptOutcome::DryRun, detail, attempted_at: now });
-                    }
-                    None => {
-                        let key = keys::numbered_name(Tag::Delivery, &queued.delivery.destination, number);
-                        staged.writes.put(key, codec::encode(Queued::VERSION, &queued));
-                        staged.queued.push(queued);
-                    }
-                }
+        for (into, profile) in absorbed {
+            let index = touched.index[&into];
+            let mine = &mut profiles[index as usize];
+            let shown = merged.shown.entry(index).or_insert_with(|| mine.segments().collect());
+            if profile.id == mine.id {
+                shown.extend(profile.segments());
+            } else {
+                merged.moved.push(Moved { into: index, id: profile.id, segments: profile.segments().collect() });
             }
+            self.traits.merge(mine, profile);
         }
-        self.add_attempts(failed, staged)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the one place where everything a batch made becomes rows")]
-    fn add_rows(
-        &self,
-        batch: &Prepared,
-        events: &EventBatch,
-        extracted: &Extracted<'_>,
-        resolved: &Resolved,
-        touched: &Touched,
-        traits: &RecordBatch,
-        as_of: &[TimeUs],
-        transitions: &[Transition],
-        moved: &[Moved],
-        others: &[Reject],
-        staged: &mut Staged,
-    ) -> Result<(), EngineError> {
-        let commit = staged.commit;
-        let mut add = |table: &Table, rows: RecordBatch| {
-            if rows.num_rows() > 0 {
-                staged.rows.push((table.clone(), rows));
-            }
-        };
-        let id_of_row: Vec<Option<ProfileId>> =
-            touched.profile_of_row.iter().map(|index| index.map(|index| touched.ids[index as usize])).collect();
-        let tables = &self.tables;
-        let decisions = &resolved.decisions;
-        add(&tables.events, rows::events(&tables.events, events, &id_of_row, extracted, decisions, commit)?);
-        let gone: Vec<Gone> = moved.iter().map(|m| Gone { id: m.id, as_of: as_of[m.into as usize] }).collect();
-        add(&tables.profiles, rows::profiles(&tables.profiles, &touched.ids, traits, as_of, &gone, commit)?);
-        let id_of: HashMap<ProfileNumber, ProfileId> =
-            touched.numbers.iter().copied().zip(touched.ids.iter().copied()).collect();
-        let identifiers =
-            rows::identifiers(&tables.identifiers, self.identities.plan(), &resolved.identifiers, &id_of, commit)?;
-        add(&tables.identifiers, identifiers);
-        add(&tables.profile_merges, rows::profile_merges(&tables.profile_merges, &resolved.merges, commit)?);
-        if !resolved.conflicts.is_empty() {
-            // The other side is loaded: it was asked whether it may be joined. The event's own need not be, where a cut
-            // keeps two identifiers of one person apart.
-            let other = |number| self.identities.components.get(&number).map(|component| component.id);
-            let id_of = |number| id_of.get(&number).copied().or_else(|| other(number));
-            let (table, plan) = (&tables.identity_conflicts, self.identities.plan());
-            add(table, rows::identity_conflicts(table, plan, &resolved.conflicts, events, &id_of, commit)?);
-        }
-        let changes = rows::segment_changes(&tables.segment_changes, &self.segment_names, transitions, as_of, commit)?;
-        add(&tables.segment_changes, changes);
-        if batch.replayed.is_none() {
-            // A replayed input that is rejected again has its row already.
-            let rejects: Vec<&Reject> = batch.rejects.iter().chain(others).collect();
-            add(&tables.rejected_events, rows::rejected_events(&tables.rejected_events, &rejects, commit)?);
-        }
-        for (table, aggregator) in &self.aggregates {
-            let partial = aggregator
-                .run(&events.batch)
-                .map_err(|error| EngineError::Internal(format!("aggregate {}: {error}", table.name)))?;
-            add(table, rows::aggregate(table, &partial, commit)?);
-        }
-        Ok(())
-    }
-
-    /// Rejected input is kept until it has been replayed; what a replay brought in is removed.
-    fn add_rejects(&mut self, batch: &Prepared, staged: &mut Staged) {
-        match &batch.replayed {
-            None => {
-                self.record.totals.rejected += batch.rejects.len() as u64;
-                for reject in &batch.rejects {
-                    metrics::counter!("tributary_rejected_total", "source" => batch.source.to_string(), "code" => reject.code.clone()).increment(1);
-                    let number = self.record.next_reject;
-                    self.record.next_reject += 1;
-                    let stored = StoredReject { number, reject: reject.clone(), attempts: 0 };
-                    staged
-                        .writes
-                        .put(keys::number(Tag::Rejected, number), codec::encode(StoredReject::VERSION, &stored));
-                }
-            }
-            Some(numbers) => {
-                let mut left = numbers.clone();
-                for reject in &batch.rejects {
-                    let place = (reject.position.topic.to_string(), reject.position.partition, reject.position.offset);
-                    let Some(number) = left.remove(&place) else { continue };
-                    let stored = StoredReject { number, reject: reject.clone(), attempts: 1 };
-                    staged
-                        .writes
-                        .put(keys::number(Tag::Rejected, number), codec::encode(StoredReject::VERSION, &stored));
-                }
-                left.values().for_each(|number| staged.writes.delete(keys::number(Tag::Rejected, *number)));
-                self.record.totals.rejected = self.record.totals.rejected.saturating_sub(left.len() as u64);
-            }
-        }
-    }
-
-    fn add_attempts(&mut self, attempts: Vec<Attempt>, staged: &mut Staged) -> Result<(), EngineError> {
-        if attempts.is_empty() {
-            return Ok(());
-        }
-        for attempt in &attempts {
-            let destination = attempt.queued.delivery.destination.clone();
-            metrics::counter!("tributary_deliveries_total", "destination" => destination, "outcome" => attempt.outcome.name()).increment(1);
-        }
-        let rows = rows::deliveries(&self.tables.deliveries, &attempts, staged.commit)?;
-        // Attempts come by command and from the batch itself; a table has one batch of rows per commit.
-        if let Some((_, known)) = staged.rows.iter_mut().find(|(table, _)| table.name == self.tables.deliveries.name) {
-            *known = join_renumbered(known, &rows)?;
-        } else {
-            staged.rows.push((self.tables.deliveries.clone(), rows));
-        }
-        Ok(())
+        merged.whole = merged.shown.keys().copied().collect();
+        merged.whole.sort_unstable();
+        merged
     }
 
     async fn take_commands(&mut self, commands: &[Command], staged: &mut Staged) -> Result<(), EngineError> {
@@ -567,6 +470,8 @@ impl Core {
                     let begun = self.begin_correction(request, staged).await?;
                     staged.begun.push(begun);
                 }
+                Command::Fill { chunk, .. } => self.add_chunk(chunk, staged).await?,
+                Command::HistoryRead => self.begin_sweep(staged),
                 Command::Replay { .. } | Command::Rebuilt { .. } => {}
             }
         }
@@ -576,48 +481,17 @@ impl Core {
         }
         self.add_attempts(attempts, staged)
     }
+}
 
-    fn count(
-        &mut self,
-        batch: &Prepared,
-        events: &EventBatch,
-        resolved: &Resolved,
-        touched: &Touched,
-        transitions: &[Transition],
-    ) {
-        let totals: &mut Totals = &mut self.record.totals;
-        if batch.replayed.is_none() {
-            totals.records += batch.records;
-            totals.filtered += batch.filtered;
-        }
-        totals.events += events.len() as u64;
-        totals.anonymous += touched.profile_of_row.iter().filter(|index| index.is_none()).count() as u64;
-        // A number that was absorbed in the batch that made it never was a profile.
-        let absorbed = resolved.absorbed.iter().filter(|(loser, _)| *loser < self.record.next_profile.max(1)).count();
-        totals.profiles = (totals.profiles + resolved.created.len() as u64).saturating_sub(absorbed as u64);
-        totals.identifiers += (resolved.identifiers.len() - resolved.reassigned) as u64;
-        totals.merges += absorbed as u64;
-        metrics::counter!("tributary_events_total", "source" => batch.source.to_string())
-            .increment(events.len() as u64);
-        for conflict in &resolved.conflicts {
-            metrics::counter!("tributary_identity_conflicts_total", "cause" => conflict.cause.name()).increment(1);
-            if conflict.cause == identity::Cause::MaxIdentifiers {
-                metrics::counter!("tributary_identity_hub_refusals_total").increment(1);
-            }
-        }
-        self.count_transitions(transitions);
-    }
-
-    fn count_transitions(&mut self, transitions: &[Transition]) {
-        for transition in transitions {
-            let name = &self.segment_names[transition.segment as usize];
-            let change = if transition.entered { 1 } else { -1 };
-            match self.record.segment_sizes.iter_mut().find(|(known, _)| known == name) {
-                Some((_, size)) => *size += change,
-                None => self.record.segment_sizes.push((name.clone(), change)),
-            }
-        }
-    }
+/// What the tables show otherwise than the memberships say, because ids changed or profiles became one.
+#[derive(Default)]
+struct Merged {
+    /// Memberships shown under the present id.
+    shown: HashMap<u32, Vec<u16>>,
+    /// Memberships shown under ids that are gone.
+    moved: Vec<Moved>,
+    /// Whose they are: every segment is judged anew.
+    whole: Vec<u32>,
 }
 
 /// The profiles of a batch, each once, in order of first touch.
@@ -630,12 +504,6 @@ struct Touched {
 }
 
 impl Touched {
-    /// Profiles without events.
-    fn these(numbers: &[ProfileNumber], ids: &[ProfileId]) -> Touched {
-        let index = numbers.iter().enumerate().map(|(index, number)| (*number, index as u32)).collect();
-        Touched { numbers: numbers.to_vec(), index, profile_of_row: Vec::new(), ids: ids.to_vec() }
-    }
-
     fn of(resolved: &Resolved) -> Touched {
         let mut touched = Touched {
             numbers: Vec::new(),
@@ -654,54 +522,4 @@ impl Touched {
         }
         touched
     }
-}
-
-/// A profile as bodies of deliveries see it: `{id, traits, identifiers, segments}`.
-fn describe(
-    identities: &Identities,
-    segments: &[String],
-    profile: &Profile,
-    component: Option<&Component>,
-    traits: &RecordBatch,
-    row: usize,
-) -> Value {
-    let mut values = Map::new();
-    for (field, column) in traits.schema().fields().iter().zip(traits.columns()) {
-        values.insert(field.name().clone(), json_value(column, row));
-    }
-    let mut identifiers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for identifier in component.iter().flat_map(|component| component.identifiers()) {
-        let name = identities.plan().types[identifier.kind as usize].name.as_str();
-        identifiers.entry(name).or_default().push(&identifier.value);
-    }
-    identifiers.values_mut().for_each(|values| values.sort_unstable());
-    let member = |(name, membership): (&String, &crate::profile::Membership)| membership.member.then(|| name.clone());
-    let segments: Vec<String> = segments.iter().zip(&profile.memberships).filter_map(member).collect();
-    json!({ "id": profile.id.to_string(), "traits": values, "identifiers": identifiers, "segments": segments })
-}
-
-fn json_value(column: &arrow::array::ArrayRef, row: usize) -> Value {
-    use arrow::array::{Array, AsArray};
-    use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMicrosecondType};
-    if column.is_null(row) {
-        return Value::Null;
-    }
-    match column.data_type() {
-        DataType::Int64 => json!(column.as_primitive::<Int64Type>().value(row)),
-        DataType::Float64 => json!(column.as_primitive::<Float64Type>().value(row)),
-        DataType::Boolean => json!(column.as_boolean().value(row)),
-        DataType::Timestamp(..) => json!(time_text(column.as_primitive::<TimestampMicrosecondType>().value(row))),
-        DataType::Utf8 => json!(column.as_string::<i32>().value(row)),
-        _ => Value::Null,
-    }
-}
-
-fn join_renumbered(first: &RecordBatch, second: &RecordBatch) -> Result<RecordBatch, EngineError> {
-    let failed = |error: arrow::error::ArrowError| EngineError::Internal(format!("joining rows: {error}"));
-    let joined = arrow::compute::concat_batches(&first.schema(), [first, second]).map_err(failed)?;
-    let mut columns = joined.columns().to_vec();
-    if let Some(last) = columns.last_mut() {
-        *last = Arc::new(arrow::array::UInt32Array::from_iter_values(0..joined.num_rows() as u32));
-    }
-    RecordBatch::try_new(joined.schema(), columns).map_err(failed)
 }

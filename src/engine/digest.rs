@@ -1,22 +1,22 @@
 //! One number for a state: equal for equal people, whatever the order in which their events came.
 //!
 //! In it: which identifiers are one person under which id, traits, memberships, first and last times. Left out: internal
-//! numbers, the ids a person had before, which link of several came first, how often a segment was entered; these
-//! follow from the order of events.
+//! numbers, the ids a person had before, which link of several came first, how often and when a segment was entered, when a
+//! profile was last judged; these follow from the order of events and the borders of batches.
 
 use serde::Serialize;
 
 use super::load_component;
-use crate::event::ProfileNumber;
-use crate::profile::{Profile, ProfileRecord, Slots};
+use crate::event::{ProfileNumber, TimeUs};
+use crate::profile::{Profile, ProfileRecord, Slots, Traits};
 use crate::state::keys::{self, Tag};
 use crate::state::{Store, StoreError, codec};
 
-/// The digest of all profiles: the sum of their hashes, so that it does not depend on their order.
+/// The digest of all profiles, as of `now`: the sum of their hashes, so that it does not depend on their order.
 ///
 /// # Errors
 /// The store's, or what is stored contradicts itself: an identifier that names another person than the one that has it.
-pub async fn digest(store: &dyn Store, slots: &Slots) -> Result<u128, StoreError> {
+pub async fn digest(store: &dyn Store, slots: &Slots, traits: &Traits, now: TimeUs) -> Result<u128, StoreError> {
     let mut sum: u128 = 0;
     let mut after: Option<bytes::Bytes> = None;
     let prefix = keys::prefix(Tag::Component);
@@ -28,7 +28,7 @@ pub async fn digest(store: &dyn Store, slots: &Slots) -> Result<u128, StoreError
             let Some(number) = keys::parse_number(&key) else {
                 return Err(StoreError::Damaged("a component's key has another length".to_string()));
             };
-            sum = sum.wrapping_add(of_profile(store, slots, number, head).await?);
+            sum = sum.wrapping_add(of_profile(store, slots, (traits, now), number, head).await?);
         }
     }
 }
@@ -36,6 +36,7 @@ pub async fn digest(store: &dyn Store, slots: &Slots) -> Result<u128, StoreError
 async fn of_profile(
     store: &dyn Store,
     slots: &Slots,
+    (rules, now): (&Traits, TimeUs),
     number: ProfileNumber,
     head: bytes::Bytes,
 ) -> Result<u128, StoreError> {
@@ -62,13 +63,17 @@ async fn of_profile(
         return damaged(format!("profile {} has no state", component.id));
     };
     let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", &stored)?;
-    let profile = record.load(slots);
+    let mut profile = record.load(slots);
+    rules.settle(&mut profile, now);
     if profile.id != component.id {
         return damaged(format!("profile {} calls itself {}", component.id, profile.id));
     }
-    let Profile { id, first_seen, last_seen, events, as_of, traits, memberships } = &profile;
-    let members: Vec<bool> = memberships.iter().map(|membership| membership.member).collect();
-    Ok(hash(&(id, first_seen, last_seen, events, as_of, traits, members, identifiers)))
+    let Profile { id, first_seen, last_seen, events, as_of: _, timer: _, sessions, traits, stages, memberships: _ } =
+        &profile;
+    let sessions = (sessions.count(&rules.sessions), sessions.duration_us(&rules.sessions));
+    let members: Vec<u16> = profile.segments().collect();
+    let stages: Vec<(u16, u16)> = stages.iter().filter_map(|(index, of)| Some((*index, of.stage?))).collect();
+    Ok(hash(&(id, first_seen, last_seen, events, sessions, traits, stages, members, identifiers)))
 }
 
 fn hash(value: &impl Serialize) -> u128 {

@@ -26,6 +26,8 @@ pub struct HistoryFilter {
     pub profiles: Option<Vec<ProfileId>>,
     /// Only those that happened at this time or later.
     pub since: Option<TimeUs>,
+    /// Only those of these names. None: all.
+    pub events: Option<Vec<String>>,
 }
 
 /// Why history cannot be read; worth a retry unless it is the statement.
@@ -95,6 +97,16 @@ impl Stored {
 
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
+    }
+
+    /// Some of them, in their order.
+    pub fn slice(&self, start: usize, length: usize) -> Stored {
+        Stored {
+            events: EventBatch { batch: self.events.batch.slice(start, length) },
+            profiles: self.profiles[start..start + length].to_vec(),
+            decisions: self.decisions.slice(start, length),
+            places: self.places[start..start + length].to_vec(),
+        }
     }
 }
 

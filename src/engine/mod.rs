@@ -18,6 +18,7 @@ mod digest;
 pub mod history;
 mod outbox;
 mod prepare;
+mod preview;
 mod record;
 mod rows;
 mod run;
@@ -26,9 +27,10 @@ mod shadow;
 mod ship;
 mod status;
 
-pub use core::{Begun, Core, RebuildRecord, Staged};
+pub use core::{Begun, Chunk, Core, FillRecord, Known, RebuildRecord, Staged, accept, compare};
 pub use digest::digest;
 pub use prepare::{Prepared, Preparer};
+pub use preview::{Preview, preview};
 pub use record::{EngineRecord, StoredReject, Totals, load_component, state_id};
 pub use run::{Options, Outcome, Wiring, run};
 pub use shadow::Shadow;
@@ -91,6 +93,10 @@ pub enum Command {
     Replay { answer: tokio::sync::oneshot::Sender<Replayed> },
     /// Put identity right; answered when the rebuild it asks for is durable.
     Correct { request: CorrectionRequest, answer: tokio::sync::oneshot::Sender<Corrected> },
+    /// Events of the past for the traits that are filled; answered once they are added durably.
+    Fill { chunk: Box<Chunk>, done: tokio::sync::oneshot::Sender<()> },
+    /// All events that the fill needs have been given.
+    HistoryRead,
     /// The history of the person being rebuilt was read, for this generation of the rebuild.
     Rebuilt { generation: u32, shadow: Box<Shadow> },
 }

@@ -29,8 +29,12 @@ pub struct Prepared {
     pub records: u64,
     pub bytes: u64,
     pub filtered: u64,
-    /// The latest broker timestamp of the batch.
-    pub arrival: TimeUs,
+    /// Per topic and partition of the batch: the broker's timestamp of the last record.
+    pub read_until: Vec<((Arc<str>, i32), TimeUs)>,
+    /// The latest time of its events.
+    pub happened: TimeUs,
+    /// When it was read from files; None: it comes from a broker.
+    pub read_at: Option<TimeUs>,
     /// For a replay: the numbers of the stored rejects, by (topic, partition, offset); positions do not move.
     pub replayed: Option<BTreeMap<(String, i32, i64), u64>>,
 }
@@ -40,6 +44,8 @@ pub struct Preparer {
     decoders: BTreeMap<Arc<str>, Decoder>,
     schemas: BTreeMap<Arc<str>, Arc<Schemas>>,
     transformer: Transformer,
+    /// Sources that are files.
+    files: Vec<Arc<str>>,
     /// Tables that are read again: name, how often, when last.
     reloads: Vec<(String, Duration, Instant)>,
 }
@@ -64,7 +70,8 @@ impl Preparer {
             Transformer::new(&pipeline.transform, &columns).map_err(|error| EngineError::Start(error.to_string()))?;
         let every = pipeline.transform.tables.iter().filter_map(|table| Some((table.name.clone(), table.reload?)));
         let reloads = every.map(|(name, every)| (name, every, clock::instant())).collect();
-        Ok(Preparer { decoders, schemas, transformer, reloads })
+        let files = pipeline.sources.iter().filter(|plan| plan.is_file()).map(|plan| plan.name().clone()).collect();
+        Ok(Preparer { decoders, schemas, transformer, files, reloads })
     }
 
     /// The field columns that the batches will have.
@@ -116,47 +123,52 @@ impl Preparer {
             .transformer
             .apply(raw, decoded)
             .map_err(|error| EngineError::Internal(format!("source {}: {error}", raw.source)))?;
-        let mut next: BTreeMap<(Arc<str>, i32), i64> = BTreeMap::new();
-        let mut arrival = TimeUs::MIN;
+        // Next offset and last timestamp of each partition.
+        let mut next: BTreeMap<(Arc<str>, i32), (i64, TimeUs)> = BTreeMap::new();
         let from_records =
             raw.records.iter().map(|r| (&raw.topics[r.topic as usize], r.partition, r.offset, r.timestamp));
         let from_rejects =
             rejects.iter().map(|r| (&r.position.topic, r.position.partition, r.position.offset, r.timestamp));
-        let mut last: Option<(&Arc<str>, i32, i64)> = None;
-        let mut seen = |topic: &Arc<str>, partition: i32, offset: i64| {
-            let position = next.entry((topic.clone(), partition)).or_insert(offset + 1);
-            *position = (*position).max(offset + 1);
+        let mut last: Option<(&Arc<str>, i32, i64, TimeUs)> = None;
+        let mut seen = |topic: &Arc<str>, partition: i32, offset: i64, at: TimeUs| {
+            let known = next.entry((topic.clone(), partition)).or_insert((offset + 1, at));
+            *known = (known.0.max(offset + 1), known.1.max(at));
         };
         for (topic, partition, offset, timestamp) in from_records.chain(from_rejects) {
-            arrival = arrival.max(timestamp);
             // Runs of one partition are the rule: look the entry up once per run.
             match &mut last {
-                Some((t, p, o)) if Arc::ptr_eq(t, topic) && *p == partition => *o = (*o).max(offset),
+                Some((t, p, o, at)) if Arc::ptr_eq(t, topic) && *p == partition => {
+                    (*o, *at) = ((*o).max(offset), (*at).max(timestamp));
+                }
                 _ => {
-                    if let Some((t, p, o)) = last.take() {
-                        seen(t, p, o);
+                    if let Some((t, p, o, at)) = last.take() {
+                        seen(t, p, o, at);
                     }
-                    last = Some((topic, partition, offset));
+                    last = Some((topic, partition, offset, timestamp));
                 }
             }
         }
-        if let Some((t, p, o)) = last.take() {
-            seen(t, p, o);
+        if let Some((t, p, o, at)) = last.take() {
+            seen(t, p, o, at);
         }
+        let happened = arrow::compute::max(transformed.events.times(column::TIMESTAMP)).unwrap_or(TimeUs::MIN);
         let message_hashes = message_hashes(&transformed.events);
         let records = (raw.records.len() + rejects.len()) as u64;
         let mut all_rejects = rejects;
         all_rejects.extend(transformed.rejects);
+        let read_at = self.files.contains(&raw.source).then(|| next.values().map(|(_, at)| *at).max()).flatten();
         Ok(Prepared {
             source: raw.source.clone(),
+            read_at,
             events: transformed.events,
             rejects: all_rejects,
             message_hashes,
-            positions: next.into_iter().collect(),
+            positions: next.iter().map(|(place, (offset, _))| (place.clone(), *offset)).collect(),
+            read_until: next.into_iter().map(|(place, (_, at))| (place, at)).collect(),
             records,
             bytes: raw.bytes.len() as u64,
             filtered: transformed.filtered as u64,
-            arrival,
+            happened,
             replayed: None,
         })
     }

@@ -17,6 +17,8 @@ pub struct EngineRecord {
     pub commit: u64,
     /// `now` of that commit: never decreases.
     pub now: TimeUs,
+    /// Up to when input had arrived: what message ids expire by.
+    pub arrived: TimeUs,
     pub next_profile: ProfileNumber,
     pub next_reject: u64,
     pub next_delivery: u64,
@@ -45,7 +47,7 @@ pub struct Totals {
 }
 
 impl EngineRecord {
-    pub const VERSION: u8 = 2;
+    pub const VERSION: u8 = 3;
     pub const KEY: &str = "record";
 }
 
@@ -62,7 +64,7 @@ pub struct DefinitionRecord {
 }
 
 impl DefinitionRecord {
-    pub const VERSION: u8 = 2;
+    pub const VERSION: u8 = 3;
     pub const KEY: &str = "definitions";
 }
 

@@ -10,9 +10,12 @@ use arrow::datatypes::DataType;
 use hashbrown::HashMap;
 
 use super::EngineError;
+use super::core::{StageChange, Told};
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, column};
 use crate::identity::{Cause, Conflict, Decision, Extracted, IdentifierRow, IdentityPlan, Merge};
-use crate::segment::{self, Transition};
+use crate::profile::{BUILT_IN, TraitPlan};
+use crate::segment::Transition;
+use crate::session::SessionId;
 use crate::sink::{Attempt, Table};
 
 /// Adds `_batch` and `_seq` and makes the batch of a table.
@@ -58,33 +61,38 @@ fn texts_of_ids(values: impl Iterator<Item = Option<ProfileId>>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(texts))
 }
 
-/// The accepted events. `id_of_row` is None for events of nobody, which are flagged; `extracted` says which identifiers
-/// were dropped.
+/// The accepted events. `id_of_row` is None for events of nobody, which are flagged, as are those that are `late` for any
+/// session; `extracted` says which identifiers were dropped.
+#[expect(clippy::too_many_arguments, reason = "all that is known of an event meets here")]
 pub fn events(
     table: &Table,
     events: &EventBatch,
     id_of_row: &[Option<ProfileId>],
     extracted: &Extracted<'_>,
     decisions: &[(u32, Decision)],
+    sessions: &[Option<SessionId>],
+    late: &[u32],
     commit: u64,
 ) -> Result<RecordBatch, EngineError> {
-    let mut columns: Vec<ArrayRef> =
-        vec![ids(id_of_row.iter().copied()), new_null_array(&DataType::Utf8, events.len())];
+    // Ids of sessions are written as those of profiles are.
+    let sessions = sessions.iter().map(|id| id.map(|id| ProfileId(id.0)));
+    let mut columns: Vec<ArrayRef> = vec![ids(id_of_row.iter().copied()), ids(sessions)];
     columns.extend(events.batch.columns()[..column::COUNT].iter().cloned());
     let (blocked, invalid) = (&extracted.blocked_rows, &extracted.invalid_rows);
-    if !blocked.is_empty() || !invalid.is_empty() || id_of_row.iter().any(Option::is_none) {
+    if !blocked.is_empty() || !invalid.is_empty() || !late.is_empty() || id_of_row.iter().any(Option::is_none) {
         let known = events.strings(column::FLAGS);
         let marked = |rows: &[u32]| {
             let mut marked = vec![false; events.len()];
             rows.iter().for_each(|row| marked[*row as usize] = true);
             marked
         };
-        let (blocked, invalid) = (marked(blocked), marked(invalid));
+        let (blocked, invalid, late) = (marked(blocked), marked(invalid), marked(late));
         let flags = (0..events.len()).map(|row| {
             let mut flags: Vec<&str> = if known.is_valid(row) { vec![known.value(row)] } else { Vec::new() };
             flags.extend(blocked[row].then_some("blocked_identifier"));
             flags.extend(invalid[row].then_some("invalid_identifier"));
             flags.extend(id_of_row[row].is_none().then_some("no_identifier"));
+            flags.extend(late[row].then_some("late"));
             (!flags.is_empty()).then(|| flags.join(","))
         });
         columns[2 + column::FLAGS] = Arc::new(flags.collect::<StringArray>());
@@ -122,22 +130,24 @@ pub fn profiles(
         let empty = arrow::array::new_null_array(array.data_type(), gone.len());
         arrow::compute::concat(&[array.as_ref(), empty.as_ref()]).map_err(failed)
     };
+    let zeros = |array: &ArrayRef| -> Result<ArrayRef, EngineError> {
+        if gone.is_empty() {
+            return Ok(array.clone());
+        }
+        let none = Int64Array::from(vec![0; gone.len()]);
+        arrow::compute::concat(&[array.as_ref(), &none]).map_err(failed)
+    };
     let deleted: BooleanArray = ids_now.iter().map(|_| Some(false)).chain(gone.iter().map(|_| Some(true))).collect();
-    let events = traits.column(2);
     let mut columns: Vec<ArrayRef> = vec![
         ids(ids_now.iter().copied().chain(gone.iter().map(|gone| gone.id)).map(Some)),
         Arc::new(deleted),
         nulls(traits.column(0))?,
         nulls(traits.column(1))?,
-        if gone.is_empty() {
-            events.clone()
-        } else {
-            let none = Int64Array::from(vec![0; gone.len()]);
-            arrow::compute::concat(&[events.as_ref(), &none]).map_err(failed)?
-        },
+        zeros(traits.column(2))?,
+        zeros(traits.column(3))?,
         times(as_of.iter().copied().chain(gone.iter().map(|gone| gone.as_of))),
     ];
-    for array in &traits.columns()[3..] {
+    for array in &traits.columns()[BUILT_IN.len()..] {
         columns.push(nulls(array)?);
     }
     finish(table, columns, commit)
@@ -222,20 +232,46 @@ pub fn segment_changes(
     table: &Table,
     segments: &[String],
     transitions: &[Transition],
-    as_of: &[TimeUs],
     commit: u64,
 ) -> Result<RecordBatch, EngineError> {
-    let cause = |cause| match cause {
-        segment::Cause::Event => "event",
-        segment::Cause::Merge => "merge",
-        segment::Cause::Split => "split",
-    };
     let columns: Vec<ArrayRef> = vec![
         texts(transitions.iter().map(|t| segments[t.segment as usize].as_str())),
         ids(transitions.iter().map(|t| Some(t.id))),
         texts(transitions.iter().map(|t| if t.entered { "entered" } else { "exited" })),
-        texts(transitions.iter().map(|t| cause(t.cause))),
-        times(transitions.iter().map(|t| as_of[t.profile as usize])),
+        texts(transitions.iter().map(|t| t.cause.name())),
+        times(transitions.iter().map(|t| t.at)),
+    ];
+    finish(table, columns, commit)
+}
+
+/// Who came into another stage of a trait.
+pub fn stage_changes(
+    table: &Table,
+    traits: &[TraitPlan],
+    changes: &[StageChange],
+    commit: u64,
+) -> Result<RecordBatch, EngineError> {
+    let plan = |change: &StageChange| &traits[change.trait_index as usize];
+    let columns: Vec<ArrayRef> = vec![
+        texts(changes.iter().map(|change| plan(change).name.as_str())),
+        ids(changes.iter().map(|change| Some(change.id))),
+        Arc::new(changes.iter().map(|change| plan(change).stage(change.from)).collect::<StringArray>()),
+        Arc::new(changes.iter().map(|change| plan(change).stage(change.to)).collect::<StringArray>()),
+        texts(changes.iter().map(|change| change.cause.name())),
+        times(changes.iter().map(|change| change.at)),
+    ];
+    finish(table, columns, commit)
+}
+
+pub fn definitions(table: &Table, told: &[&Told], now: TimeUs, commit: u64) -> Result<RecordBatch, EngineError> {
+    let versions: Vec<String> = told.iter().map(|told| format!("{:016x}", told.version)).collect();
+    let columns: Vec<ArrayRef> = vec![
+        texts(told.iter().map(|told| if told.is_segment { "segment" } else { "trait" })),
+        texts(told.iter().map(|told| told.name.as_str())),
+        texts(versions.iter().map(String::as_str)),
+        Arc::new(told.iter().map(|told| Some(told.ready)).collect::<BooleanArray>()),
+        Arc::new(told.iter().map(|told| Some(told.removed)).collect::<BooleanArray>()),
+        times(told.iter().map(|_| now)),
     ];
     finish(table, columns, commit)
 }

@@ -1,5 +1,8 @@
 //! The loop: waits for input, applies it, commits it, and lets the sinks go once a commit is durable.
 
+mod background;
+mod time;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,6 +10,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use self::time::ReadTimes;
 use super::core::{Begun, Core, Staged};
 use super::history::{History, HistoryFilter, HistoryReader};
 use super::outbox::{Recent, Rows};
@@ -116,7 +120,10 @@ pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Resul
         queues,
         status: status.clone(),
         caught_up,
+        reading_times: ReadTimes::default(),
         replay: None,
+        filling: false,
+        background_turn: false,
         reading: None,
         correcting: Vec::new(),
         assigned: Vec::new(),
@@ -157,6 +164,8 @@ enum ToPrepare {
 enum FromPrepare {
     Batch(Prepared),
     Assigned(Arc<str>, Positions),
+    /// A partition is read to its end.
+    AtEnd(Arc<str>, Arc<str>, i32),
     CaughtUp(Arc<str>),
     Lag(Arc<str>, i64),
     Problem(Arc<str>, Option<String>),
@@ -188,6 +197,7 @@ fn spawn_preparer(
                         prepare(&mut preparer, &runtime, &out, RawBatch::new(name), rejects, None)
                     }
                     SourceEvent::Assigned(positions) => FromPrepare::Assigned(name, positions),
+                    SourceEvent::AtEnd(topic, partition) => FromPrepare::AtEnd(name, topic, partition),
                     SourceEvent::CaughtUp => FromPrepare::CaughtUp(name),
                     SourceEvent::Lag(lag) => FromPrepare::Lag(name, lag),
                     SourceEvent::Unavailable(problem) => FromPrepare::Problem(name, Some(problem)),
@@ -331,7 +341,12 @@ struct Loop {
     queues: Queues,
     status: SharedStatus,
     caught_up: BTreeMap<String, bool>,
+    reading_times: ReadTimes,
     replay: Option<Replay>,
+    /// The history that a fill needs is being read.
+    filling: bool,
+    /// The last commit was a batch's: timers and sweeps come next.
+    background_turn: bool,
     /// The generation of the rebuild whose history is being read.
     reading: Option<u32>,
     /// Who waits for the rebuild; nobody after a restart, several where the same was asked for more than once.
@@ -349,9 +364,14 @@ impl Loop {
         let mut started = self.options.read;
         loop {
             self.read_history().await?;
+            self.read_fill().await?;
+            if std::mem::take(&mut self.background_turn) {
+                self.work_in_background().await?;
+            }
             if self.options.drain && started && batch.is_none() && commands.is_empty() && self.is_drained() {
                 return Ok(Outcome::Stopped);
             }
+            let background = self.wait_for_background();
             tokio::select! {
                 biased;
                 input = self.input.recv() => match input {
@@ -379,6 +399,10 @@ impl Loop {
                     Some(from) => batch = self.take(from)?,
                     None => return Err(EngineError::Internal("the decoding thread ended".to_string())),
                 },
+                () = background => {
+                    self.work_in_background().await?;
+                    continue;
+                }
             }
             started = true;
             commands.append(&mut self.assigned);
@@ -403,11 +427,13 @@ impl Loop {
             if let Some(Command::Rebuilt { generation, shadow }) = rebuilt.map(|at| commands.remove(at)) {
                 self.finish_rebuild(generation, *shadow).await?;
             }
-            if commands.iter().any(|command| matches!(command, Command::Correct { .. })) {
-                // It looks up in the store what the commit in flight may be writing.
+            let looks_up = |command: &Command| matches!(command, Command::Correct { .. } | Command::Fill { .. });
+            if commands.iter().any(looks_up) {
+                // They look up in the store what the commit in flight may be writing.
                 self.finish_commit().await?;
             }
             if batch.is_some() || !commands.is_empty() {
+                self.background_turn = true;
                 self.commit(batch.take(), std::mem::take(&mut commands)).await?;
             }
         }
@@ -457,7 +483,7 @@ impl Loop {
         self.reading = Some(job.generation);
         let profiles = Some(self.core.ids_to_rebuild().await?);
         let restore = Restore::new(&self.pipeline.transform.fields);
-        let shadow = Shadow::new(&self.pipeline, &restore.schema(), self.core.corrections().clone())?;
+        let shadow = self.core.shadow(&self.pipeline, &restore.schema())?;
         let filter = HistoryFilter { profiles, ..HistoryFilter::default() };
         let range = CommitRange { after: 0, upto: job.upto };
         let (history, engine, status) = (self.history.clone(), self.engine.clone(), self.status.clone());
@@ -515,7 +541,7 @@ impl Loop {
         let mut begun = std::mem::take(&mut staged.begun).into_iter();
         for command in commands {
             match command {
-                Command::Seal { done, .. } | Command::Acknowledged { done, .. } => {
+                Command::Seal { done, .. } | Command::Acknowledged { done, .. } | Command::Fill { done, .. } => {
                     let _ = done.send(());
                 }
                 Command::Attempted(attempt) => self.attempted(&attempt),
@@ -531,7 +557,7 @@ impl Loop {
                         let _ = answer.send(Corrected::default());
                     }
                 },
-                Command::Assigned { .. } | Command::Replay { .. } | Command::Rebuilt { .. } => {}
+                Command::Assigned { .. } | Command::Replay { .. } | Command::Rebuilt { .. } | Command::HistoryRead => {}
             }
         }
         if let Some(done) = replayed {
@@ -545,6 +571,7 @@ impl Loop {
             }
         });
         self.status.committed(&self.core.record, self.core.outbox.len());
+        self.tell_fill();
         metrics::counter!("tributary_records_total").increment(staged.records);
     }
 
@@ -568,6 +595,7 @@ impl Loop {
             FromPrepare::Batch(prepared) => {
                 if prepared.replayed.is_none() {
                     self.caught_up.insert(prepared.source.to_string(), false);
+                    self.reading_times.read(&prepared);
                     source_status(&self.status, &prepared.source, &|source| {
                         (source.caught_up, source.problem) = (false, None);
                     });
@@ -575,7 +603,9 @@ impl Loop {
                 return Ok(Some(prepared));
             }
             FromPrepare::Assigned(source, positions) => self.assigned.push(Command::Assigned { source, positions }),
+            FromPrepare::AtEnd(source, topic, partition) => self.reading_times.at_end(&source, &topic, partition),
             FromPrepare::CaughtUp(name) => {
+                self.reading_times.all_at_end(&name);
                 self.caught_up.insert(name.to_string(), true);
                 source_status(&self.status, &name, &|source| {
                     (source.caught_up, source.lag, source.problem) = (true, Some(0), None);
@@ -597,19 +627,12 @@ impl Loop {
         Ok(None)
     }
 
-    /// SEMANTICS §1: the wall clock once the sources are read to their end, before that the time of what is read.
-    fn now(&self, batch: Option<&Prepared>) -> TimeUs {
-        let wall = clock::now_us();
-        match batch {
-            Some(batch) if !self.caught_up.values().all(|caught_up| *caught_up) => batch.arrival.min(wall),
-            _ => wall,
-        }
-    }
-
     fn is_drained(&self) -> bool {
         self.in_flight.is_none()
             && self.replay.is_none()
             && self.core.rebuild.is_none()
+            && self.core.fill.is_none()
+            && self.core.next_due() > self.core.record.now
             && self.caught_up.values().all(|caught_up| *caught_up)
             && self.core.outbox.is_empty()
             && self.queues.is_empty()

@@ -9,15 +9,18 @@ use hashbrown::HashMap;
 use super::EngineError;
 use super::history::Stored;
 use crate::definition::Pipeline;
-use crate::event::{ProfileId, ProfileNumber, column};
+use crate::event::{ProfileId, ProfileNumber, TimeUs, column};
 use crate::identity::{Component, Corrections, Decisions, Identities, NO_PROFILE, extract};
-use crate::profile::{Profile, Traits};
+use crate::profile::{Input, Profile, Traits};
 use crate::state::WriteBatch;
 
 pub struct Shadow {
     identities: Identities,
+    /// Events after it have not happened yet.
+    now: TimeUs,
+    /// Traits that do not know the past yet (by index), and the commit up to which a fill brings it to them.
+    unfilled: Option<(Vec<bool>, u64)>,
     traits: Traits,
-    segments: usize,
     profiles: HashMap<ProfileNumber, Profile>,
     /// Scratch numbers that were absorbed.
     absorbed: HashMap<ProfileNumber, ProfileNumber>,
@@ -57,13 +60,20 @@ impl std::fmt::Debug for Shadow {
 impl Shadow {
     /// # Errors
     /// A trait that does not fit the events: a fault of ours.
-    pub fn new(pipeline: &Pipeline, events: &SchemaRef, corrections: Corrections) -> Result<Shadow, EngineError> {
+    pub fn new(
+        pipeline: &Pipeline,
+        events: &SchemaRef,
+        corrections: Corrections,
+        now: TimeUs,
+        unfilled: Option<(Vec<bool>, u64)>,
+    ) -> Result<Shadow, EngineError> {
         let mut identities = Identities::new(pipeline.identity.clone(), 1, usize::MAX);
         identities.corrections = corrections;
         Ok(Shadow {
             identities,
-            traits: Traits::new(pipeline.traits.clone(), events)?,
-            segments: pipeline.segments.len(),
+            now,
+            unfilled,
+            traits: Traits::new(pipeline.traits.clone(), pipeline.sessions.clone(), events)?,
             profiles: HashMap::new(),
             absorbed: HashMap::new(),
             rows: Vec::new(),
@@ -77,6 +87,21 @@ impl Shadow {
 
     /// Takes in the next events, in the order in which they were applied.
     pub fn take(&mut self, stored: &Stored) -> Result<(), EngineError> {
+        // What a fill is going to add is left to it.
+        let past =
+            self.unfilled.as_ref().map_or(0, |(_, upto)| stored.places.partition_point(|place| place.0 <= *upto));
+        let (first, second) = (stored.slice(0, past), stored.slice(past, stored.len() - past));
+        let filled: Option<Vec<bool>> = self.unfilled.as_ref().map(|(traits, _)| traits.iter().map(|t| !t).collect());
+        if !first.is_empty() {
+            self.take_part(&first, filled.as_deref())?;
+        }
+        if !second.is_empty() {
+            self.take_part(&second, None)?;
+        }
+        Ok(())
+    }
+
+    fn take_part(&mut self, stored: &Stored, which: Option<&[bool]>) -> Result<(), EngineError> {
         let events = &stored.events;
         let extracted = extract(self.identities.plan(), events);
         let decisions = Decisions::Recorded(&stored.decisions);
@@ -87,7 +112,7 @@ impl Shadow {
             self.absorbed.insert(*loser, *into);
             let Some(profile) = self.profiles.remove(loser) else { continue };
             match self.profiles.get_mut(into) {
-                Some(mine) => mine.merge(&self.traits.plans, profile),
+                Some(mine) => self.traits.merge(mine, profile),
                 None => {
                     self.profiles.insert(*into, profile);
                 }
@@ -102,7 +127,7 @@ impl Shadow {
             .map(|number| {
                 (*number != NO_PROFILE).then(|| {
                     *index.entry(*number).or_insert_with(|| {
-                        let new = || Profile::new(ProfileId::default(), self.traits.plans.len(), self.segments);
+                        let new = || Profile::new(ProfileId::default());
                         touched.push((*number, self.profiles.remove(number).unwrap_or_else(new)));
                         touched.len() as u32 - 1
                     })
@@ -110,7 +135,9 @@ impl Shadow {
             })
             .collect();
         let (numbers, mut profiles): (Vec<ProfileNumber>, Vec<Profile>) = touched.into_iter().unzip();
-        self.traits.apply(events, &profile_of_row, &resolved.best, &mut profiles)?;
+        let input = Input { events, profile_of_row: &profile_of_row, best: &resolved.best, now: self.now };
+        self.traits.apply(&input, which, &mut profiles)?;
+        self.traits.count(&input, &mut profiles);
         self.profiles.extend(numbers.into_iter().zip(profiles));
         let message_ids = events.strings(column::MESSAGE_ID);
         self.rows.extend(resolved.numbers.iter().enumerate().map(|(row, number)| ShadowRow {

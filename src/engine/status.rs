@@ -21,6 +21,8 @@ pub struct Status {
     pub destinations: BTreeMap<String, DestinationStatus>,
     /// How far a rebuild is, while there is one.
     pub rebuild: Option<String>,
+    /// How far new definitions have come to know the past, while some do not.
+    pub fill: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -113,7 +113,7 @@ pub(super) fn regular_expression(
     let Some(source) = pattern.literal_text() else {
         return Err(pattern.error("the pattern must be a literal text", format!("write {name}(text, 'pattern', …)")));
     };
-    let mut builder = regex::RegexBuilder::new(source);
+    let mut modes = String::new();
     let mut all = false;
     if let Some(flags) = flags {
         let Some(letters) = flags.literal_text() else {
@@ -121,9 +121,7 @@ pub(super) fn regular_expression(
         };
         for letter in letters.chars() {
             match letter {
-                'i' => _ = builder.case_insensitive(true),
-                'm' => _ = builder.multi_line(true),
-                's' => _ = builder.dot_matches_new_line(true),
+                'i' | 'm' | 's' => modes.push(letter),
                 'g' if name == "regexp_replace" => all = true,
                 _ => {
                     return Err(flags.error(
@@ -134,7 +132,9 @@ pub(super) fn regular_expression(
             }
         }
     }
-    match builder.build() {
+    // Within the pattern, so that it is the whole of it.
+    let source = if modes.is_empty() { source.to_string() } else { format!("(?{modes}){source}") };
+    match regex::Regex::new(&source) {
         Ok(regex) => Ok((value, regex, all)),
         Err(error) => {
             let reason = error.to_string();

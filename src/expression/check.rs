@@ -14,7 +14,9 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use super::arguments;
 use super::functions;
 use super::kinds::{Fault, Kind, Result, Typed, timestamp_literal, unify};
+use super::now::CLOCKS;
 use super::parse::bytes;
+use super::time::TimeComparison;
 use super::total;
 use super::{ExpressionError, Resolved, Scope, nearest};
 
@@ -30,6 +32,7 @@ pub(super) struct Checked {
     pub expr: Expr,
     pub data_type: DataType,
     pub inputs: Vec<Resolved>,
+    pub times: Vec<TimeComparison>,
 }
 
 /// Checks a whole expression.
@@ -42,7 +45,7 @@ pub(super) fn check(text: &str, parsed: &ast::Expr, scope: &dyn Scope) -> Result
 }
 
 fn check_node(parsed: &ast::Expr, scope: &dyn Scope) -> Result<Checked> {
-    let mut checker = Checker { scope, inputs: Vec::new(), depth: 0 };
+    let mut checker = Checker { scope, inputs: Vec::new(), times: Vec::new(), depth: 0 };
     let typed = checker.lower(parsed)?;
     let typed = match typed.kind {
         Kind::Null => typed.cast(Kind::Text),
@@ -53,21 +56,24 @@ fn check_node(parsed: &ast::Expr, scope: &dyn Scope) -> Result<Checked> {
         }
         _ => typed,
     };
-    Ok(Checked { data_type: typed.kind.arrow(), expr: typed.expr, inputs: checker.inputs })
+    let Checker { inputs, times, .. } = checker;
+    Ok(Checked { data_type: typed.kind.arrow(), expr: typed.expr, inputs, times })
 }
 
-struct Checker<'a> {
-    scope: &'a dyn Scope,
+pub(super) struct Checker<'a> {
+    pub scope: &'a dyn Scope,
     inputs: Vec<Resolved>,
+    /// See `now`, which fills it.
+    pub times: Vec<TimeComparison>,
     depth: usize,
 }
 
 impl Checker<'_> {
-    fn refuse<T>(&self, node: &ast::Expr, message: impl Into<String>, help: Option<&str>) -> Result<T> {
+    pub fn refuse<T>(&self, node: &ast::Expr, message: impl Into<String>, help: Option<&str>) -> Result<T> {
         Err(Fault { message: message.into(), help: help.map(str::to_string), span: node.span() })
     }
 
-    fn lower(&mut self, node: &ast::Expr) -> Result<Typed> {
+    pub fn lower(&mut self, node: &ast::Expr) -> Result<Typed> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return self.refuse(
@@ -127,6 +133,9 @@ impl Checker<'_> {
                 Ok(typed(Expr::InList(InList { expr, list, negated: *negated }), Kind::Boolean))
             }
             ast::Expr::Between { expr, negated, low, high } => {
+                if let Some(typed) = self.between_now(expr, *negated, low, high, span)? {
+                    return Ok(typed);
+                }
                 let all = vec![self.lower(expr)?, self.lower(low)?, self.lower(high)?];
                 let (all, _) = unify(all)?;
                 let mut all = all.into_iter().map(|part| Box::new(part.expr));
@@ -224,26 +233,37 @@ impl Checker<'_> {
         }
     }
 
-    fn name(&mut self, path: &[&str], span: Span) -> Result<Typed> {
-        let written = match path {
-            ["in_segment", segment] => format!("in_segment('{segment}')"),
-            _ => path.join("."),
-        };
-        let Some(resolved) = self.scope.resolve(path) else {
-            let is_segment = path[0] == "in_segment";
-            let message = if is_segment {
-                format!("unknown segment `{}`", path[1..].join("."))
-            } else {
-                format!("unknown name `{written}`")
-            };
-            let help = self.scope.why_not(path).or_else(|| {
-                let mut names = self.scope.names();
-                names.retain(|name| name.starts_with("in_segment(") == is_segment);
-                suggestion(&written, &names)
-            });
-            return Err(Fault { message, help, span });
-        };
+    pub fn name(&mut self, path: &[&str], span: Span) -> Result<Typed> {
+        let Some(resolved) = self.scope.resolve(path) else { return Err(self.unknown(path, span)) };
+        Ok(Typed { span, ..self.input(resolved) })
+    }
 
+    pub fn unknown(&self, path: &[&str], span: Span) -> Fault {
+        let segment_test = match path {
+            [function @ ("in_segment" | "has_been"), segment] => Some((*function, *segment)),
+            _ => None,
+        };
+        let written = match segment_test {
+            Some((function, segment)) => format!("{function}('{segment}')"),
+            None => path.join("."),
+        };
+        let message = match segment_test {
+            Some((_, segment)) => format!("unknown segment `{segment}`"),
+            None => format!("unknown name `{written}`"),
+        };
+        let help = self.scope.why_not(path).or_else(|| {
+            let mut names = self.scope.names();
+            names.retain(|name| name.starts_with("in_segment(") == segment_test.is_some());
+            if let Some((function, _)) = segment_test {
+                names.iter_mut().for_each(|name| *name = name.replacen("in_segment", function, 1));
+            }
+            suggestion(&written, &names)
+        });
+        Fault { message, help, span }
+    }
+
+    /// A column as a value; the same one twice is one input.
+    pub fn input(&mut self, resolved: Resolved) -> Typed {
         let kind = Kind::of(&resolved.data_type);
         let is_exact = resolved.data_type == kind.arrow();
         let known = self.inputs.iter().position(|input| input == &resolved);
@@ -255,7 +275,8 @@ impl Checker<'_> {
         if !is_exact {
             expr = Expr::TryCast(TryCast::new(Box::new(expr), kind.arrow()));
         }
-        Ok(Typed { expr, kind, span })
+        let input = Typed { expr, kind, span: Span::empty() };
+        if input.kind == Kind::Double { total::finite(input) } else { input }
     }
 
     fn literal(&self, node: &ast::Expr, value: &Value) -> Result<Typed> {
@@ -394,6 +415,9 @@ impl Checker<'_> {
     }
 
     fn compare(&mut self, node: &ast::Expr, left: &ast::Expr, op: Operator, right: &ast::Expr) -> Result<Typed> {
+        if let Some(typed) = self.compare_now(left, op, right, node.span())? {
+            return Ok(typed);
+        }
         let both = vec![self.lower(left)?, self.lower(right)?];
         let (mut both, _) = unify(both)?;
         let (right, left) = (both.pop(), both.pop());
@@ -438,7 +462,8 @@ impl Checker<'_> {
         let (Some(b), Some(a)) = (both.pop(), both.pop()) else {
             return Err(Fault { message: "an operator needs two sides".into(), help: None, span });
         };
-        Ok(Typed { expr: binary_expr(a.expr, operator, b.expr), kind, span })
+        let computed = Typed { expr: binary_expr(a.expr, operator, b.expr), kind, span };
+        Ok(if computed.kind == Kind::Double { total::finite(computed) } else { computed })
     }
 
     fn like(
@@ -559,6 +584,9 @@ impl Checker<'_> {
         let name = function.name.to_string().to_lowercase();
         let span = node.span();
         let name_span = function.name.span();
+        if CLOCKS.contains(&name.as_str()) {
+            return Err(self.clock_fault(&name, name_span));
+        }
         if let Some((message, help)) = functions::refused(&name) {
             return Err(Fault { message, help: Some(help.into()), span: name_span });
         }
@@ -601,6 +629,9 @@ impl Checker<'_> {
                 }
                 _ => self.refuse(node, "in_segment takes one segment's name", Some("write in_segment('high_value')")),
             };
+        }
+        if name == "has_been" {
+            return self.has_been(&arguments, span);
         }
         if !functions::is_known(&name) {
             let help = nearest(&name, functions::names()).map(|nearest| format!("did you mean `{nearest}`?"));

@@ -15,7 +15,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 
 use super::arguments::{dollar_groups, expect_count, fit, narrow, numbers, one_of, regular_expression, two, writable};
 use super::kinds::{Fault, Kind, Result, Typed, unify};
-use super::total::{epoch, finite, formatted, library, total, whole_numbers, wrong_arguments};
+use super::total::{Operation, epoch, finite, formatted, library, total, truncated, whole_numbers, wrong_arguments};
 
 /// `lpad` and `rpad` up to here, so that no expression makes gigabytes of a short text.
 const MAX_PADDING: i64 = 10_000;
@@ -105,7 +105,7 @@ const SPECIAL: &[&str] = &[
 ];
 
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    PLAIN.iter().map(|plain| plain.name).chain(SPECIAL.iter().copied()).chain(["in_segment"])
+    PLAIN.iter().map(|plain| plain.name).chain(SPECIAL.iter().copied()).chain(["in_segment", "has_been"])
 }
 
 pub(super) fn is_known(name: &str) -> bool {
@@ -115,13 +115,6 @@ pub(super) fn is_known(name: &str) -> bool {
 /// Functions that people will try and that cannot be here: why, and what to do instead.
 pub(super) fn refused(name: &str) -> Option<(String, &'static str)> {
     let refusal = match name {
-        "now" | "current_timestamp" | "localtimestamp" | "current_date" | "current_time" | "localtime" | "today"
-        | "getdate" => (
-            format!(
-                "{name}() is not possible here: an expression has no clock, its value would change without an event"
-            ),
-            "conditions on the current time come with windowed traits; until then compare with a literal, TIMESTAMP '2026-01-31 00:00:00'",
-        ),
         "random" | "rand" | "uuid" | "gen_random_uuid" | "newid" | "generateuuidv4" => (
             format!("{name}() is not possible here: the same events must always give the same result"),
             "use a value of the event, such as message_id",
@@ -214,7 +207,7 @@ pub(super) fn call(name: &str, mut arguments: Vec<Typed>, span: Span) -> Result<
                 ([time, interval], false) => apply(time, interval, numeric::sub),
                 _ => wrong_arguments(),
             };
-            Ok(total(name.to_string(), arguments, Kind::Timestamp, Arc::new(body), span))
+            Ok(total(Operation::Named(name.to_string()), arguments, Kind::Timestamp, Arc::new(body), span))
         }
 
         "abs" | "ceil" | "floor" => {
@@ -275,14 +268,14 @@ pub(super) fn call(name: &str, mut arguments: Vec<Typed>, span: Span) -> Result<
         "regexp_like" => {
             expect(2, 3)?;
             let (value, pattern, _) = regular_expression(name, arguments, 1)?;
-            let key = format!("regexp_like({})", pattern.as_str());
+            let operation = Operation::RegexpLike { pattern: pattern.as_str().to_string() };
             let body = move |values: &[ColumnarValue], rows: usize| {
                 let texts = values[0].to_array(rows)?;
                 let matches: BooleanArray =
                     texts.as_string::<i32>().iter().map(|text| Some(pattern.is_match(text?))).collect();
                 Ok(ColumnarValue::Array(Arc::new(matches) as ArrayRef))
             };
-            Ok(total(key, vec![value], Kind::Boolean, Arc::new(body), span))
+            Ok(total(operation, vec![value], Kind::Boolean, Arc::new(body), span))
         }
         "regexp_replace" => {
             expect(3, 4)?;
@@ -292,7 +285,11 @@ pub(super) fn call(name: &str, mut arguments: Vec<Typed>, span: Span) -> Result<
                     .error("the replacement must be a literal text", "write regexp_replace(text, 'pattern', 'by')"));
             };
             let (value, pattern, all) = regular_expression(name, arguments, 1)?;
-            let key = format!("regexp_replace({}, {replacement}, {all})", pattern.as_str());
+            let operation = Operation::RegexpReplace {
+                pattern: pattern.as_str().to_string(),
+                replacement: replacement.clone(),
+                all,
+            };
             let body = move |values: &[ColumnarValue], rows: usize| {
                 let texts = values[0].to_array(rows)?;
                 let limit = if all { 0 } else { 1 };
@@ -301,13 +298,13 @@ pub(super) fn call(name: &str, mut arguments: Vec<Typed>, span: Span) -> Result<
                     texts.map(|text| Some(pattern.replacen(text?, limit, replacement.as_str()))).collect();
                 Ok(ColumnarValue::Array(Arc::new(replaced) as ArrayRef))
             };
-            Ok(total(key, vec![value], Kind::Text, Arc::new(body), span))
+            Ok(total(operation, vec![value], Kind::Text, Arc::new(body), span))
         }
 
         "date_trunc" => {
             let [unit, time] = two(name, arguments, span)?;
             let unit = one_of(name, unit, &TRUNCATIONS)?;
-            library(name, datetime::date_trunc(), vec![unit, fit(name, time, &Kind::Timestamp)?], Kind::Timestamp, span)
+            Ok(truncated(unit, fit(name, time, &Kind::Timestamp)?, span))
         }
         "date_part" => {
             let [part, time] = two(name, arguments, span)?;
@@ -335,7 +332,7 @@ pub(super) fn call(name: &str, mut arguments: Vec<Typed>, span: Span) -> Result<
             }
             let day =
                 Typed { expr: Expr::Literal(ScalarValue::from("day"), None), kind: Kind::Text, span: Span::empty() };
-            library("date_trunc", datetime::date_trunc(), vec![day, time], Kind::Timestamp, span)
+            Ok(truncated(day, time, span))
         }
         "from_unixtime" | "to_timestamp_seconds" | "to_timestamp_millis" | "to_timestamp_micros" => {
             expect(1, 1)?;

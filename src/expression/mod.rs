@@ -12,22 +12,29 @@
 //! - **No silent conversions** but long to double, and a literal text to a timestamp where one is compared with a
 //!   timestamp. `||` and `concat` write longs and booleans as text. Everything else says `CAST`.
 //! - **One row never fails a batch.** `CAST` means `TRY_CAST`: what cannot be converted is null. So are `/`, `%` and
-//!   `div` by zero, a text that is no timestamp, an impossible date, and any result of `/`, `*`, `%` or a function on
-//!   doubles that is not a finite number (and `-0.0` is `0.0`). Arithmetic on longs wraps around, as in ClickHouse.
+//!   `div` by zero, a text that is no timestamp, an impossible date, and every double that is not a finite number, read
+//!   or computed (and `-0.0` is `0.0`). Arithmetic on longs wraps around, as in ClickHouse.
 //! - `/` **is real division**, whatever the operands; `div(a, b)` is whole-number division towards zero.
 //! - **Null** follows SQL's three values: `null AND false` is false, `null OR true` is true, `x IN (…, null)` is never
 //!   false, comparisons with null are null. `||` with a null is null; `concat`, `least` and `greatest` skip nulls.
 //!   In a predicate null counts as false.
 //! - Text compares by its bytes; positions and lengths count characters, from 1.
+//! - `now()` **is a column**, [`NOW_COLUMN`], and stands only where a trait's time is compared with it (`now`), so that it
+//!   is known when the comparison next changes: [`TimeComparison::flip`]. So does `has_been('segment', INTERVAL '7 days')`.
 
 mod arguments;
 mod check;
 mod functions;
 mod kinds;
+mod now;
+mod nulls;
 mod parse;
+mod projected;
+mod render;
 mod scope;
 #[cfg(test)]
 mod tests;
+mod time;
 mod total;
 
 use std::ops::Range;
@@ -48,9 +55,14 @@ use datafusion::physical_expr::utils::reassign_expr_columns;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion::sql::sqlparser::ast;
 
+pub use now::NOW_COLUMN;
+pub use nulls::NullWarning;
 pub use parse::parse_path;
 pub(crate) use parse::{located, parse_select};
+pub use projected::Projected;
+pub use render::Dialect;
 pub use scope::{ColumnScope, nearest};
+pub use time::{CalendarOffset, TimeComparison, TimeOperator};
 
 /// What a name in an expression stands for.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,7 +78,8 @@ pub struct Resolved {
 /// The names an expression may use.
 pub trait Scope {
     /// `path` is the name split at its dots: `["properties", "total"]`. `in_segment('x')` asks for
-    /// `["in_segment", "x"]`. None when there is no such name here.
+    /// `["in_segment", "x"]`, a boolean; `has_been('x', …)` for `["has_been", "x"]`, a timestamp: since when the profile
+    /// is a member, null if it is none. None when there is no such name here.
     fn resolve(&self, path: &[&str]) -> Option<Resolved>;
     /// Every name as a user would write it: for suggestions. Segments as `in_segment('x')`.
     fn names(&self) -> Vec<String>;
@@ -74,6 +87,14 @@ pub trait Scope {
     fn why_not(&self, path: &[&str]) -> Option<String> {
         let _ = path;
         None
+    }
+    /// Whether there is a `now()`: where values are computed again when time alone passes.
+    fn knows_now(&self) -> bool {
+        false
+    }
+    /// Whether a name that resolves can be null; for [`Expression::null_warnings`].
+    fn nullable(&self, path: &[&str]) -> bool {
+        path.first() != Some(&"in_segment")
     }
 }
 
@@ -93,19 +114,26 @@ pub struct ExpressionError {
 pub struct Expression {
     /// As the user wrote it.
     pub sql: String,
-    /// The columns it reads, without repetition, in order of first use.
+    /// The columns it reads, without repetition, in order of first use; [`NOW_COLUMN`] among them where it reads the
+    /// time.
     pub inputs: Vec<Resolved>,
+    /// Where it compares with `now()`, without repetition: its value changes without an event only when one of these does.
+    pub times: Vec<TimeComparison>,
+    /// Where null counts as false though the condition reads otherwise.
+    pub null_warnings: Vec<NullWarning>,
     /// The type of its value: `Boolean`, `Int64`, `Float64`, `Utf8`, UTC microseconds; or, where the whole expression
     /// is one name, that column's list, struct or map.
     pub data_type: DataType,
-    /// Its column `i` is the i-th input.
+    /// What was checked; what SQL is rendered from. Its column `i` is the i-th input.
+    checked: Expr,
+    /// The same, planned.
     physical: Arc<dyn PhysicalExpr>,
 }
 
 impl Expression {
     /// # Errors
-    /// Syntax, unknown name or function, wrong types, anything volatile, aggregates, subqueries, and `now()`
-    /// (which this version refuses altogether).
+    /// Syntax, unknown name or function, wrong types, anything volatile, aggregates, subqueries, and `now()` where
+    /// the scope has none or it does not stand as `trait < now() - INTERVAL '7 days'`.
     pub fn compile(sql: &str, scope: &dyn Scope) -> Result<Expression, ExpressionError> {
         let parsed = parse::parse_expression(sql)?;
         let expression = Expression::from_ast(sql, &parsed, scope)?;
@@ -140,7 +168,15 @@ impl Expression {
                 span: whole,
             });
         }
-        Ok(Expression { sql: parsed.to_string(), inputs: checked.inputs, data_type, physical })
+        Ok(Expression {
+            sql: parsed.to_string(),
+            inputs: checked.inputs,
+            times: checked.times,
+            null_warnings: nulls::warnings(text, parsed, scope),
+            data_type,
+            checked: checked.expr,
+            physical,
+        })
     }
 
     /// Refuses a value that is not a boolean, pointing at `span`.
@@ -236,13 +272,11 @@ impl BoundExpression {
 
     /// One value per row.
     pub fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, EvaluateError> {
+        self.check_columns(batch)?;
         let evaluated = self.physical.evaluate(batch).and_then(|value| value.into_array(batch.num_rows()));
         match evaluated {
             Ok(values) => Ok(values),
-            Err(error) => {
-                self.check_columns(batch)?;
-                self.evaluate_in_halves(batch, &error.strip_backtrace())
-            }
+            Err(error) => self.evaluate_in_halves(batch, &error.strip_backtrace()),
         }
     }
 

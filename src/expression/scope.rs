@@ -8,11 +8,17 @@ use super::{Resolved, Scope};
 #[derive(Debug, Clone, Default)]
 pub struct ColumnScope {
     names: Vec<(Vec<String>, Resolved)>,
+    knows_now: bool,
 }
 
 impl ColumnScope {
     pub fn new() -> Self {
         ColumnScope::default()
+    }
+
+    /// With a `now()`.
+    pub fn with_now(self) -> Self {
+        ColumnScope { knows_now: true, ..self }
     }
 
     /// Adds a name by its path: `["checkout", "level"]`; `["in_segment", "vip"]` for a segment.
@@ -43,10 +49,15 @@ impl Scope for ColumnScope {
 
     fn names(&self) -> Vec<String> {
         let written = |path: &Vec<String>| match path.as_slice() {
-            [function, segment] if function == "in_segment" => format!("in_segment('{segment}')"),
-            _ => path.join("."),
+            [function, segment] if function == "in_segment" => Some(format!("in_segment('{segment}')")),
+            [function, _] if function == "has_been" => None,
+            _ => Some(path.join(".")),
         };
-        self.names.iter().map(|(path, _)| written(path)).collect()
+        self.names.iter().filter_map(|(path, _)| written(path)).collect()
+    }
+
+    fn knows_now(&self) -> bool {
+        self.knows_now
     }
 }
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, TimestampMicrosecondArray};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, FieldRef, Float64Type, Int64Type};
+use arrow::datatypes::{DataType, Field, FieldRef, Float64Type, Int64Type, TimestampMicrosecondType};
 use chrono::format::{Item, Parsed, StrftimeItems};
+use chrono::{DateTime, Datelike as _, NaiveDate, NaiveTime};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::{Result as LibraryResult, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
@@ -18,23 +19,54 @@ use super::arguments::fit;
 use super::kinds::{Fault, Kind, Result, Typed};
 
 /// Years 1 to 9999: what every part of the way (chrono, ClickHouse, JSON) can write.
-const EARLIEST_US: i64 = -62_135_596_800_000_000;
-const LATEST_US: i64 = 253_402_300_799_999_999;
+pub(super) const EARLIEST_US: i64 = -62_135_596_800_000_000;
+pub(super) const LATEST_US: i64 = 253_402_300_799_999_999;
 
 type Body = Arc<dyn Fn(&[ColumnarValue], usize) -> LibraryResult<ColumnarValue> + Send + Sync>;
 
-/// A function that answers for every row; two are the same when name and type are, so the name holds all that
-/// distinguishes the body (patterns, formats).
-struct Total {
+/// What a total function computes of its arguments: all that distinguishes its body, so two with the same operation and
+/// type are the same; and what it is rendered from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Operation {
+    /// As the function of this name; see `functions`.
+    Named(String),
+    /// A double that is no finite number becomes null, and `-0.0` becomes `0.0`.
+    Finite,
+    /// A number of units since 1970 as a timestamp.
+    Epoch {
+        unit_us: i64,
+    },
+    RegexpLike {
+        pattern: String,
+    },
+    /// The replacement has its groups as `${1}` and a dollar as `$$`.
+    RegexpReplace {
+        pattern: String,
+        replacement: String,
+        all: bool,
+    },
+    /// A text read by the first of these strftime formats that fits.
+    ReadTime {
+        formats: Vec<String>,
+    },
+}
+
+/// A function that answers for every row.
+pub(super) struct Total {
+    pub operation: Operation,
     name: String,
-    returns: DataType,
+    pub returns: DataType,
     signature: Signature,
     body: Body,
 }
 
-pub(super) fn total(name: String, arguments: Vec<Typed>, returns: Kind, body: Body, span: Span) -> Typed {
+pub(super) fn total(operation: Operation, arguments: Vec<Typed>, returns: Kind, body: Body, span: Span) -> Typed {
     let signature = Signature::variadic_any(Volatility::Immutable);
-    let function = ScalarUDF::from(Total { name, returns: returns.arrow(), signature, body });
+    let name = match &operation {
+        Operation::Named(name) => name.clone(),
+        other => format!("{other:?}"),
+    };
+    let function = ScalarUDF::from(Total { operation, name, returns: returns.arrow(), signature, body });
     let arguments = arguments.into_iter().map(|argument| argument.expr).collect();
     let expr = Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(function), arguments));
     Typed { expr, kind: returns, span }
@@ -72,7 +104,7 @@ pub(super) fn library(
             config_options: config_options.clone(),
         })
     };
-    Ok(total(name.to_string(), arguments, returns, Arc::new(body), span))
+    Ok(total(Operation::Named(name.to_string()), arguments, returns, Arc::new(body), span))
 }
 
 pub(super) fn wrong_arguments() -> LibraryResult<ColumnarValue> {
@@ -139,7 +171,7 @@ impl std::fmt::Debug for Total {
 
 impl PartialEq for Total {
     fn eq(&self, other: &Self) -> bool {
-        self.name == other.name && self.returns == other.returns
+        self.operation == other.operation && self.returns == other.returns
     }
 }
 
@@ -147,7 +179,7 @@ impl Eq for Total {}
 
 impl std::hash::Hash for Total {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.name.hash(state);
+        self.operation.hash(state);
         self.returns.hash(state);
     }
 }
@@ -163,7 +195,7 @@ pub(super) fn finite(value: Typed) -> Typed {
         Ok(ColumnarValue::Array(Arc::new(finite) as ArrayRef))
     };
     let span = value.span;
-    total("finite".into(), vec![value], Kind::Double, Arc::new(body), span)
+    total(Operation::Finite, vec![value], Kind::Double, Arc::new(body), span)
 }
 
 pub(super) fn whole_numbers(name: &str, a: Typed, b: Typed, compute: fn(i64, i64) -> Option<i64>, span: Span) -> Typed {
@@ -173,7 +205,7 @@ pub(super) fn whole_numbers(name: &str, a: Typed, b: Typed, compute: fn(i64, i64
         let computed: Int64Array = pairs.map(|(a, b)| compute(a?, b?)).collect();
         Ok(ColumnarValue::Array(Arc::new(computed) as ArrayRef))
     };
-    total(name.into(), vec![a, b], Kind::Long, Arc::new(body), span)
+    total(Operation::Named(name.into()), vec![a, b], Kind::Long, Arc::new(body), span)
 }
 
 /// Time since 1970 in units of so many microseconds; null outside the years 1 to 9999.
@@ -191,13 +223,48 @@ pub(super) fn epoch(value: Typed, unit_us: i64, span: Span) -> Typed {
         };
         Ok(ColumnarValue::Array(Arc::new(times.with_timezone("UTC")) as ArrayRef))
     };
-    total(format!("epoch({unit_us})"), vec![value], Kind::Timestamp, Arc::new(body), span)
+    total(Operation::Epoch { unit_us }, vec![value], Kind::Timestamp, Arc::new(body), span)
+}
+
+/// A time cut down to its unit. The library's goes through nanoseconds, which end in 2262.
+pub(super) fn truncated(unit: Typed, time: Typed, span: Span) -> Typed {
+    let name = unit.literal_text().unwrap_or_default().to_string();
+    let body = move |values: &[ColumnarValue], rows: usize| {
+        let times = values[1].to_array(rows)?;
+        let times = times.as_primitive::<TimestampMicrosecondType>();
+        let cut: TimestampMicrosecondArray = times.unary_opt(|us| start_of_unit(&name, us));
+        Ok(ColumnarValue::Array(Arc::new(cut.with_timezone("UTC")) as ArrayRef))
+    };
+    total(Operation::Named("date_trunc".into()), vec![unit, time], Kind::Timestamp, Arc::new(body), span)
+}
+
+fn start_of_unit(unit: &str, us: i64) -> Option<i64> {
+    const DAY_US: i64 = 86_400_000_000;
+    // 1970 began with a Thursday, three days into its week.
+    let (unit_us, shift_us) = match unit {
+        "second" => (1_000_000, 0),
+        "minute" => (60_000_000, 0),
+        "hour" => (3_600_000_000, 0),
+        "day" => (DAY_US, 0),
+        "week" => (7 * DAY_US, 3 * DAY_US),
+        _ => {
+            let date = DateTime::from_timestamp_micros(us)?.date_naive();
+            let month = match unit {
+                "month" => date.month(),
+                "quarter" => date.month0() / 3 * 3 + 1,
+                _ => 1,
+            };
+            let first = NaiveDate::from_ymd_opt(date.year(), month, 1)?;
+            return Some(first.and_time(NaiveTime::MIN).and_utc().timestamp_micros());
+        }
+    };
+    us.checked_sub(us.checked_add(shift_us)?.rem_euclid(unit_us))
 }
 
 /// A text read by the first of the formats that fits; UTC where the format has no offset, midnight where it has no time.
 pub(super) fn formatted(name: &str, value: Typed, formats: Vec<Typed>, span: Span) -> Result<Typed> {
     let value = fit(name, value, &Kind::Text)?;
-    let mut key = String::from("to_timestamp");
+    let mut texts: Vec<String> = Vec::with_capacity(formats.len());
     let mut parsers: Vec<Vec<Item<'static>>> = Vec::with_capacity(formats.len());
     for format in formats {
         let Some(text) = format.literal_text() else {
@@ -208,7 +275,7 @@ pub(super) fn formatted(name: &str, value: Typed, formats: Vec<Typed>, span: Spa
                 format.error(format!("'{text}' is not a format"), "formats are strftime's: %Y-%m-%d %H:%M:%S %z")
             );
         };
-        key.push_str(&format!(",{text}"));
+        texts.push(text.to_string());
         parsers.push(items);
     }
     let read = move |text: &str| parsers.iter().find_map(|items| read_time(text, items));
@@ -217,7 +284,7 @@ pub(super) fn formatted(name: &str, value: Typed, formats: Vec<Typed>, span: Spa
         let times: TimestampMicrosecondArray = texts.as_string::<i32>().iter().map(|text| read(text?)).collect();
         Ok(ColumnarValue::Array(Arc::new(times.with_timezone("UTC")) as ArrayRef))
     };
-    Ok(total(key, vec![value], Kind::Timestamp, Arc::new(body), span))
+    Ok(total(Operation::ReadTime { formats: texts }, vec![value], Kind::Timestamp, Arc::new(body), span))
 }
 
 fn read_time(text: &str, items: &[Item<'static>]) -> Option<i64> {
@@ -228,7 +295,7 @@ fn read_time(text: &str, items: &[Item<'static>]) -> Option<i64> {
     } else if let Ok(time) = parsed.to_naive_datetime_with_offset(0) {
         time.and_utc().timestamp_micros()
     } else {
-        parsed.to_naive_date().ok()?.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_micros()
+        parsed.to_naive_date().ok()?.and_time(NaiveTime::MIN).and_utc().timestamp_micros()
     };
     (EARLIEST_US..=LATEST_US).contains(&us).then_some(us)
 }

@@ -40,6 +40,17 @@ impl<'a> Extracted<'a> {
     pub fn row(&self, row: usize) -> &[Item<'a>] {
         &self.items[self.starts[row] as usize..self.starts[row + 1] as usize]
     }
+
+    /// The rank of the best identifier of a stored row that was joined, by what was decided then (see `Decision::text`);
+    /// `u64::MAX` where there is none.
+    pub fn best_kept(&self, row: usize, decisions: &StringArray, plan: &IdentityPlan) -> u64 {
+        let decided = if decisions.is_valid(row) { decisions.value(row) } else { "" };
+        let refused = |kind: u16| {
+            let name = plan.types[usize::from(kind)].name.as_str();
+            decided.split(',').any(|part| part.split_once(':').is_some_and(|(_, refused)| refused == name))
+        };
+        self.row(row).iter().find(|item| !refused(item.kind)).map_or(u64::MAX, Item::rank)
+    }
 }
 
 /// Where a type's values are in this batch.

@@ -4,7 +4,15 @@ use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use super::TraitKind;
+use super::columns::json;
+use super::distinct::Distinct;
+use super::frequencies::Frequencies;
+use super::funnel::Funnel;
+use super::gap::Gap;
+use super::keyed::Keyed;
+use super::plan::{EventRule, TraitKind};
+use super::sequence::Sequence;
+use super::window::Panes;
 use crate::event::TimeUs;
 
 /// One value of a trait or of an event.
@@ -58,18 +66,34 @@ pub enum Accumulator {
     Sum(i128),
     /// `min` and `max`.
     Extreme(Scalar),
+    Mean {
+        sum: i128,
+        count: i64,
+    },
+    Frequencies(Box<Frequencies>),
+    Distinct(Box<Distinct>),
+    Gap(Box<Gap>),
+    Funnel(Box<Funnel>),
+    Sequence(Box<Sequence>),
+    /// With `window`: the states of its panes.
+    Panes(Box<Panes>),
+    /// With `by`: the states of its keys, with a window in each.
+    Keyed(Box<Keyed>),
 }
 
 impl Accumulator {
-    /// Adds another state of the same trait: an event's own, or a merged profile's. `kind` is the plan's
-    /// [`order`](super::TraitPlan::order).
-    pub fn add(&mut self, kind: TraitKind, other: Accumulator) {
+    /// Adds another state of the same trait: an event's own, or a merged profile's.
+    pub fn add(&mut self, rule: &EventRule, other: Accumulator) {
         match (&mut *self, other) {
             (Accumulator::Count(count), Accumulator::Count(more)) => *count = count.saturating_add(more),
             (Accumulator::Sum(sum), Accumulator::Sum(more)) => *sum = sum.saturating_add(more),
+            (Accumulator::Mean { sum, count }, Accumulator::Mean { sum: more, count: events }) => {
+                *sum = sum.saturating_add(more);
+                *count = count.saturating_add(events);
+            }
             (Accumulator::Extreme(value), Accumulator::Extreme(other)) => {
                 let order = other.order(value);
-                if (kind == TraitKind::Min && order.is_lt()) || (kind == TraitKind::Max && order.is_gt()) {
+                if (rule.kind == TraitKind::Min && order.is_lt()) || (rule.kind == TraitKind::Max && order.is_gt()) {
                     *value = other;
                 }
             }
@@ -77,7 +101,7 @@ impl Accumulator {
                 Accumulator::Dated { rank, at, message_id, value: old },
                 Accumulator::Dated { rank: r, at: t, message_id: id, value },
             ) => {
-                let wins = match precedence(kind, (r, t, &id), (*rank, *at, message_id)) {
+                let wins = match precedence(rule.prefers_earlier(), (r, t, &id), (*rank, *at, message_id)) {
                     Ordering::Less => true,
                     Ordering::Greater => false,
                     // Message ids are per source, so two sources may have the same one.
@@ -91,19 +115,102 @@ impl Accumulator {
                     *self = Accumulator::Dated { rank: r, at: t, message_id: id, value };
                 }
             }
+            (Accumulator::Frequencies(mine), Accumulator::Frequencies(theirs)) => mine.merge(*theirs),
+            (Accumulator::Funnel(mine), Accumulator::Funnel(theirs)) => mine.merge(*theirs),
+            (Accumulator::Sequence(mine), Accumulator::Sequence(theirs)) => mine.merge(*theirs),
+            (Accumulator::Distinct(mine), Accumulator::Distinct(theirs)) => {
+                if let TraitKind::Distinct { keep } = rule.kind {
+                    mine.merge(keep, *theirs);
+                }
+            }
+            (Accumulator::Gap(mine), Accumulator::Gap(theirs)) => {
+                if let TraitKind::Gap(plan) = &rule.kind {
+                    mine.merge(plan, *theirs);
+                }
+            }
+            (Accumulator::Panes(mine), Accumulator::Panes(theirs)) => mine.merge(*theirs, rule),
+            (Accumulator::Keyed(mine), Accumulator::Keyed(theirs)) => mine.merge(*theirs, rule),
             // The state of another definition version never gets here: slots are keyed by version.
             (_, other) => *self = other,
         }
     }
 
-    /// The trait's value; `scale` is the trait's own. None where an explicit null was last.
-    pub fn value(&self, scale: u8) -> Option<Scalar> {
+    /// Forgets what cannot count any more: what has left its window at `now`, and points before `floor` that no later
+    /// one can go with. Values stay what they are. False when nothing is left.
+    pub fn settle(&mut self, rule: &EventRule, now: TimeUs, floor: TimeUs) -> bool {
+        match (self, &rule.window, &rule.kind) {
+            (Accumulator::Panes(panes), Some(window), _) => panes.settle(window, now, rule),
+            (Accumulator::Keyed(keyed), ..) => keyed.settle(rule, now, floor),
+            (Accumulator::Funnel(funnel), _, TraitKind::Funnel(plan)) => {
+                funnel.settle(plan, floor);
+                true
+            }
+            (Accumulator::Sequence(sequence), _, TraitKind::Sequence(plan)) => {
+                sequence.settle(plan, floor);
+                true
+            }
+            _ => true,
+        }
+    }
+
+    /// The least time later than `now` at which the value may change though no event comes.
+    pub fn next_change(&self, rule: &EventRule, now: TimeUs) -> Option<TimeUs> {
+        match (self, &rule.window) {
+            (Accumulator::Panes(panes), Some(window)) => panes.next_change(window, now),
+            (Accumulator::Keyed(keyed), Some(_)) => {
+                keyed.keys().iter().filter_map(|(_, state)| state.next_change(rule, now)).min()
+            }
+            _ => None,
+        }
+    }
+
+    /// One of its values, without window and keys (see `TraitColumn::part`). None where an explicit null was last.
+    pub fn plain_value(&self, rule: &EventRule, part: &str) -> Option<Scalar> {
+        let scale = rule.scale;
+        let count = |level: u8| Some(Scalar::Long(i64::from(level)));
         match self {
+            Accumulator::Frequencies(frequencies) => match (part, &rule.kind) {
+                ("overflow", _) => Some(Scalar::Boolean(frequencies.is_overflow())),
+                (_, TraitKind::LeastFrequent) => frequencies.least().cloned(),
+                _ => frequencies.most().cloned(),
+            },
+            Accumulator::Distinct(distinct) if part == "count" => Some(Scalar::Long(distinct.count())),
+            Accumulator::Distinct(distinct) => {
+                let values = distinct.values()?.iter().map(json);
+                Some(Scalar::Text(serde_json::Value::Array(values.collect()).to_string().into()))
+            }
+            Accumulator::Gap(gap) => match &rule.kind {
+                TraitKind::Gap(plan) => gap.value(plan).map(Scalar::Double),
+                _ => None,
+            },
+            Accumulator::Funnel(funnel) => {
+                let TraitKind::Funnel(plan) = &rule.kind else { return None };
+                let value = funnel.value(plan);
+                match part {
+                    "level" => count(value.level),
+                    "best" => count(value.best),
+                    "started_at" => value.started_at.map(Scalar::Timestamp),
+                    _ => value.reached_at.map(Scalar::Timestamp),
+                }
+            }
+            Accumulator::Sequence(sequence) => {
+                let TraitKind::Sequence(plan) = &rule.kind else { return None };
+                let value = sequence.value(plan);
+                match part {
+                    "matched" => Some(Scalar::Boolean(value.matched)),
+                    "level" => count(value.level),
+                    "started_at" => value.started_at.map(Scalar::Timestamp),
+                    _ => value.matched_at.map(Scalar::Timestamp),
+                }
+            }
             Accumulator::Dated { value, .. } => value.clone(),
             Accumulator::Count(count) => Some(Scalar::Long(*count)),
             Accumulator::Sum(sum) if scale == 0 => Some(Scalar::Long(clamp(*sum))),
-            Accumulator::Sum(sum) => Some(Scalar::Double(*sum as f64 / 10f64.powi(i32::from(scale)))),
+            Accumulator::Sum(sum) => Some(Scalar::Double(unscaled(*sum, scale))),
             Accumulator::Extreme(value) => Some(value.clone()),
+            Accumulator::Mean { count: 0, .. } => None,
+            Accumulator::Mean { sum, count } => Some(Scalar::Double(unscaled(*sum, scale) / *count as f64)),
+            Accumulator::Panes(_) | Accumulator::Keyed(_) => None,
         }
     }
 
@@ -112,16 +219,27 @@ impl Accumulator {
         match self {
             Accumulator::Dated { message_id, value, .. } => message_id.len() + value.as_ref().map_or(0, heap),
             Accumulator::Extreme(value) => heap(value),
-            Accumulator::Count(_) | Accumulator::Sum(_) => 0,
+            Accumulator::Count(_) | Accumulator::Sum(_) | Accumulator::Mean { .. } => 0,
+            Accumulator::Frequencies(state) => size_of::<Frequencies>() + state.weigh(),
+            Accumulator::Distinct(state) => size_of::<Distinct>() + state.weigh(),
+            Accumulator::Gap(state) => size_of::<Gap>() + state.weigh(),
+            Accumulator::Funnel(state) => size_of::<Funnel>() + state.weigh(),
+            Accumulator::Sequence(state) => size_of::<Sequence>() + state.weigh(),
+            Accumulator::Panes(panes) => size_of::<Panes>() + panes.weigh(),
+            Accumulator::Keyed(keyed) => size_of::<Keyed>() + keyed.weigh(),
         }
     }
 }
 
 /// Which of two values stands, by (rank, timestamp, message id): `Less` where the new one does.
-pub fn precedence(kind: TraitKind, new: (u64, TimeUs, &str), old: (u64, TimeUs, &str)) -> Ordering {
+pub fn precedence(prefers_earlier: bool, new: (u64, TimeUs, &str), old: (u64, TimeUs, &str)) -> Ordering {
     let by_time = (new.1, new.2).cmp(&(old.1, old.2));
-    let by_time = if kind == TraitKind::First { by_time } else { by_time.reverse() };
+    let by_time = if prefers_earlier { by_time } else { by_time.reverse() };
     new.0.cmp(&old.0).then(by_time)
+}
+
+fn unscaled(sum: i128, scale: u8) -> f64 {
+    sum as f64 / 10f64.powi(i32::from(scale))
 }
 
 fn clamp(sum: i128) -> i64 {
@@ -137,6 +255,7 @@ pub fn scaled(value: f64, scale: u8) -> Option<i128> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::rule;
     use super::*;
 
     fn dated(at: TimeUs, id: &str, value: Option<i64>) -> Accumulator {
@@ -185,11 +304,12 @@ mod tests {
             (TraitKind::Sum, [Accumulator::Sum(5), Accumulator::Sum(-7), Accumulator::Sum(3)], long(1)),
         ];
         for (kind, states, expected) in rows {
+            let rule = rule(kind.clone());
             for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
                 let mut sum = states[order[0]].clone();
-                sum.add(kind, states[order[1]].clone());
-                sum.add(kind, states[order[2]].clone());
-                assert_eq!(sum.value(0), expected, "{kind:?} {states:?} in order {order:?}");
+                sum.add(&rule, states[order[1]].clone());
+                sum.add(&rule, states[order[2]].clone());
+                assert_eq!(sum.plain_value(&rule, ""), expected, "{kind:?} {states:?} in order {order:?}");
             }
         }
     }
@@ -206,6 +326,7 @@ mod tests {
         for (value, expected) in rows {
             assert_eq!(scaled(value, 6), expected, "{value}");
         }
-        assert_eq!(Accumulator::Sum(250_031_563).value(2), Some(Scalar::Double(2_500_315.63)));
+        let cents = EventRule { scale: 2, ..rule(TraitKind::Sum) };
+        assert_eq!(Accumulator::Sum(250_031_563).plain_value(&cents, ""), Some(Scalar::Double(2_500_315.63)));
     }
 }

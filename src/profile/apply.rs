@@ -1,21 +1,28 @@
-//! Applies the events of a batch to the traits of their profiles, and shows traits as columns.
+//! Applies the events of a batch to the traits of their profiles.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, BooleanBuilder, Float64Builder, Int64Builder,
-    PrimitiveArray, RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
-};
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray};
 use arrow::compute::cast;
 use arrow::datatypes::{Field, Float64Type, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use hashbrown::HashMap;
 
+use super::BUILT_IN;
 use super::accumulator::{Accumulator, Scalar, precedence, scaled};
+use super::distinct::Distinct;
+use super::frequencies::Frequencies;
+use super::funnel::{Funnel, FunnelPlan, Point};
+use super::gap::Gap;
+use super::keyed::Keyed;
+use super::plan::{EventRule, OnMerge, Step, TraitKind, TraitPlan, TraitRule};
 use super::record::Profile;
-use super::{BUILT_IN, OnMerge, TraitKind, TraitPlan};
-use crate::event::{EventBatch, ValueType, column};
-use crate::expression::{BoundExpression, EvaluateError, ExpressionError};
+use super::sequence::{Sequence, SequencePoint};
+use super::window::Panes;
+use crate::event::{EventBatch, ProfileId, TimeUs, ValueType, column};
+use crate::expression::{BoundExpression, EvaluateError, Expression, ExpressionError, NOW_COLUMN, Projected};
+
+use crate::session::{Columns, SessionId, SessionRow, SessionsPlan};
 
 /// A trait could not be computed for a batch: the definitions passed their checks, so this is a fault of ours.
 #[derive(Debug, thiserror::Error)]
@@ -31,34 +38,55 @@ pub enum TraitError {
 /// All traits, bound to the schema of the event batches.
 pub struct Traits {
     pub plans: Vec<TraitPlan>,
+    pub sessions: SessionsPlan,
+    /// By index: whether it knows the past. What is not ready takes in events and shows nothing.
+    pub ready: Vec<bool>,
     bound: Vec<BoundTrait>,
+    /// Of traits that are computed: the formula, or the conditions of the stages.
+    pub(super) derived: Vec<Vec<Projected>>,
+    /// Where each trait's columns begin.
+    pub(super) first_column: Vec<usize>,
     schema: SchemaRef,
 }
 
+#[derive(Default)]
 struct BoundTrait {
     filter: Option<BoundExpression>,
     input: Option<BoundExpression>,
+    by: Option<BoundExpression>,
     presence: Option<usize>,
+    steps: Vec<Option<BoundExpression>>,
+    exclusions: Vec<Option<BoundExpression>>,
+}
+
+/// Events, and whose they are.
+pub struct Input<'a> {
+    pub events: &'a EventBatch,
+    /// Index into the profiles; None: nobody's.
+    pub profile_of_row: &'a [Option<u32>],
+    /// The rank of each row's best identifier: 0 is best, `u64::MAX` where it has none.
+    pub best: &'a [u64],
+    /// Events after it have not happened yet.
+    pub now: TimeUs,
 }
 
 impl Traits {
     /// # Errors
-    /// An expression that does not fit `schema`.
-    pub fn new(plans: Vec<TraitPlan>, events: &SchemaRef) -> Result<Traits, TraitError> {
-        let bind = |plan: &TraitPlan| {
-            let failed = |source| TraitError::Bind { name: plan.name.clone(), source };
-            let presence = plan.presence.as_ref().and_then(|name| events.index_of(name).ok());
-            Ok(BoundTrait {
-                filter: plan.filter.as_ref().map(|filter| filter.bind(events)).transpose().map_err(failed)?,
-                input: plan.input.as_ref().map(|input| input.bind(events)).transpose().map_err(failed)?,
-                presence,
-            })
-        };
-        let bound = plans.iter().map(bind).collect::<Result<Vec<_>, TraitError>>()?;
+    /// An expression that does not fit `events`.
+    pub fn new(plans: Vec<TraitPlan>, sessions: SessionsPlan, events: &SchemaRef) -> Result<Traits, TraitError> {
         let built_in = BUILT_IN.iter().map(|(name, value_type)| Field::new(*name, value_type.arrow(), true));
-        let own = plans.iter().map(|plan| Field::new(&plan.name, plan.value_type.arrow(), true));
-        let schema = Arc::new(Schema::new(built_in.chain(own).collect::<Vec<_>>()));
-        Ok(Traits { plans, bound, schema })
+        let mut fields: Vec<Field> = built_in.collect();
+        let (mut bound, mut derived, mut first_column) = (Vec::new(), Vec::new(), Vec::new());
+        for plan in &plans {
+            let (event, computed) =
+                bind(plan, events, &fields).map_err(|source| TraitError::Bind { name: plan.name.clone(), source })?;
+            bound.push(event);
+            derived.push(computed);
+            first_column.push(fields.len());
+            fields.extend(plan.columns.iter().map(|column| Field::new(&column.name, column.value_type.arrow(), true)));
+        }
+        let ready = vec![true; plans.len()];
+        Ok(Traits { plans, sessions, ready, bound, derived, first_column, schema: Arc::new(Schema::new(fields)) })
     }
 
     /// Built-in traits, then the defined ones: what predicates and the `profiles` table read.
@@ -66,135 +94,172 @@ impl Traits {
         &self.schema
     }
 
-    /// Applies every row to `profiles[profile_of_row[row]]`; rows with `None` have no profile.
-    ///
-    /// `best` is the rank of each row's best identifier: 0 is best, `u64::MAX` where it has none.
-    pub fn apply(
-        &self,
-        events: &EventBatch,
-        profile_of_row: &[Option<u32>],
-        best: &[u64],
-        profiles: &mut [Profile],
-    ) -> Result<(), TraitError> {
-        let timestamps = events.times(column::TIMESTAMP);
-        let received = events.times(column::RECEIVED_AT);
-        for (row, profile) in profile_of_row.iter().enumerate() {
+    /// The trait that a column (behind the built-in ones) belongs to.
+    pub fn trait_of_column(&self, column: usize) -> usize {
+        self.first_column.partition_point(|first| *first <= column).saturating_sub(1)
+    }
+
+    /// Takes all of an absorbed profile over into `into`.
+    pub fn merge(&self, into: &mut Profile, mut other: Profile) {
+        // Points of one side must not be older than what the other has folded.
+        let floor = into.floor().max(other.floor());
+        self.settle_at(into, TimeUs::MIN, floor);
+        self.settle_at(&mut other, TimeUs::MIN, floor);
+        into.sessions.merge(&self.sessions, std::mem::take(&mut other.sessions));
+        into.merge(&self.plans, other);
+    }
+
+    /// Forgets what cannot count any more at `now`, so that equal profiles are equal in their parts.
+    pub fn settle(&self, profile: &mut Profile, now: TimeUs) {
+        self.settle_at(profile, now, profile.floor());
+    }
+
+    fn settle_at(&self, profile: &mut Profile, now: TimeUs, floor: TimeUs) {
+        profile.traits.retain_mut(|(index, state)| {
+            let index = usize::from(*index);
+            let floor = if self.ready[index] { floor } else { TimeUs::MIN };
+            self.plans[index].event_rule().is_none_or(|rule| state.settle(rule, now, floor))
+        });
+    }
+
+    /// Counts every row for `profiles[profile_of_row[row]]`: what all profiles have, their sessions among it. Gives the rows
+    /// that came too late for any session.
+    pub fn count(&self, input: &Input<'_>, profiles: &mut [Profile]) -> Vec<u32> {
+        let timestamps = input.events.times(column::TIMESTAMP);
+        let columns = Columns::of(&self.sessions, input.events);
+        for profile in profiles.iter_mut() {
+            profile.sessions.settle(&self.sessions, profile.floor());
+        }
+        let mut late = Vec::new();
+        for (row, profile) in input.profile_of_row.iter().enumerate() {
             let Some(profile) = profile.and_then(|index| profiles.get_mut(index as usize)) else { continue };
             profile.events += 1;
             profile.first_seen = profile.first_seen.min(timestamps.value(row));
             profile.last_seen = profile.last_seen.max(timestamps.value(row));
-            profile.as_of = profile.as_of.max(received.value(row));
+            if columns.event(row).is_some_and(|event| !profile.sessions.apply(&self.sessions, &event)) {
+                late.push(row as u32);
+            }
         }
+        late
+    }
+
+    /// The session of each row, once all rows have been counted.
+    pub fn session_ids(&self, input: &Input<'_>, profiles: &[Profile]) -> Vec<Option<SessionId>> {
+        let columns = Columns::of(&self.sessions, input.events);
+        let id = |(row, profile): (usize, &Option<u32>)| {
+            let profile = profiles.get(profile.map(|index| index as usize)?)?;
+            profile.sessions.id_of(&self.sessions, &columns.event(row)?)
+        };
+        input.profile_of_row.iter().enumerate().map(id).collect()
+    }
+
+    /// What is to be said of the sessions of these profiles; they remember that it was.
+    pub fn take_sessions(&self, profiles: &mut [Profile]) -> Vec<(ProfileId, SessionRow)> {
+        let mut rows = Vec::new();
+        for profile in profiles {
+            let id = profile.id;
+            rows.extend(profile.sessions.take(&self.sessions).into_iter().map(|row| (id, row)));
+        }
+        rows
+    }
+
+    /// Applies every row to `profiles[profile_of_row[row]]`, before they are counted, for the traits in `which` (by index; all where None). Says
+    /// which traits some event could change.
+    pub fn apply(
+        &self,
+        input: &Input<'_>,
+        which: Option<&[bool]>,
+        profiles: &mut [Profile],
+    ) -> Result<Vec<bool>, TraitError> {
+        let events = input.events;
         let names = EventNames::of(events);
+        let mut touched = vec![false; self.plans.len()];
+        let mut all: Option<Vec<u32>> = None;
         for (index, (plan, bound)) in self.plans.iter().zip(&self.bound).enumerate() {
-            let Some(wanted) = names.wanted(plan.events.as_deref()) else { continue };
+            let TraitRule::Events(rule) = &plan.rule else { continue };
+            if which.is_some_and(|which| !which[index]) {
+                continue;
+            }
+            let named;
+            let rows: &[u32] = match &rule.events {
+                None => all.get_or_insert_with(|| (0..events.len() as u32).collect()),
+                Some(wanted) => {
+                    named = names.rows(wanted);
+                    &named
+                }
+            };
+            if rows.is_empty() {
+                continue;
+            }
+            touched[index] = true;
             let failed = |source| TraitError::Evaluate { name: plan.name.clone(), source };
+            let evaluate = |bound: &Option<BoundExpression>| {
+                bound.as_ref().map(|bound| bound.evaluate(&events.batch)).transpose().map_err(failed)
+            };
             let filter =
                 bound.filter.as_ref().map(|f| f.evaluate_predicate(&events.batch)).transpose().map_err(failed)?;
-            let input = bound.input.as_ref().map(|input| input.evaluate(&events.batch)).transpose().map_err(failed)?;
-            let input = input.map(|array| typed(plan, array)).transpose()?;
+            let values = evaluate(&bound.input)?.map(|array| typed(plan, rule, array)).transpose()?;
+            let keys = evaluate(&bound.by)?;
             let presence = bound.presence.map(|column| events.batch.column(column).as_boolean());
-            let values = Values { plan, order: plan.order(), input: input.as_ref(), presence, best, events };
-            for (row, profile) in profile_of_row.iter().enumerate() {
-                let Some(profile) = profile else { continue };
-                if !wanted.takes(row, &names) || filter.as_ref().is_some_and(|filter| !filter.value(row)) {
-                    continue;
+            let marks = Marks::of(rule, bound, &names, events).map_err(failed)?;
+            let ready = self.ready[index];
+            let values =
+                Values { rule, input: values.as_ref(), keys: keys.as_ref(), presence, marks, ready, batch: input };
+            for row in rows {
+                let row = *row as usize;
+                let Some(profile) = input.profile_of_row[row] else { continue };
+                if filter.as_ref().is_none_or(|filter| filter.value(row)) {
+                    values.add(row, index as u16, &mut profiles[profile as usize]);
                 }
-                values.add(row, &mut profiles[*profile as usize].traits[index]);
             }
         }
-        Ok(())
-    }
-
-    /// The traits of these profiles as columns, one row per profile.
-    pub fn columns(&self, profiles: &[Profile]) -> Result<RecordBatch, TraitError> {
-        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.fields().len());
-        let time = |value: fn(&Profile) -> i64| {
-            let times: PrimitiveArray<TimestampMicrosecondType> = profiles.iter().map(|p| Some(value(p))).collect();
-            Arc::new(times.with_timezone("UTC")) as ArrayRef
-        };
-        columns.push(time(|profile| profile.first_seen));
-        columns.push(time(|profile| profile.last_seen));
-        let events: PrimitiveArray<Int64Type> = profiles.iter().map(|profile| Some(profile.events)).collect();
-        columns.push(Arc::new(events));
-        for (index, plan) in self.plans.iter().enumerate() {
-            columns.push(trait_column(plan, profiles, index));
-        }
-        RecordBatch::try_new(self.schema.clone(), columns)
-            .map_err(|error| TraitError::Type { name: "all".to_string(), message: error.to_string() })
+        Ok(touched)
     }
 }
 
-/// A sum is 0 and a count 0 where nothing was added; anything else is null (SEMANTICS §11).
-fn trait_column(plan: &TraitPlan, profiles: &[Profile], index: usize) -> ArrayRef {
-    let value = |profile: &Profile| match &profile.traits[index] {
-        Some(state) => state.value(plan.scale),
-        None => match (plan.kind, plan.value_type) {
-            (TraitKind::Count | TraitKind::Sum, ValueType::Double) => Some(Scalar::Double(0.0)),
-            (TraitKind::Count | TraitKind::Sum, _) => Some(Scalar::Long(0)),
-            _ => None,
-        },
+/// A trait's expressions over events, or over the columns of the traits before it.
+fn bind(
+    plan: &TraitPlan,
+    events: &SchemaRef,
+    columns: &[Field],
+) -> Result<(BoundTrait, Vec<Projected>), ExpressionError> {
+    let project = |expression: &Expression| {
+        expression.project(&|input| match input.column.as_str() {
+            NOW_COLUMN => Some(NOW_PLACE),
+            name => columns.iter().position(|field| field.name() == name),
+        })
     };
-    match plan.value_type {
-        ValueType::Long => {
-            let mut builder = Int64Builder::with_capacity(profiles.len());
-            for profile in profiles {
-                builder.append_option(match value(profile) {
-                    Some(Scalar::Long(value)) => Some(value),
-                    _ => None,
-                });
-            }
-            Arc::new(builder.finish())
+    match &plan.rule {
+        TraitRule::Events(rule) => {
+            let bind = |expression: &Option<Expression>| expression.as_ref().map(|e| e.bind(events)).transpose();
+            let presence = rule.presence.as_ref().and_then(|name| events.index_of(name).ok());
+            let steps = |steps: &[Step]| steps.iter().map(|step| bind(&step.filter)).collect::<Result<Vec<_>, _>>();
+            let bound = BoundTrait {
+                filter: bind(&rule.filter)?,
+                input: bind(&rule.input)?,
+                by: bind(&rule.by)?,
+                presence,
+                steps: steps(&rule.steps)?,
+                exclusions: steps(&rule.exclusions)?,
+            };
+            Ok((bound, Vec::new()))
         }
-        ValueType::Double => {
-            let mut builder = Float64Builder::with_capacity(profiles.len());
-            for profile in profiles {
-                builder.append_option(match value(profile) {
-                    Some(Scalar::Double(value)) => Some(value),
-                    Some(Scalar::Long(value)) => Some(value as f64),
-                    _ => None,
-                });
-            }
-            Arc::new(builder.finish())
-        }
-        ValueType::Boolean => {
-            let mut builder = BooleanBuilder::with_capacity(profiles.len());
-            for profile in profiles {
-                builder.append_option(match value(profile) {
-                    Some(Scalar::Boolean(value)) => Some(value),
-                    _ => None,
-                });
-            }
-            Arc::new(builder.finish())
-        }
-        ValueType::Timestamp => {
-            let mut builder = TimestampMicrosecondBuilder::with_capacity(profiles.len());
-            for profile in profiles {
-                builder.append_option(match value(profile) {
-                    Some(Scalar::Timestamp(value)) => Some(value),
-                    _ => None,
-                });
-            }
-            Arc::new(builder.finish().with_timezone("UTC"))
-        }
-        ValueType::String | ValueType::Json => {
-            let mut builder = StringBuilder::with_capacity(profiles.len(), profiles.len() * 16);
-            for profile in profiles {
-                match value(profile) {
-                    Some(Scalar::Text(text)) => builder.append_value(text),
-                    _ => builder.append_null(),
-                }
-            }
-            Arc::new(builder.finish())
+        TraitRule::Formula(formula) => Ok((BoundTrait::default(), vec![project(formula)?])),
+        TraitRule::Stages(stages) => {
+            let conditions = stages.iter().map(|stage| project(&stage.condition)).collect::<Result<_, _>>()?;
+            Ok((BoundTrait::default(), conditions))
         }
     }
 }
+
+/// In the place of a column: the time of judging.
+pub const NOW_PLACE: usize = usize::MAX;
 
 /// The input of a trait, as an array of the type its values have.
-fn typed(plan: &TraitPlan, array: ArrayRef) -> Result<ArrayRef, TraitError> {
+fn typed(plan: &TraitPlan, rule: &EventRule, array: ArrayRef) -> Result<ArrayRef, TraitError> {
     // A count only asks whether there is a value.
-    let wanted = plan.value_type.arrow();
-    if plan.kind == TraitKind::Count || *array.data_type() == wanted {
+    let wanted = rule.input_type.arrow();
+    if rule.kind == TraitKind::Count || *array.data_type() == wanted {
         return Ok(array);
     }
     cast(&array, &wanted).map_err(|error| TraitError::Type { name: plan.name.clone(), message: error.to_string() })
@@ -202,81 +267,234 @@ fn typed(plan: &TraitPlan, array: ArrayRef) -> Result<ArrayRef, TraitError> {
 
 /// The values of one trait's input over a batch.
 struct Values<'a> {
-    plan: &'a TraitPlan,
-    /// The plan's [`TraitPlan::order`].
-    order: TraitKind,
+    rule: &'a EventRule,
     input: Option<&'a ArrayRef>,
+    keys: Option<&'a ArrayRef>,
     presence: Option<&'a BooleanArray>,
-    best: &'a [u64],
-    events: &'a EventBatch,
+    marks: Marks,
+    /// Points of any age are taken in while the past is read.
+    ready: bool,
+    batch: &'a Input<'a>,
+}
+
+/// Which steps and exclusions of a funnel or sequence each row meets, as masks; empty for other kinds.
+#[derive(Default)]
+struct Marks {
+    steps: Vec<u32>,
+    exclusions: Vec<u32>,
+}
+
+impl Marks {
+    fn of(
+        rule: &EventRule,
+        bound: &BoundTrait,
+        names: &EventNames<'_>,
+        events: &EventBatch,
+    ) -> Result<Marks, EvaluateError> {
+        let mut marks = Marks::default();
+        if rule.steps.is_empty() {
+            return Ok(marks);
+        }
+        for (steps, filters, mask) in [
+            (&rule.steps, &bound.steps, &mut marks.steps),
+            (&rule.exclusions, &bound.exclusions, &mut marks.exclusions),
+        ] {
+            mask.resize(events.len(), 0);
+            for (number, (step, filter)) in steps.iter().zip(filters).enumerate() {
+                let filter = filter.as_ref().map(|filter| filter.evaluate_predicate(&events.batch)).transpose()?;
+                let mut mark = |row: usize| {
+                    if filter.as_ref().is_none_or(|filter| filter.value(row)) {
+                        mask[row] |= 1 << number;
+                    }
+                };
+                match &step.events {
+                    Some(wanted) => names.rows(wanted).iter().for_each(|row| mark(*row as usize)),
+                    None => (0..events.len()).for_each(mark),
+                }
+            }
+        }
+        Ok(marks)
+    }
 }
 
 impl Values<'_> {
-    fn add(&self, row: usize, state: &mut Option<Accumulator>) {
+    fn add(&self, row: usize, index: u16, profile: &mut Profile) {
         let present = self.input.is_none_or(|input| input.is_valid(row));
         let deletes = !present && self.presence.is_some_and(|presence| presence.is_valid(row) && presence.value(row));
         if !present && !deletes {
             return;
         }
-        let kind = self.plan.kind;
-        match (kind, &mut *state) {
+        let place = match profile.traits.binary_search_by_key(&index, |(index, _)| *index) {
+            Ok(place) => place,
+            Err(place) => {
+                if let Some(state) = self.state(row, present) {
+                    profile.traits.insert(place, (index, state));
+                }
+                return;
+            }
+        };
+        let floor = if self.ready { profile.floor() } else { TimeUs::MIN };
+        let state = &mut profile.traits[place].1;
+        match (&self.rule.kind, &mut *state) {
+            // Too late: what it would go with has been folded.
+            (TraitKind::Funnel(_) | TraitKind::Sequence(_), _) if self.at(row) < floor => {}
+            (TraitKind::Funnel(plan), Accumulator::Funnel(funnel)) => {
+                if let Some(point) = self.point(row, plan) {
+                    funnel.add(plan, point);
+                    funnel.settle(plan, floor);
+                }
+            }
+            (TraitKind::Sequence(plan), Accumulator::Sequence(sequence)) => {
+                if let Some(point) = self.sequence_point(row) {
+                    sequence.add(plan, point);
+                    sequence.settle(plan, floor);
+                }
+            }
+            (TraitKind::MostFrequent | TraitKind::LeastFrequent, Accumulator::Frequencies(frequencies)) => {
+                self.scalar(row).into_iter().for_each(|value| frequencies.add(value));
+            }
+            (TraitKind::Distinct { keep }, Accumulator::Distinct(distinct)) => {
+                self.scalar(row).into_iter().for_each(|value| distinct.add(*keep, value));
+            }
             // The hot cases, without building a state for the event.
-            (TraitKind::Count, Some(Accumulator::Count(count))) => *count = count.saturating_add(1),
-            (TraitKind::Latest | TraitKind::First, Some(Accumulator::Dated { rank, at, message_id, .. })) => {
-                let t = self.events.times(column::TIMESTAMP).value(row);
-                let id = self.events.strings(column::MESSAGE_ID).value(row);
-                match precedence(self.order, (self.rank(row), t, id), (*rank, *at, message_id)) {
-                    Ordering::Less => *state = self.state(row, present),
+            (TraitKind::Count, Accumulator::Count(count)) => *count = count.saturating_add(1),
+            (TraitKind::Latest | TraitKind::First, Accumulator::Dated { rank, at, message_id, .. }) => {
+                let (t, id) = (self.at(row), self.message_id(row));
+                match precedence(self.rule.prefers_earlier(), (self.rank(row), t, id), (*rank, *at, message_id)) {
+                    Ordering::Less => {
+                        if let Some(new) = self.state(row, present) {
+                            *state = new;
+                        }
+                    }
                     Ordering::Greater => {}
                     Ordering::Equal => {
-                        if let (Some(state), Some(more)) = (state, self.state(row, present)) {
-                            state.add(self.order, more);
+                        if let Some(more) = self.state(row, present) {
+                            state.add(self.rule, more);
                         }
                     }
                 }
             }
-            (_, Some(state)) => {
-                if let Some(more) = self.state(row, present) {
-                    state.add(self.order, more);
+            (_, Accumulator::Panes(panes)) => {
+                if let (Some(window), Some(more)) = (&self.rule.window, self.plain_state(row, present)) {
+                    panes.settle(window, self.batch.now, self.rule);
+                    panes.add(self.at(row), more, window, self.batch.now, self.rule);
                 }
             }
-            (_, None) => *state = self.state(row, present),
+            (_, state) => {
+                if let Some(more) = self.state(row, present) {
+                    state.add(self.rule, more);
+                }
+            }
         }
     }
 
     /// The state after this event alone.
     fn state(&self, row: usize, present: bool) -> Option<Accumulator> {
-        match self.plan.kind {
+        let key = match self.keys {
+            Some(keys) if keys.is_null(row) => return None,
+            Some(keys) => Some(keys.as_string::<i32>().value(row)),
+            None => None,
+        };
+        let mut state = self.plain_state(row, present)?;
+        if let Some(window) = &self.rule.window {
+            state = Accumulator::Panes(Box::new(Panes::of(self.at(row), state, window, self.batch.now, self.rule)));
+        }
+        Some(match key {
+            Some(key) => Accumulator::Keyed(Box::new(Keyed::of(key, state))),
+            None => state,
+        })
+    }
+
+    fn plain_state(&self, row: usize, present: bool) -> Option<Accumulator> {
+        match self.rule.kind {
             TraitKind::Count => Some(Accumulator::Count(1)),
-            TraitKind::Sum => match self.scalar(row)? {
-                Scalar::Long(value) => {
-                    Some(Accumulator::Sum(i128::from(value) * 10i128.pow(u32::from(self.plan.scale))))
-                }
-                Scalar::Double(value) => scaled(value, self.plan.scale).map(Accumulator::Sum),
-                _ => None,
-            },
+            TraitKind::Sum => self.exact(row).map(Accumulator::Sum),
+            TraitKind::Mean => self.exact(row).map(|sum| Accumulator::Mean { sum, count: 1 }),
             TraitKind::Min | TraitKind::Max => {
                 // NaN has no place in an order of numbers.
                 let value = self.scalar(row).filter(|value| !matches!(value, Scalar::Double(v) if v.is_nan()))?;
                 Some(Accumulator::Extreme(value))
             }
+            TraitKind::MostFrequent | TraitKind::LeastFrequent => {
+                let mut frequencies = Frequencies::default();
+                frequencies.add(self.scalar(row)?);
+                Some(Accumulator::Frequencies(Box::new(frequencies)))
+            }
+            TraitKind::Distinct { keep } => {
+                let mut distinct = Distinct::default();
+                distinct.add(keep, self.scalar(row)?);
+                Some(Accumulator::Distinct(Box::new(distinct)))
+            }
+            TraitKind::Gap(ref plan) => {
+                let Scalar::Timestamp(at) = self.scalar(row)? else { return None };
+                let mut gap = Gap::default();
+                gap.add(plan, at, self.id(row));
+                Some(Accumulator::Gap(Box::new(gap)))
+            }
+            TraitKind::Funnel(ref plan) => {
+                let mut funnel = Funnel::default();
+                funnel.add(plan, self.point(row, plan)?);
+                Some(Accumulator::Funnel(Box::new(funnel)))
+            }
+            TraitKind::Sequence(ref plan) => {
+                let mut sequence = Sequence::default();
+                sequence.add(plan, self.sequence_point(row)?);
+                Some(Accumulator::Sequence(Box::new(sequence)))
+            }
             TraitKind::Latest | TraitKind::First => Some(Accumulator::Dated {
                 rank: self.rank(row),
-                at: self.events.times(column::TIMESTAMP).value(row),
-                message_id: self.events.strings(column::MESSAGE_ID).value(row).into(),
+                at: self.at(row),
+                message_id: self.message_id(row).into(),
                 value: if present { self.scalar(row) } else { None },
             }),
         }
     }
 
+    /// A number as an integer of the trait's scale.
+    fn exact(&self, row: usize) -> Option<i128> {
+        match self.scalar(row)? {
+            Scalar::Long(value) => Some(i128::from(value) * 10i128.pow(u32::from(self.rule.scale))),
+            Scalar::Double(value) => scaled(value, self.rule.scale),
+            _ => None,
+        }
+    }
+
+    /// An event that meets no step matters only where what comes between matters.
+    fn point(&self, row: usize, plan: &FunnelPlan) -> Option<Point> {
+        let steps = self.marks.steps[row];
+        (steps != 0 || plan.modes.strict_order).then(|| Point { at: self.at(row), id: self.id(row), steps })
+    }
+
+    fn sequence_point(&self, row: usize) -> Option<SequencePoint> {
+        let (steps, without) = (self.marks.steps[row], self.marks.exclusions[row]);
+        (steps != 0 || without != 0).then(|| SequencePoint { at: self.at(row), id: self.id(row), steps, without })
+    }
+
+    /// Tells an event of one time from others: message ids are per source.
+    fn id(&self, row: usize) -> u64 {
+        let source = self.batch.events.strings(column::SOURCE).value(row);
+        xxhash_rust::xxh3::xxh3_64_with_seed(
+            self.message_id(row).as_bytes(),
+            xxhash_rust::xxh3::xxh3_64(source.as_bytes()),
+        )
+    }
+
+    fn at(&self, row: usize) -> TimeUs {
+        self.batch.events.times(column::TIMESTAMP).value(row)
+    }
+
+    fn message_id(&self, row: usize) -> &str {
+        self.batch.events.strings(column::MESSAGE_ID).value(row)
+    }
+
     /// 0 is best.
     fn rank(&self, row: usize) -> u64 {
-        match self.plan.on_merge {
+        match self.rule.on_merge {
             OnMerge::Latest | OnMerge::Earliest => 0,
-            OnMerge::Survivor => self.best.get(row).copied().unwrap_or(u64::MAX),
+            OnMerge::Survivor => self.batch.best.get(row).copied().unwrap_or(u64::MAX),
             OnMerge::SourcePriority => {
-                let source = self.events.strings(column::SOURCE).value(row);
-                let order = &self.plan.source_order;
+                let source = self.batch.events.strings(column::SOURCE).value(row);
+                let order = &self.rule.source_order;
                 order.iter().position(|other| other == source).unwrap_or(order.len()) as u64
             }
         }
@@ -287,7 +505,7 @@ impl Values<'_> {
             array.as_primitive::<T>().value(row)
         }
         let array = self.input?;
-        Some(match self.plan.value_type {
+        Some(match self.rule.input_type {
             ValueType::Long => Scalar::Long(primitive::<Int64Type>(array, row)),
             ValueType::Double => Scalar::Double(primitive::<Float64Type>(array, row)),
             ValueType::Boolean => Scalar::Boolean(array.as_boolean().value(row)),
@@ -297,50 +515,32 @@ impl Values<'_> {
     }
 }
 
-/// The event names of a batch, numbered, so that each is compared with each trait's list once per batch.
+/// The rows of a batch by the names of their events, so that a trait looks at no row that it does not take.
 struct EventNames<'a> {
-    of_row: Vec<u16>,
-    numbers: HashMap<&'a str, u16>,
-}
-
-/// Which event names a trait takes, by their number in the batch.
-enum Wanted {
-    All,
-    Some(Vec<bool>),
+    rows: HashMap<&'a str, Vec<u32>>,
 }
 
 impl<'a> EventNames<'a> {
     fn of(events: &'a EventBatch) -> Self {
         let names = events.strings(column::EVENT);
-        let mut numbers = HashMap::new();
-        let mut of_row = Vec::with_capacity(events.len());
+        let mut rows: HashMap<&str, Vec<u32>> = HashMap::new();
         for row in 0..events.len() {
-            let name = if names.is_valid(row) { names.value(row) } else { "" };
-            let next = numbers.len() as u16;
-            // More than 65,535 names in one batch share the last number; it is compared as "none".
-            of_row.push(if next == u16::MAX { u16::MAX } else { *numbers.entry(name).or_insert(next) });
-        }
-        EventNames { of_row, numbers }
-    }
-
-    /// None when no event of the batch is wanted: the trait costs nothing then.
-    fn wanted(&self, events: Option<&[String]>) -> Option<Wanted> {
-        let Some(events) = events else { return Some(Wanted::All) };
-        let mut wanted = vec![false; self.numbers.len()];
-        for name in events {
-            if let Some(number) = self.numbers.get(name.as_str()) {
-                wanted[*number as usize] = true;
+            if names.is_valid(row) {
+                rows.entry(names.value(row)).or_default().push(row as u32);
             }
         }
-        wanted.contains(&true).then_some(Wanted::Some(wanted))
+        EventNames { rows }
     }
-}
 
-impl Wanted {
-    fn takes(&self, row: usize, names: &EventNames<'_>) -> bool {
-        match self {
-            Wanted::All => true,
-            Wanted::Some(wanted) => wanted.get(names.of_row[row] as usize).copied().unwrap_or(false),
-        }
+    /// The rows of these events, in order; none: the trait costs nothing for this batch.
+    fn rows(&self, wanted: &[String]) -> std::borrow::Cow<'_, [u32]> {
+        let mut found = wanted.iter().filter_map(|name| self.rows.get(name.as_str()));
+        let Some(first) = found.next() else { return std::borrow::Cow::Borrowed(&[]) };
+        let Some(second) = found.next() else { return std::borrow::Cow::Borrowed(first) };
+        let mut rows = [first.as_slice(), second.as_slice()].concat();
+        found.for_each(|more| rows.extend_from_slice(more));
+        rows.sort_unstable();
+        rows.dedup();
+        std::borrow::Cow::Owned(rows)
     }
 }

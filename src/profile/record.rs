@@ -1,14 +1,18 @@
 //! A profile in memory and as stored.
 
+use bytes::Bytes;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
-use super::TraitPlan;
 use super::accumulator::Accumulator;
+use super::{LATENESS_US, TraitPlan};
 use crate::event::{ProfileId, TimeUs};
+use crate::session::Sessions;
 use crate::state::cache::Weigh;
+use crate::state::codec;
 
-/// A profile in memory: traits and memberships by the index of their plan.
+/// A profile in memory. Traits, stages and memberships are by the index of their plan, in its order, and only those that
+/// there are: of a thousand segments most people are in few.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
     /// The id under which the tables know it, as of the last commit.
@@ -16,156 +20,323 @@ pub struct Profile {
     pub first_seen: TimeUs,
     pub last_seen: TimeUs,
     pub events: i64,
-    /// The latest `received_at` of its events: what the values are as of.
+    /// The latest `now` at which it was judged.
     pub as_of: TimeUs,
-    pub traits: Vec<Option<Accumulator>>,
-    pub memberships: Vec<Membership>,
+    /// When a condition could next change though no event comes; `TimeUs::MAX`: never.
+    pub timer: TimeUs,
+    /// Those that may still change, and how many are past.
+    pub sessions: Sessions,
+    pub traits: Vec<(u16, Accumulator)>,
+    /// By trait with stages.
+    pub stages: Vec<(u16, StageOf)>,
+    pub memberships: Vec<(u16, Membership)>,
 }
 
-/// A profile's standing in one segment.
+/// The stage of a trait that a profile was last found in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StageOf {
+    /// Its index; None: none of them.
+    pub stage: Option<u16>,
+    /// How many times it has changed: part of the ids of what a change sets off.
+    pub changes: u32,
+}
+
+/// A profile's standing in a segment that it is or was in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Membership {
     pub member: bool,
     /// How many times it has entered: part of the ids of what an entry sets off.
     pub entries: u32,
+    /// When it last entered or left.
+    pub since: TimeUs,
 }
 
 impl Profile {
-    pub fn new(id: ProfileId, traits: usize, segments: usize) -> Self {
+    pub fn new(id: ProfileId) -> Self {
         Profile {
             id,
             first_seen: TimeUs::MAX,
             last_seen: TimeUs::MIN,
             events: 0,
             as_of: TimeUs::MIN,
-            traits: vec![None; traits],
-            memberships: vec![Membership::default(); segments],
+            timer: TimeUs::MAX,
+            sessions: Sessions::default(),
+            traits: Vec::new(),
+            stages: Vec::new(),
+            memberships: Vec::new(),
         }
+    }
+
+    /// Itself, leaving an empty one in its place.
+    pub fn take(&mut self) -> Profile {
+        std::mem::replace(self, Profile::new(self.id))
+    }
+
+    pub fn trait_state(&self, index: u16) -> Option<&Accumulator> {
+        get(&self.traits, index)
+    }
+
+    pub fn membership(&self, segment: u16) -> Membership {
+        get(&self.memberships, segment).copied().unwrap_or_default()
+    }
+
+    pub fn membership_mut(&mut self, segment: u16) -> &mut Membership {
+        let place = match self.memberships.binary_search_by_key(&segment, |(index, _)| *index) {
+            Ok(place) => place,
+            Err(place) => {
+                self.memberships.insert(place, (segment, Membership::default()));
+                place
+            }
+        };
+        &mut self.memberships[place].1
+    }
+
+    /// The segments that it is in.
+    pub fn segments(&self) -> impl Iterator<Item = u16> + '_ {
+        self.memberships.iter().filter(|(_, membership)| membership.member).map(|(segment, _)| *segment)
+    }
+
+    /// Points before this time can go with no later one: see [`LATENESS_US`].
+    pub fn floor(&self) -> TimeUs {
+        self.last_seen.saturating_sub(LATENESS_US)
     }
 
     /// Takes over all of an absorbed profile. Equal to one profile that saw all events of both; only the number of
     /// entries into a segment is added up.
-    pub fn merge(&mut self, plans: &[TraitPlan], other: Profile) {
+    pub(super) fn merge(&mut self, plans: &[TraitPlan], other: Profile) {
         self.first_seen = self.first_seen.min(other.first_seen);
         self.last_seen = self.last_seen.max(other.last_seen);
         self.events += other.events;
         self.as_of = self.as_of.max(other.as_of);
-        for ((mine, theirs), plan) in self.traits.iter_mut().zip(other.traits).zip(plans) {
-            match (mine, theirs) {
-                (_, None) => {}
-                (mine @ None, theirs) => *mine = theirs,
-                (Some(mine), Some(theirs)) => mine.add(plan.order(), theirs),
+        for (index, theirs) in other.traits {
+            let Some(rule) = plans.get(index as usize).and_then(TraitPlan::event_rule) else { continue };
+            match self.traits.binary_search_by_key(&index, |(index, _)| *index) {
+                Ok(place) => self.traits[place].1.add(rule, theirs),
+                Err(place) => self.traits.insert(place, (index, theirs)),
             }
         }
-        for (mine, theirs) in self.memberships.iter_mut().zip(other.memberships) {
+        for (index, stage) in other.stages {
+            match self.stages.binary_search_by_key(&index, |(index, _)| *index) {
+                Ok(place) => self.stages[place].1.changes += stage.changes,
+                Err(place) => self.stages.insert(place, (index, stage)),
+            }
+        }
+        for (segment, theirs) in other.memberships {
+            let mine = self.membership_mut(segment);
+            // Who was a member on either side has been one since the earlier entry.
+            mine.since = match (mine.member, theirs.member) {
+                (true, true) => mine.since.min(theirs.since),
+                (true, false) => mine.since,
+                (false, true) => theirs.since,
+                (false, false) => mine.since.max(theirs.since),
+            };
             mine.member |= theirs.member;
             mine.entries += theirs.entries;
         }
     }
 }
 
+fn get<T>(entries: &[(u16, T)], index: u16) -> Option<&T> {
+    entries.binary_search_by_key(&index, |(index, _)| *index).ok().map(|place| &entries[place].1)
+}
+
 impl Weigh for Profile {
     fn weigh(&self) -> usize {
-        let heap: usize = self.traits.iter().flatten().map(Accumulator::weigh).sum();
+        let heap: usize = self.traits.iter().map(|(_, state)| state.weigh()).sum();
         size_of::<Profile>()
-            + self.traits.capacity() * size_of::<Option<Accumulator>>()
-            + self.memberships.capacity() * size_of::<Membership>()
+            + self.traits.capacity() * size_of::<(u16, Accumulator)>()
+            + self.stages.capacity() * size_of::<(u16, StageOf)>()
+            + self.memberships.capacity() * size_of::<(u16, Membership)>()
+            + self.sessions.weigh()
             + heap
     }
 }
 
 /// A profile as stored, version [`ProfileRecord::VERSION`]: traits and memberships by slot, so that definitions
 /// may come, go and change place.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct ProfileRecord {
     id: ProfileId,
     first_seen: TimeUs,
     last_seen: TimeUs,
     events: i64,
     as_of: TimeUs,
-    traits: Vec<(u16, Accumulator)>,
-    memberships: Vec<(u16, Membership)>,
+    timer: TimeUs,
+    /// Of the plan of this version.
+    sessions: (u64, Sessions),
+    traits: Vec<(u32, Accumulator)>,
+    stages: Vec<(u32, StageOf)>,
+    memberships: Vec<(u32, Membership)>,
 }
 
-/// Which slot belongs to which definition: a slot is given once to a (kind, name, version) and never again.
+/// The same, written without a copy.
+#[derive(Serialize)]
+struct ProfileView<'a> {
+    id: ProfileId,
+    first_seen: TimeUs,
+    last_seen: TimeUs,
+    events: i64,
+    as_of: TimeUs,
+    timer: TimeUs,
+    sessions: (u64, &'a Sessions),
+    traits: Vec<(u32, &'a Accumulator)>,
+    stages: Vec<(u32, &'a StageOf)>,
+    memberships: Vec<(u32, &'a Membership)>,
+}
+
+/// Which slot belongs to which definition. A trait's slot is given to a (name, version): state of another meaning is
+/// never read. A segment's is given to its name: who is in it stays in it until it has been judged anew.
+/// A slot is never given twice.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slots {
-    next: u16,
-    taken: Vec<(String, u64, u16)>,
+    /// The version of the sessions' plan: they begin anew with another one.
+    pub sessions: u64,
+    next: u32,
+    traits: Vec<SlotOf>,
+    segments: Vec<SlotOf>,
     #[serde(skip)]
-    traits: Vec<u16>,
+    trait_of_slot: HashMap<u32, u16>,
     #[serde(skip)]
-    segments: Vec<u16>,
-    #[serde(skip)]
-    trait_of_slot: HashMap<u16, usize>,
-    #[serde(skip)]
-    segment_of_slot: HashMap<u16, usize>,
+    segment_of_slot: HashMap<u32, u16>,
+}
+
+/// A definition with its slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotOf {
+    pub name: String,
+    pub version: u64,
+    pub slot: u32,
+}
+
+/// How definitions differ from those that the state knew.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// Indices of traits that are new or mean something else, and whether they are new.
+    pub traits: Vec<(u16, bool)>,
+    /// Indices of segments that are new or mean something else, and whether they are new.
+    pub segments: Vec<(u16, bool)>,
+    pub removed_traits: Vec<SlotOf>,
+    pub removed_segments: Vec<SlotOf>,
 }
 
 impl Slots {
-    /// Finds or gives the slots of these definitions (name, version). Returns the names that are new.
+    /// Finds or gives the slots of these definitions (name, version), in their order.
     pub fn assign<'a>(
         &mut self,
         traits: impl Iterator<Item = (&'a str, u64)>,
         segments: impl Iterator<Item = (&'a str, u64)>,
-    ) -> Vec<String> {
-        let mut new = Vec::new();
-        let mut slot = |key: String, version: u64| {
-            if let Some((.., slot)) = self.taken.iter().find(|(name, known, _)| *name == key && *known == version) {
-                return *slot;
-            }
-            let slot = self.next;
-            self.next += 1;
-            new.push(key.clone());
-            self.taken.push((key, version, slot));
-            slot
+    ) -> Differences {
+        let mut differences = Differences::default();
+        let mut next = self.next;
+        let mut give = || {
+            next += 1;
+            next - 1
         };
-        let traits: Vec<u16> = traits.map(|(name, version)| slot(format!("trait {name}"), version)).collect();
-        let segments: Vec<u16> = segments.map(|(name, version)| slot(format!("segment {name}"), version)).collect();
-        self.trait_of_slot = traits.iter().enumerate().map(|(index, slot)| (*slot, index)).collect();
-        self.segment_of_slot = segments.iter().enumerate().map(|(index, slot)| (*slot, index)).collect();
-        (self.traits, self.segments) = (traits, segments);
-        new
+        let mut known = std::mem::take(&mut self.traits);
+        for (index, (name, version)) in traits.enumerate() {
+            let place = known.iter().position(|slot| slot.name == name && slot.version == version);
+            let slot = place.map(|place| known.remove(place)).unwrap_or_else(|| {
+                let new = !known.iter().any(|slot| slot.name == name);
+                differences.traits.push((index as u16, new));
+                SlotOf { name: name.to_string(), version, slot: give() }
+            });
+            self.traits.push(slot);
+        }
+        known.retain(|old| !self.traits.iter().any(|slot| slot.name == old.name));
+        differences.removed_traits = known;
+        let mut known = std::mem::take(&mut self.segments);
+        for (index, (name, version)) in segments.enumerate() {
+            let slot = match known.iter().position(|slot| slot.name == name).map(|place| known.remove(place)) {
+                Some(slot) => {
+                    if slot.version != version {
+                        differences.segments.push((index as u16, false));
+                    }
+                    SlotOf { version, ..slot }
+                }
+                None => {
+                    differences.segments.push((index as u16, true));
+                    SlotOf { name: name.to_string(), version, slot: give() }
+                }
+            };
+            self.segments.push(slot);
+        }
+        // Kept until all who are in them have left.
+        self.segments.extend(known.iter().cloned());
+        differences.removed_segments = known;
+        self.next = next;
+        let by_slot = |slots: &[SlotOf]| {
+            slots.iter().enumerate().map(|(index, slot)| (slot.slot, index as u16)).collect::<HashMap<u32, u16>>()
+        };
+        (self.trait_of_slot, self.segment_of_slot) = (by_slot(&self.traits), by_slot(&self.segments));
+        differences
+    }
+
+    /// Forgets segments that nobody is in any more.
+    pub fn forget_segments(&mut self, gone: &[SlotOf]) {
+        self.segments.retain(|slot| !gone.contains(slot));
+    }
+
+    /// By index.
+    pub fn traits(&self) -> &[SlotOf] {
+        &self.traits
+    }
+
+    /// By index; behind those that are defined, those that are no more and still have members.
+    pub fn segments(&self) -> &[SlotOf] {
+        &self.segments
+    }
+
+    /// A slot of its own for each of these traits again: what their old ones hold is half-finished.
+    pub fn renew(&mut self, traits: impl Iterator<Item = u16>) {
+        for index in traits {
+            let Some(slot) = self.traits.get_mut(index as usize) else { continue };
+            slot.slot = self.next;
+            self.next += 1;
+        }
+        self.trait_of_slot = self.traits.iter().enumerate().map(|(index, slot)| (slot.slot, index as u16)).collect();
     }
 }
 
 impl ProfileRecord {
-    pub const VERSION: u8 = 2;
+    pub const VERSION: u8 = 4;
 
-    pub fn store(profile: &Profile, slots: &Slots) -> ProfileRecord {
-        let traits = profile.traits.iter().zip(&slots.traits);
-        let memberships = profile.memberships.iter().zip(&slots.segments);
-        ProfileRecord {
+    pub fn encode(profile: &Profile, slots: &Slots) -> Bytes {
+        let of_trait = |index: u16| slots.traits[index as usize].slot;
+        let of_segment = |index: u16| slots.segments[index as usize].slot;
+        let view = ProfileView {
             id: profile.id,
             first_seen: profile.first_seen,
             last_seen: profile.last_seen,
             events: profile.events,
             as_of: profile.as_of,
-            traits: traits.filter_map(|(state, slot)| Some((*slot, state.clone()?))).collect(),
-            memberships: memberships
-                .filter(|(membership, _)| **membership != Membership::default())
-                .map(|(membership, slot)| (*slot, *membership))
-                .collect(),
-        }
+            timer: profile.timer,
+            sessions: (slots.sessions, &profile.sessions),
+            traits: profile.traits.iter().map(|(index, state)| (of_trait(*index), state)).collect(),
+            stages: profile.stages.iter().map(|(index, stage)| (of_trait(*index), stage)).collect(),
+            memberships: profile.memberships.iter().map(|(index, member)| (of_segment(*index), member)).collect(),
+        };
+        codec::encode(ProfileRecord::VERSION, &view)
     }
 
     /// State of definitions that are gone is left behind.
     pub fn load(self, slots: &Slots) -> Profile {
-        let mut profile = Profile::new(self.id, slots.traits.len(), slots.segments.len());
-        profile.first_seen = self.first_seen;
-        profile.last_seen = self.last_seen;
-        profile.events = self.events;
-        profile.as_of = self.as_of;
-        for (slot, state) in self.traits {
-            if let Some(index) = slots.trait_of_slot.get(&slot) {
-                profile.traits[*index] = Some(state);
-            }
+        fn by_index<T>(entries: Vec<(u32, T)>, index_of_slot: &HashMap<u32, u16>) -> Vec<(u16, T)> {
+            let mut entries: Vec<(u16, T)> =
+                entries.into_iter().filter_map(|(slot, entry)| Some((*index_of_slot.get(&slot)?, entry))).collect();
+            entries.sort_unstable_by_key(|(index, _)| *index);
+            entries
         }
-        for (slot, membership) in self.memberships {
-            if let Some(index) = slots.segment_of_slot.get(&slot) {
-                profile.memberships[*index] = membership;
-            }
+        Profile {
+            id: self.id,
+            first_seen: self.first_seen,
+            last_seen: self.last_seen,
+            events: self.events,
+            as_of: self.as_of,
+            timer: self.timer,
+            sessions: if self.sessions.0 == slots.sessions { self.sessions.1 } else { Sessions::default() },
+            traits: by_index(self.traits, &slots.trait_of_slot),
+            stages: by_index(self.stages, &slots.trait_of_slot),
+            memberships: by_index(self.memberships, &slots.segment_of_slot),
         }
-        profile
     }
 }

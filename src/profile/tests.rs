@@ -12,7 +12,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::{EventBatch, ProfileId, TimeUs, column, envelope_schema};
-use crate::expression::ColumnScope;
+use crate::expression::{ColumnScope, Expression};
+use crate::session::SessionsPlan;
 
 #[derive(Debug, Clone)]
 struct Event {
@@ -69,19 +70,50 @@ fn plan(kind: TraitKind, on_merge: OnMerge, input: &str, value_type: ValueType) 
         scope.add_column(field.name(), field.data_type().clone());
     }
     let dated = matches!(kind, TraitKind::Latest | TraitKind::First);
-    TraitPlan {
-        name: format!("{kind:?}_{on_merge:?}_{input}"),
-        version: 0,
+    let name = format!("{kind:?}_{on_merge:?}_{input}");
+    let exact = value_type == ValueType::Double && matches!(kind, TraitKind::Sum | TraitKind::Mean);
+    let rule = EventRule {
+        input: (input != "*").then(|| Expression::compile(input, &scope).unwrap()),
+        presence: (dated && input == "name").then(|| "name?".to_string()),
+        input_type: value_type,
+        scale: if exact { 6 } else { 0 },
+        on_merge,
+        source_order: vec!["erp".to_string(), "web".to_string()],
+        ..rule(kind)
+    };
+    of_rule(&name, rule)
+}
+
+fn of_rule(name: &str, rule: EventRule) -> TraitPlan {
+    let column = TraitColumn { name: name.to_string(), part: "", value_type: rule.input_type, nullable: true };
+    TraitPlan { name: name.to_string(), version: 0, rule: TraitRule::Events(Box::new(rule)), columns: vec![column] }
+}
+
+/// A rule over all events, without any option.
+pub fn rule(kind: TraitKind) -> EventRule {
+    EventRule {
+        on_merge: if kind == TraitKind::First { OnMerge::Earliest } else { OnMerge::Latest },
         kind,
         events: None,
         filter: None,
-        input: (input != "*").then(|| Expression::compile(input, &scope).unwrap()),
-        presence: (dated && input == "name").then(|| "name?".to_string()),
-        value_type,
-        scale: if value_type == ValueType::Double && kind == TraitKind::Sum { 6 } else { 0 },
-        on_merge,
-        source_order: vec!["erp".to_string(), "web".to_string()],
+        input: None,
+        input_type: ValueType::Long,
+        presence: None,
+        scale: 0,
+        source_order: Vec::new(),
+        window: None,
+        by: None,
+        steps: Vec::new(),
+        exclusions: Vec::new(),
     }
+}
+
+fn sessions() -> SessionsPlan {
+    SessionsPlan { version: 0, gap_us: 1, split_on_campaign: false, split_on_midnight: None, events: None }
+}
+
+pub fn count_rule() -> EventRule {
+    rule(TraitKind::Count)
 }
 
 const STRATEGIES: [OnMerge; 4] = [OnMerge::Latest, OnMerge::Earliest, OnMerge::Survivor, OnMerge::SourcePriority];
@@ -91,11 +123,11 @@ fn every_plan() -> Vec<TraitPlan> {
     let mut plans = Vec::new();
     for on_merge in STRATEGIES {
         for kind in [TraitKind::Latest, TraitKind::First] {
-            plans.push(plan(kind, on_merge, "name", ValueType::String));
-            plans.push(plan(kind, on_merge, "n", ValueType::Long));
-            let only =
-                TraitPlan { events: Some(vec!["a".to_string()]), ..plan(kind, on_merge, "x", ValueType::Double) };
-            plans.push(only);
+            plans.push(plan(kind.clone(), on_merge, "name", ValueType::String));
+            plans.push(plan(kind.clone(), on_merge, "n", ValueType::Long));
+            plans.push(with(plan(kind.clone(), on_merge, "x", ValueType::Double), |rule| {
+                rule.events = Some(vec!["a".to_string()]);
+            }));
         }
     }
     for (kind, input, value_type) in [
@@ -107,14 +139,34 @@ fn every_plan() -> Vec<TraitPlan> {
         (TraitKind::Max, "x", ValueType::Double),
         (TraitKind::Min, "name", ValueType::String),
         (TraitKind::Max, "timestamp", ValueType::Timestamp),
+        (TraitKind::Mean, "x", ValueType::Double),
+        (TraitKind::Mean, "n", ValueType::Long),
     ] {
-        plans.push(plan(kind, OnMerge::Latest, input, value_type));
+        let plan = plan(kind, OnMerge::Latest, input, value_type);
+        // Alone, in a window that some events are outside of, by a key, and both.
+        let window = Some(Window { length_us: 2, pane_us: 1 });
+        plans.push(with(plan.clone(), |rule| rule.window = window));
+        plans.push(with(plan.clone(), |rule| rule.by = by_name()));
+        plans.push(with(plan.clone(), |rule| (rule.window, rule.by) = (window, by_name())));
+        plans.push(plan);
     }
     plans
 }
 
-fn profile(plans: &[TraitPlan]) -> Profile {
-    Profile::new(ProfileId([1; 16]), plans.len(), 0)
+fn by_name() -> Option<Expression> {
+    let mut scope = ColumnScope::new();
+    scope.add_column("name", DataType::Utf8);
+    Some(Expression::compile("name", &scope).unwrap())
+}
+
+fn with(plan: TraitPlan, change: impl FnOnce(&mut EventRule)) -> TraitPlan {
+    let TraitRule::Events(mut rule) = plan.rule else { return plan };
+    change(&mut rule);
+    TraitPlan { rule: TraitRule::Events(rule), ..plan }
+}
+
+fn profile(_: &[TraitPlan]) -> Profile {
+    Profile::new(ProfileId([1; 16]))
 }
 
 /// Applies the events in this order, in one batch, to the profile each is of.
@@ -122,7 +174,11 @@ fn apply(traits: &Traits, events: &[(&Event, u32)], profiles: &mut [Profile]) {
     let all: Vec<&Event> = events.iter().map(|(event, _)| *event).collect();
     let best: Vec<u64> = all.iter().map(|event| event.best).collect();
     let of_row: Vec<Option<u32>> = events.iter().map(|(_, profile)| Some(*profile)).collect();
-    traits.apply(&batch(&all), &of_row, &best, profiles).unwrap();
+    let events = batch(&all);
+    // Of the times 0 to 3, the last has not happened yet and the first is outside of the window.
+    let input = Input { events: &events, profile_of_row: &of_row, best: &best, now: 2 };
+    traits.apply(&input, None, profiles).unwrap();
+    traits.count(&input, profiles);
 }
 
 fn event(source: &'static str, message_id: &str, at: TimeUs, name: Option<&'static str>, best: u64) -> Event {
@@ -151,15 +207,16 @@ fn the_value_that_stands_is_the_one_that_on_merge_says() {
         (TraitKind::First, OnMerge::SourcePriority, "first of erp"),
     ];
     let plans: Vec<TraitPlan> =
-        rows.iter().map(|(kind, on_merge, _)| plan(*kind, *on_merge, "name", ValueType::String)).collect();
-    let traits = Traits::new(plans.clone(), &schema()).unwrap();
+        rows.iter().map(|(kind, on_merge, _)| plan(kind.clone(), *on_merge, "name", ValueType::String)).collect();
+    let traits = Traits::new(plans.clone(), sessions(), &schema()).unwrap();
     let in_order: Vec<(&Event, u32)> = events.iter().map(|event| (event, 0)).collect();
     let reversed: Vec<(&Event, u32)> = in_order.iter().rev().copied().collect();
     for events in [in_order, reversed] {
         let mut profiles = [profile(&plans)];
         apply(&traits, &events, &mut profiles);
         for (index, (kind, on_merge, expect)) in rows.iter().enumerate() {
-            let value = profiles[0].traits[index].as_ref().and_then(|state| state.value(0));
+            let value =
+                profiles[0].trait_state(index as u16).and_then(|state| state.plain_value(&rule(kind.clone()), ""));
             assert_eq!(value, Some(Scalar::Text((*expect).into())), "{kind:?} {on_merge:?}");
         }
     }
@@ -194,7 +251,7 @@ proptest! {
     fn a_merge_loses_nothing(seed in any::<u64>()) {
         let mut rng = fastrand::Rng::with_seed(seed);
         let plans = every_plan();
-        let traits = Traits::new(plans.clone(), &schema()).unwrap();
+        let traits = Traits::new(plans.clone(), sessions(), &schema()).unwrap();
         let events = random_events(&mut rng);
 
         let mut whole = [profile(&plans)];
@@ -210,7 +267,7 @@ proptest! {
             // Two may turn out to be one while events still come.
             if parts.len() > 1 && rng.u8(0..4) == 0 {
                 let absorbed = std::mem::replace(&mut parts[1], profile(&plans));
-                parts[0].merge(&plans, absorbed);
+                traits.merge(&mut parts[0], absorbed);
             }
             apply(&traits, now, &mut parts);
             rest = later;
@@ -218,10 +275,13 @@ proptest! {
         rng.shuffle(&mut parts);
         let mut merged = parts.pop().unwrap();
         for part in parts {
-            merged.merge(&plans, part);
+            traits.merge(&mut merged, part);
         }
+        traits.settle(&mut merged, 2);
+        traits.settle(&mut whole[0], 2);
         for (index, plan) in plans.iter().enumerate() {
-            prop_assert_eq!(&merged.traits[index], &whole[0].traits[index], "{} {:?}", plan.name, events);
+            let (merged, whole) = (merged.trait_state(index as u16), whole[0].trait_state(index as u16));
+            prop_assert_eq!(merged, whole, "{} {:?}", plan.name, events);
         }
         prop_assert_eq!(&merged, &whole[0]);
     }

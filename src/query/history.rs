@@ -51,6 +51,10 @@ fn events_sql(range: CommitRange, filter: &HistoryFilter, target: &Target) -> St
         };
         conditions.push(format!("e.timestamp >= CAST('{text}' AS {time})"));
     }
+    if let Some(events) = &filter.events {
+        let names: Vec<String> = events.iter().map(|name| text(name, target)).collect();
+        conditions.push(format!("e.event IN ({})", names.join(", ")));
+    }
     let conditions = conditions.join(" AND ");
     let Some(profiles) = &filter.profiles else {
         return format!("SELECT {columns} FROM events AS e WHERE {conditions} ORDER BY _batch, _seq");
@@ -62,6 +66,14 @@ fn events_sql(range: CommitRange, filter: &HistoryFilter, target: &Target) -> St
          WHERE profile_id IN ({ids})) AS v ON e._batch = v.event_batch AND e._seq = v.event_seq \
          WHERE {conditions} AND (e.profile_id IS NULL OR e.profile_id NOT IN ({ids}))) AS found ORDER BY _batch, _seq"
     )
+}
+
+fn text(value: &str, target: &Target) -> String {
+    let value = value.replace('\'', "''");
+    match target {
+        Target::Lake { .. } => format!("'{value}'"),
+        Target::ClickHouse { .. } => format!("'{}'", value.replace('\\', "\\\\")),
+    }
 }
 
 fn id_list(ids: &[ProfileId]) -> String {

@@ -1,16 +1,17 @@
-//! Segments: predicates over traits, evaluated for the changed profiles of a batch.
+//! Segments: who is in them, judged as profiles change and as time passes.
 //!
-//! [`Segments::judge`] takes the profiles as they are at the end of the batch (SEMANTICS §2) and compares what
-//! the predicates say with the stored memberships; the differences are the output.
+//! [`Segments::judge`] takes profiles as they are at the end of a batch, or at the moment of a timer (SEMANTICS §1, §2), and
+//! compares what the definitions say with the stored memberships; the differences are the output. It looks only at
+//! segments that something could have changed. [`Segments::next_flip`] says when time alone could change one.
 
-use std::sync::Arc;
+mod judge;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use sha2::{Digest, Sha256};
 
-use crate::event::ProfileId;
-use crate::expression::{BoundExpression, EvaluateError, Expression, ExpressionError};
-use crate::profile::Profile;
+pub use judge::{Judged, Segments, Touch};
+
+use crate::event::{ProfileId, TimeUs};
+use crate::expression::{EvaluateError, Expression, ExpressionError};
 
 /// A checked segment. Plans are ordered so that a segment comes after those it refers to.
 #[derive(Debug, Clone)]
@@ -18,8 +19,35 @@ pub struct SegmentPlan {
     pub name: String,
     /// Changes when the meaning changes.
     pub version: u64,
-    /// Over the trait columns (by trait name) and `in_segment:NAME` (boolean).
-    pub predicate: Expression,
+    pub rule: SegmentRule,
+}
+
+#[derive(Debug, Clone)]
+pub enum SegmentRule {
+    /// Over the trait columns (by their names), `now()`, [`membership_column`] and [`since_column`] of other segments.
+    /// Null is no.
+    Predicate(Expression),
+    /// That share of all people, by a hash of the segment's name and the profile id.
+    Sample {
+        /// Of 2^32.
+        below: u64,
+    },
+    /// Who has one of the identifiers of a list.
+    List,
+    /// Defined no more: whoever is in it leaves.
+    Nobody,
+}
+
+impl SegmentRule {
+    /// For people.
+    pub fn text(&self) -> String {
+        match self {
+            SegmentRule::Predicate(predicate) => predicate.sql.clone(),
+            SegmentRule::Sample { below } => format!("a sample of {:.1}%", *below as f64 / 42_949_672.96),
+            SegmentRule::List => "a list".to_string(),
+            SegmentRule::Nobody => "defined no more".to_string(),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -32,13 +60,6 @@ pub enum SegmentError {
     Columns(String),
 }
 
-/// All segments, bound to the trait columns.
-pub struct Segments {
-    pub plans: Vec<SegmentPlan>,
-    bound: Vec<BoundExpression>,
-    schema: SchemaRef,
-}
-
 /// One entry into or exit from a segment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Transition {
@@ -47,18 +68,40 @@ pub struct Transition {
     pub segment: u16,
     pub id: ProfileId,
     pub entered: bool,
-    /// Only `event` sets anything off: `merge` moves a membership from one profile id to another, `split` is put right.
     pub cause: Cause,
     /// The how-manieth entry of this profile into this segment.
     pub entry: u32,
+    /// When: the `now` of the batch, or when the timer was due.
+    pub at: TimeUs,
 }
 
+/// Only `event` and `time` set anything off by themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     Event,
+    /// No event came, but its time.
+    Time,
+    /// A membership moved from one profile id to another.
     Merge,
     /// A correction of identity.
     Split,
+    /// A definition that is new or changed found the past.
+    Fill,
+    /// The segment is defined no more.
+    Removed,
+}
+
+impl Cause {
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Event => "event",
+            Cause::Time => "time",
+            Cause::Merge => "merge",
+            Cause::Split => "split",
+            Cause::Fill => "fill",
+            Cause::Removed => "removed",
+        }
+    }
 }
 
 /// Memberships shown under an id that is another id from this batch on.
@@ -67,86 +110,25 @@ pub struct Moved {
     /// Index into the profiles that are judged.
     pub into: u32,
     pub id: ProfileId,
-    /// By segment.
-    pub member: Vec<bool>,
+    pub segments: Vec<u16>,
 }
 
 /// The boolean column under which a segment's membership is visible to later predicates.
 pub fn membership_column(segment: &str) -> String {
-    format!("in_segment:{segment}")
+    format!("{MEMBERSHIP}{segment}")
 }
 
-impl Segments {
-    pub fn new(plans: Vec<SegmentPlan>, traits: &SchemaRef) -> Result<Segments, SegmentError> {
-        let mut fields: Vec<Arc<Field>> = traits.fields().iter().cloned().collect();
-        fields.extend(
-            plans.iter().map(|plan| Arc::new(Field::new(membership_column(&plan.name), DataType::Boolean, true))),
-        );
-        let schema = Arc::new(Schema::new(fields));
-        let bind = |plan: &SegmentPlan| {
-            plan.predicate.bind(&schema).map_err(|source| SegmentError::Bind { name: plan.name.clone(), source })
-        };
-        let bound = plans.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
-        Ok(Segments { plans, bound, schema })
-    }
+/// The column of the time since when someone has been a member without a break; null for who is none.
+pub fn since_column(segment: &str) -> String {
+    format!("{SINCE}{segment}")
+}
 
-    /// Judges the profiles by their trait columns, updates their memberships, and says what changed.
-    ///
-    /// `profiles[i].memberships` is what either side of a merge had, `shown[i]` what the tables show under its present
-    /// id, and `moved` what they show under an id that is no longer anyone's own.
-    pub fn judge(
-        &self,
-        traits: &RecordBatch,
-        profiles: &mut [Profile],
-        shown: &[Vec<bool>],
-        moved: &[Moved],
-    ) -> Result<Vec<Transition>, SegmentError> {
-        let mut transitions = Vec::new();
-        for old in moved {
-            let held = old.member.iter().enumerate().filter(|(_, member)| **member);
-            for (segment, _) in held {
-                transitions.push(Transition {
-                    profile: old.into,
-                    segment: segment as u16,
-                    id: old.id,
-                    entered: false,
-                    cause: Cause::Merge,
-                    entry: 0,
-                });
-            }
-        }
-        let rows = profiles.len();
-        let unknown: ArrayRef = Arc::new(BooleanArray::from(vec![false; rows]));
-        let mut columns: Vec<ArrayRef> = traits.columns().to_vec();
-        let first = columns.len();
-        columns.extend(self.plans.iter().map(|_| unknown.clone()));
-        for (segment, (plan, predicate)) in self.plans.iter().zip(&self.bound).enumerate() {
-            let batch = RecordBatch::try_new(self.schema.clone(), columns.clone())
-                .map_err(|error| SegmentError::Columns(error.to_string()))?;
-            let now = predicate
-                .evaluate_predicate(&batch)
-                .map_err(|source| SegmentError::Evaluate { name: plan.name.clone(), source })?;
-            for (row, profile) in profiles.iter_mut().enumerate() {
-                let membership = &mut profile.memberships[segment];
-                let (was, is) = (membership.member, now.value(row));
-                let was_shown = shown[row][segment];
-                membership.member = is;
-                if is && !was {
-                    membership.entries += 1;
-                }
-                if is != was_shown {
-                    transitions.push(Transition {
-                        profile: row as u32,
-                        segment: segment as u16,
-                        id: profile.id,
-                        entered: is,
-                        cause: if is == was { Cause::Merge } else { Cause::Event },
-                        entry: membership.entries,
-                    });
-                }
-            }
-            columns[first + segment] = Arc::new(now);
-        }
-        Ok(transitions)
-    }
+const MEMBERSHIP: &str = "in_segment:";
+const SINCE: &str = "member_since:";
+
+/// Whether a profile is in the sample of so many of 2^32: by the first four bytes of SHA-256 of `NAME:ID`, as any SQL can
+/// compute them.
+pub fn is_sampled(segment: &str, id: ProfileId, below: u64) -> bool {
+    let hash = Sha256::digest(format!("{segment}:{id}").as_bytes());
+    u64::from(u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]])) < below
 }

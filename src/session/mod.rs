@@ -22,7 +22,7 @@ mod span;
 mod tests;
 
 pub use columns::{Columns, fields};
-pub use plan::{GAP, LATENESS, SessionsPlan};
+pub use plan::{GAP, SessionsPlan};
 pub use sessions::Sessions;
 
 use serde::{Deserialize, Serialize};

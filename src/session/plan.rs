@@ -10,9 +10,6 @@ use crate::event::TimeUs;
 /// As web analytics have it.
 pub const GAP: Duration = Duration::from_secs(30 * 60);
 
-/// How far behind `now` an event may be and still change sessions.
-pub const LATENESS: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-
 /// A checked `sessions` section.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionsPlan {
@@ -25,7 +22,6 @@ pub struct SessionsPlan {
     pub split_on_midnight: Option<Tz>,
     /// Names or types of the events that make sessions; all events where None.
     pub events: Option<Vec<String>>,
-    pub lateness_us: TimeUs,
 }
 
 impl SessionsPlan {
@@ -33,11 +29,6 @@ impl SessionsPlan {
     pub fn takes(&self, event_type: &str, event: Option<&str>) -> bool {
         let Some(wanted) = &self.events else { return true };
         wanted.iter().any(|name| name == event_type || Some(name.as_str()) == event)
-    }
-
-    /// What stays behind at `now`, see [`Sessions::settle`](super::Sessions::settle).
-    pub fn floor(&self, now: TimeUs) -> TimeUs {
-        now.saturating_sub(self.lateness_us)
     }
 
     /// Whether a pause or midnight lies between two moments, the earlier one first.

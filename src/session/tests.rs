@@ -51,7 +51,6 @@ fn plan(campaign: bool, midnight: Option<Tz>) -> SessionsPlan {
         split_on_campaign: campaign,
         split_on_midnight: midnight,
         events: None,
-        lateness_us: 7 * 24 * HOUR,
     }
 }
 
@@ -240,7 +239,7 @@ proptest! {
     #[test]
     fn what_is_closed_could_not_change_any_more(seed in any::<u64>()) {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let plan = SessionsPlan { lateness_us: rng.i64(0..8) * HOUR, ..random_plan(&mut rng) };
+        let (lateness_us, plan) = (rng.i64(0..8) * HOUR, random_plan(&mut rng));
         let mut order = random_events(&mut rng, 60);
         // Roughly in order, some far behind.
         let mut delay = |event: &Event| event.at + rng.i64(0..2) * rng.i64(0..12) * HOUR;
@@ -248,7 +247,7 @@ proptest! {
         let (mut sessions, mut tables, mut taken) = (Sessions::default(), Tables::default(), Vec::new());
         let mut now = TimeUs::MIN;
         for batch in order.chunks(rng.usize(1..6)) {
-            let floor = plan.floor(now);
+            let floor = now.saturating_sub(lateness_us);
             sessions.settle(&plan, floor);
             let mut fresh = Vec::new();
             for event in batch {

@@ -28,6 +28,8 @@ pub enum TableKind {
     EventMoves,
     SegmentChanges,
     Sessions,
+    StageChanges,
+    Definitions,
     Deliveries,
     RejectedEvents,
     /// Partial aggregates of a batch; a view of the aggregate's name sums them.
@@ -62,6 +64,7 @@ pub fn profiles(traits: &[(String, ValueType)]) -> Table {
         ("first_seen", time_type(), true),
         ("last_seen", time_type(), true),
         ("events", DataType::Int64, false),
+        ("sessions", DataType::Int64, false),
         ("_as_of", time_type(), false),
     ];
     columns.extend(traits.iter().map(|(name, value_type)| (name.as_str(), value_type.arrow(), true)));
@@ -149,7 +152,7 @@ pub fn segment_changes() -> Table {
             ("profile_id", DataType::Utf8, false),
             // `entered` or `exited`
             ("change", DataType::Utf8, false),
-            // `event`, `merge` or `split`
+            // `event`, `time`, `merge`, `split`, `fill` or `removed`
             ("cause", DataType::Utf8, false),
             ("changed_at", time_type(), false),
         ],
@@ -181,6 +184,41 @@ pub fn sessions() -> Table {
             ("merged_into", DataType::Utf8, true),
             // the first of the sessions that only campaigns part from each other; null: this one
             ("chain_id", DataType::Utf8, true),
+        ],
+    )
+}
+
+/// One row per profile that came into another stage of a trait with `stages`.
+pub fn stage_changes() -> Table {
+    table(
+        "stage_changes",
+        TableKind::StageChanges,
+        vec![
+            ("trait", DataType::Utf8, false),
+            ("profile_id", DataType::Utf8, false),
+            ("from_stage", DataType::Utf8, true),
+            ("to_stage", DataType::Utf8, true),
+            // as in `segment_changes`
+            ("cause", DataType::Utf8, false),
+            ("changed_at", time_type(), false),
+        ],
+    )
+}
+
+/// One row per change of a trait's or segment's definition; the latest of (`kind`, `name`) counts.
+pub fn definitions() -> Table {
+    table(
+        "definitions",
+        TableKind::Definitions,
+        vec![
+            // `trait` or `segment`
+            ("kind", DataType::Utf8, false),
+            ("name", DataType::Utf8, false),
+            ("version", DataType::Utf8, false),
+            // false while it is filled from the past
+            ("ready", DataType::Boolean, false),
+            ("removed", DataType::Boolean, false),
+            ("changed_at", time_type(), false),
         ],
     )
 }
@@ -402,6 +440,8 @@ pub(crate) mod tests {
             event_moves(),
             segment_changes(),
             sessions(),
+            stage_changes(),
+            definitions(),
             deliveries(),
             rejected_events(),
             aggregate(

@@ -80,6 +80,7 @@ pub(super) fn start(
             shared: shared.clone(),
             together: together.clone(),
             partitions: Vec::new(),
+            ended: Vec::new(),
             initial_partitions: None,
             next_discovery: instant(),
             unknown_since: None,
@@ -232,6 +233,8 @@ struct Reader {
     together: Arc<Together>,
     /// By number; None where not assigned yet.
     partitions: Vec<Option<Partition>>,
+    /// Partitions that have been read to their end since this was last told.
+    ended: Vec<i32>,
     /// How many partitions the topic had when it was first seen; `start` holds for those alone.
     initial_partitions: Option<i32>,
     next_discovery: Instant,
@@ -263,6 +266,12 @@ impl Reader {
             self.bytes_hint = batch.bytes.len();
             self.together.has_moved();
             self.send(SourceEvent::Records(batch))?;
+        }
+        for number in std::mem::take(&mut self.ended) {
+            let partition = self.partitions.get(usize::try_from(number).unwrap_or_default());
+            if partition.is_some_and(|partition| partition.as_ref().is_some_and(|partition| partition.at_end)) {
+                self.send(SourceEvent::AtEnd(self.topic.clone(), number))?;
+            }
         }
         let at_end = self.at_end();
         if self.together.at_end(self.index, at_end) {
@@ -341,6 +350,7 @@ impl Reader {
                 let index = usize::try_from(*number).unwrap_or_default();
                 if let Some(Some(partition)) = self.partitions.get_mut(index) {
                     partition.at_end = true;
+                    self.ended.push(*number);
                 }
                 Ok(())
             }

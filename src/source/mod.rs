@@ -40,6 +40,10 @@ impl SourcePlan {
             SourcePlan::File(plan) => &plan.name,
         }
     }
+
+    pub fn is_file(&self) -> bool {
+        matches!(self, SourcePlan::File(_))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -87,6 +91,8 @@ pub enum SourceEvent {
     /// Where partitions without a position begin (`start: latest`, new partitions). To be stored with the next
     /// commit, so that a restart goes on from there even when no record has come in between.
     Assigned(Positions),
+    /// This partition of a topic has been read to its end as of now.
+    AtEnd(Arc<str>, i32),
     /// All partitions have been read to their end as of now; said again after further records.
     /// With [`ReadLimits::until_end`] it is said again and again until the source is stopped.
     CaughtUp,

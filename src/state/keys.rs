@@ -5,7 +5,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::event::{ProfileId, ProfileNumber};
+use crate::event::{ProfileId, ProfileNumber, TimeUs};
 
 /// There is one workspace for now; every key begins with it so that more can come.
 pub const WORKSPACE: u8 = 0;
@@ -44,6 +44,10 @@ pub enum Tag {
     Rejected = b'r',
     /// Definition versions.
     Definition = b'v',
+    /// Due time, profile number: when a profile has to be judged again.
+    Timer = b't',
+    /// Segment name, identifier hash: what people have added to a list or taken out of it.
+    List = b'l',
 }
 
 pub fn prefix(tag: Tag) -> Bytes {
@@ -169,6 +173,21 @@ pub fn component_pages(profile: ProfileNumber) -> Bytes {
 /// The list of a [`component_page`] key.
 pub fn parse_component_page(key: &[u8]) -> Option<u8> {
     key.get(10).copied()
+}
+
+/// Times before 1970 sort before those after.
+pub fn timer(due: TimeUs, profile: ProfileNumber) -> Bytes {
+    let mut key = start(Tag::Timer, 16);
+    key.put_u64((due as u64) ^ (1 << 63));
+    key.put_u64(profile);
+    key.freeze()
+}
+
+/// The parts of a [`timer`] key.
+pub fn parse_timer(key: &[u8]) -> Option<(TimeUs, ProfileNumber)> {
+    let (due, profile) = key.get(2..)?.split_at_checked(8)?;
+    let due = u64::from_be_bytes(due.try_into().ok()?) ^ (1 << 63);
+    Some((due as i64, u64::from_be_bytes(profile.try_into().ok()?)))
 }
 
 pub fn profile(profile: ProfileNumber) -> Bytes {

@@ -39,11 +39,11 @@ fn receiver() -> (String, Received) {
     (format!("http://{address}/hook"), received)
 }
 
-/// What must not depend on crashes: every row but for `_batch` and `_seq`.
+/// What must not depend on crashes: every row but for `_batch`, `_seq` and `_as_of`, which follow from where batches end.
 fn tables(url: &str, database: &str) -> BTreeMap<&'static str, String> {
     let queries = [
         ("events", "SELECT * EXCEPT (_batch, _seq) FROM events ORDER BY message_id"),
-        ("current_profiles", "SELECT * EXCEPT (_batch, _seq) FROM current_profiles ORDER BY profile_id"),
+        ("current_profiles", "SELECT * EXCEPT (_batch, _seq, _as_of) FROM current_profiles ORDER BY profile_id"),
         ("identifiers", "SELECT * EXCEPT (_batch, _seq) FROM identifiers ORDER BY type, value"),
         ("segment_members", "SELECT segment, profile_id FROM segment_members ORDER BY 1, 2"),
         ("revenue_by_month", "SELECT * FROM revenue_by_month ORDER BY month"),

@@ -242,3 +242,189 @@ pub fn shipped_pipelines() -> Vec<PathBuf> {
     all.sort();
     all
 }
+
+/// Runs `tributary test --update` on the pipeline with these tests; gives them as they are then.
+fn updated(tests: &str) -> (String, Output) {
+    let folder = tempfile::tempdir().expect("folder");
+    std::fs::write(folder.path().join("a.yaml"), PIPELINE).expect("file");
+    let file = folder.path().join("tests.yaml");
+    std::fs::write(&file, tests).expect("file");
+    let output = tributary(&["test", "--update", "-C", folder.path().to_str().expect("utf-8")]).output();
+    (std::fs::read_to_string(file).expect("text"), output.expect("starts"))
+}
+
+#[test]
+fn update_changes_what_differs_and_nothing_else() {
+    let before = r#"# What a shop's people do.
+tests:
+  - name: "wrong, in many ways"   # a comment
+    steps:
+      - events:
+          - { event: Bought, user_id: u1, anonymous_id: a1, properties: { total: 60, shop: { city: Ulm } } }
+          - { traits: { email: "a b@example.com" },   anonymous_id: a1 }
+          - { event: Bought, user_id: u2, properties: { total: 20, shop: { city: Berlin } } }
+          - { event: Looked }
+        expect:
+          profiles:
+            # the first one
+            - [user_id:u1]              # and its comment
+            - [anonymous_id:a1]
+            - [user_id:u2]
+            - [ user_id:u9 ]
+          segments: { buyers: [ user_id:u2 ], good: user_id:u2 }   # who bought
+          traits:
+            user_id:u1: { orders: 3, revenue: 60.0, email: null, last_buy: 2026-01-01T01:00+01:00 }
+          sent:
+            - { step: greet, profile: user_id:u2, body: { n: 1 } }
+            - { activation: hello, profile: user_id:u3 }     # nobody
+            - { step: one, body: { where: Berlin } }
+          no_profile: [t1]
+          events: { t1: user_id:u2, t3: user_id:u2 }
+          flags: { t1: [clamped], t4: no_identifier }
+      # nothing happens
+      - { at: +1d, expect: { sent: [ { step: greet } ] } }
+"#;
+    let after = r#"# What a shop's people do.
+tests:
+  - name: "wrong, in many ways"   # a comment
+    steps:
+      - events:
+          - { event: Bought, user_id: u1, anonymous_id: a1, properties: { total: 60, shop: { city: Ulm } } }
+          - { traits: { email: "a b@example.com" },   anonymous_id: a1 }
+          - { event: Bought, user_id: u2, properties: { total: 20, shop: { city: Berlin } } }
+          - { event: Looked }
+        expect:
+          profiles:
+            # the first one
+            - [user_id:u1, email:a b@example.com, anonymous_id:a1]              # and its comment
+            - [user_id:u2]
+          segments: { buyers: [ user_id:u2, user_id:u1 ], good: user_id:u1 }   # who bought
+          traits:
+            user_id:u1: { orders: 1, revenue: 60.0, email: a b@example.com, last_buy: 2026-01-01T01:00+01:00 }
+          sent:
+"#;
+    let (text, output) = updated(before);
+    let shown = format!("{text}\n{}", text_of(&output));
+    // What follows holds a body of everything there is; up to here it is compared to the letter.
+    assert!(text.starts_with(after), "{shown}");
+    for line in [
+        "          no_profile: [t4]",
+        "          events: { t1: user_id:u1, t3: user_id:u2 }",
+        "          flags: { t1: [], t4: no_identifier }",
+        "      # nothing happens",
+        "      - { at: +1d, expect: { sent: [] } }",
+        "            - { step: greet, profile: user_id:u2, body: { n: 1 } }",
+        "            - { step: one, body: { where: Berlin } }",
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line} in\n{shown}");
+    }
+    assert!(text.contains("     # nobody"), "{shown}");
+    assert!(output.status.success(), "{shown}");
+    let (again, output) = updated(&text);
+    assert!(output.status.success() && !text_of(&output).contains("updated"), "{}", text_of(&output));
+    assert_eq!(again, text, "what is right is left alone");
+}
+
+#[test]
+fn update_fills_in_what_is_empty() {
+    let before = r#"tests:
+  - name: empty
+    steps:
+      - events:
+          - { traits: { email: a@example.com, name: "7" }, user_id: u1, message_id: "x: 1" }
+          - { event: Bought, user_id: u1, properties: { total: 60, shop: { city: Ulm } } }
+        expect: {}   # everything
+      - events: [ { event: Looked, user_id: u2 } ]
+        expect:
+      - { events: [ { event: Looked, user_id: u3 } ], expect: {} }
+      - events: [ { event: Looked, user_id: u4 } ]
+        expect:
+          profiles:
+          segments: # all
+          traits:
+            user_id:u1:
+            user_id:u4: { orders: }
+          sent: ~
+          events:
+            t4:
+          flags:
+          conflicts:
+          no_profile:
+"#;
+    let after = r#"tests:
+  - name: empty
+    steps:
+      - events:
+          - { traits: { email: a@example.com, name: "7" }, user_id: u1, message_id: "x: 1" }
+          - { event: Bought, user_id: u1, properties: { total: 60, shop: { city: Ulm } } }
+        expect:   # everything
+          profiles:
+            - [user_id:u1, email:a@example.com]
+          segments:
+            buyers: [user_id:u1]
+            good: [user_id:u1]
+          traits:
+            user_id:u1: { email: a@example.com, orders: 1, revenue: 60.0, last_buy: 2026-01-01T00:00:00Z }
+          sent:
+"#;
+    let (text, output) = updated(before);
+    let shown = format!("{text}\n{}", text_of(&output));
+    assert!(text.starts_with(after), "{shown}");
+    for line in [
+        "            user_id:u1: { email: a@example.com, orders: 1, revenue: 60.0, last_buy: 2026-01-01T00:00:00Z }",
+        "            user_id:u4: { orders: 0 }",
+        "          segments: # all",
+        "            t4: user_id:u3",
+        "          sent: []",
+        "          conflicts: []",
+        "          no_profile: []",
+        "            \"x: 1\": []",
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line} in\n{shown}");
+    }
+    assert!(output.status.success(), "{shown}");
+    assert_eq!(updated(&text).0, text, "what is right is left alone");
+    let folder = tempfile::tempdir().expect("folder");
+    std::fs::write(folder.path().join("a.yaml"), format!("{PIPELINE}{before}")).expect("file");
+    let checked = tributary(&["check", "-C", folder.path().to_str().expect("utf-8")]).output().expect("starts");
+    assert!(!checked.status.success() && text_of(&checked).contains("--update"), "{}", text_of(&checked));
+}
+
+#[test]
+fn junit_says_the_same_to_a_ci_system() {
+    let tests = r#"tests:
+  - name: "right & <good>"
+    steps: [ { events: [ { event: Looked, user_id: u1 } ], expect: { profiles: [ [user_id:u1] ] } } ]
+  - name: wrong "quoted"
+    steps: [ { events: [ { event: Looked, user_id: "u&<1>" } ], expect: { profiles: [], no_profile: [x] } } ]
+"#;
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("junit.xml");
+    let output = test(tests, &["--junit", file.to_str().expect("utf-8")]);
+    assert_eq!(output.status.code(), Some(1), "{}", text_of(&output));
+    let script = r#"
+import sys, xml.etree.ElementTree as tree
+root = tree.parse(sys.argv[1]).getroot()
+suite, = root
+print(root.tag, suite.tag, suite.get("name"), suite.get("tests"), suite.get("failures"))
+for case in suite:
+    print(case.get("name"), case.get("line"), [failure.text.splitlines()[1:] for failure in case])
+"#;
+    let read = std::process::Command::new("python3").args(["-c", script]).arg(&file).output().expect("python3");
+    let expect = r#"testsuites testsuite tried 2 1
+right & <good> 2 []
+wrong "quoted" 4 [['  + [user_id:u&<1>]', 'tests.yaml:5: no_profile (- expected, + found)', '  - x']]
+"#;
+    let read = text_of(&read).replace(&format!("{}/", folder.path().display()), "");
+    let read = without_folders(&read);
+    assert_eq!(read, expect);
+}
+
+/// Without the folders before `tests.yaml`.
+fn without_folders(text: &str) -> String {
+    let words = text.split('\'').map(|part| match part.find("tests.yaml") {
+        Some(at) => &part[at..],
+        None => part,
+    });
+    words.collect::<Vec<_>>().join("'")
+}

@@ -17,7 +17,7 @@ const MAY_IMPORT: [(&str, &[&str]); 18] = [
     ("source", &["event", "clock", "kafka", "decode"]),
     ("transform", &["event", "expression", "decode"]),
     ("identity", &["event", "state"]),
-    ("profile", &["event", "expression", "state"]),
+    ("profile", &["event", "expression", "session", "state"]),
     ("segment", &["event", "expression", "profile"]),
     ("session", &["event", "state"]),
     ("activation", &["event", "expression", "segment"]),

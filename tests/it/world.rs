@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tributary::definition::{self, Mode, Pipeline};
 use tributary::engine::history::{History, HistoryError, HistoryFilter, HistoryReader};
-use tributary::engine::{Begun, Command, Core, Corrected, CorrectionRequest, Preparer, Shadow, Staged};
+use tributary::engine::{Begun, Chunk, Command, Core, Corrected, CorrectionRequest, Preparer, Shadow, Staged};
 use tributary::event::{ProfileId, RawBatch};
 use tributary::identity::{Correction, Named};
 use tributary::sink::CommitRange;
@@ -132,6 +132,8 @@ pub struct World {
     pub written: Vec<usize>,
     offset: i64,
     cache_bytes: usize,
+    /// `now` of every commit.
+    pub clock: i64,
 }
 
 /// A cache so small that most state is read back from the store.
@@ -162,6 +164,7 @@ impl World {
             written: Vec::new(),
             offset: 0,
             cache_bytes,
+            clock: 0,
         }
     }
 
@@ -170,6 +173,50 @@ impl World {
         let schema = self.preparer.schema();
         let core = Core::load(self.store.clone(), &self.pipeline, &schema, self.cache_bytes, true);
         self.core = self.runtime.block_on(core).expect("a state");
+    }
+
+    /// Starts again with other definitions.
+    pub fn redefine(&mut self, folder: &Path) {
+        let (pipeline, _) = definition::load(folder, Mode::Run).expect("definitions");
+        self.preparer = Preparer::new(&pipeline, None).expect("a preparer");
+        self.runtime.block_on(tributary::engine::accept(&*self.store, &pipeline)).expect("accepted");
+        self.pipeline = pipeline;
+        self.restart();
+    }
+
+    /// Reads the next `rows` events of the fill that is under way and adds them; false when all have been read.
+    pub fn fill_some(&mut self, rows: usize) -> bool {
+        let Some(fill) = self.core.fill.clone().filter(|fill| fill.swept.is_none()) else { return false };
+        let restore = Restore::new(&self.pipeline.transform.fields);
+        let filter = fill.filter(self.core.slots(), &self.pipeline, self.core.record.now);
+        let range =
+            CommitRange { after: fill.cursor.map_or(0, |(commit, _)| commit.saturating_sub(1)), upto: fill.upto };
+        let tables = Rows(self.commits.iter().flat_map(|commit| commit.rows.iter().cloned()).collect());
+        let mut reader = HistoryReader::new(&tables, restore, filter, range);
+        let mut chunk = None;
+        while let Some(stored) = self.runtime.block_on(reader.next()).expect("history") {
+            let start = stored.places.partition_point(|place| fill.cursor.is_some_and(|cursor| *place <= cursor));
+            if start < stored.len() {
+                let part = stored.slice(start, rows.min(stored.len() - start));
+                let cursor = *part.places.last().expect("a row");
+                chunk = Some(Box::new(Chunk { stored: part, cursor }));
+                break;
+            }
+        }
+        let more = chunk.is_some();
+        let command = match chunk {
+            Some(chunk) => Command::Fill { chunk, done: oneshot::channel().0 },
+            None => Command::HistoryRead,
+        };
+        let staged = self.runtime.block_on(self.core.apply(None, &[command], self.clock)).expect("applied");
+        self.commit(staged);
+        more
+    }
+
+    /// Judges the next people of the fill; false when it is done.
+    pub fn sweep(&mut self) -> bool {
+        let staged = self.runtime.block_on(self.core.sweep(self.clock)).expect("swept");
+        staged.map(|staged| self.commit(staged)).is_some()
     }
 
     pub fn apply(&mut self, events: &[Event]) {
@@ -186,7 +233,7 @@ impl World {
         }
         let prepared = self.preparer.prepare(&raw, Vec::new()).expect("prepared");
         assert!(prepared.rejects.is_empty(), "{:?}", prepared.rejects.first());
-        let staged = self.runtime.block_on(self.core.apply(Some(prepared), &[], 0)).expect("applied");
+        let staged = self.runtime.block_on(self.core.apply(Some(prepared), &[], self.clock)).expect("applied");
         self.commit(staged);
     }
 
@@ -218,7 +265,7 @@ impl World {
         let identifier_types = self.pipeline.identity.types.iter().map(|kind| kind.name.clone()).collect();
         let request = CorrectionRequest { correction, identifier_types, struck_profile, activate: false };
         let command = Command::Correct { request, answer: oneshot::channel().0 };
-        let staged = self.runtime.block_on(self.core.apply(None, &[command], 0)).expect("applied");
+        let staged = self.runtime.block_on(self.core.apply(None, &[command], self.clock)).expect("applied");
         let begun = staged.begun[0].clone();
         self.commit(staged);
         begun
@@ -229,10 +276,9 @@ impl World {
         let job = self.core.rebuild.clone().expect("a rebuild");
         let profiles = self.runtime.block_on(self.core.ids_to_rebuild()).expect("ids");
         let restore = Restore::new(&self.pipeline.transform.fields);
-        let corrections = self.core.corrections().clone();
-        let mut shadow = Shadow::new(&self.pipeline, &restore.schema(), corrections).expect("a shadow");
+        let mut shadow = self.core.shadow(&self.pipeline, &restore.schema()).expect("a shadow");
         let rows = Rows(self.commits.iter().flat_map(|commit| commit.rows.iter().cloned()).collect());
-        let filter = HistoryFilter { profiles: Some(profiles), since: None };
+        let filter = HistoryFilter { profiles: Some(profiles), ..HistoryFilter::default() };
         let range = CommitRange { after: 0, upto: job.upto };
         let mut reader = HistoryReader::new(&rows, restore, filter, range);
         while let Some(stored) = self.runtime.block_on(reader.next()).expect("history") {
@@ -242,7 +288,8 @@ impl World {
     }
 
     pub fn finish(&mut self, shadow: Shadow) -> Corrected {
-        let (staged, corrected) = self.runtime.block_on(self.core.finish_rebuild(shadow, 0)).expect("switched");
+        let (staged, corrected) =
+            self.runtime.block_on(self.core.finish_rebuild(shadow, self.clock)).expect("switched");
         self.commit(staged);
         corrected
     }
@@ -338,7 +385,7 @@ impl World {
                         sum.0 += revenue;
                         sum.1 += orders;
                     }
-                    "rejected_events" | "identity_conflicts" | "deliveries" => {}
+                    "rejected_events" | "identity_conflicts" | "deliveries" | "stage_changes" | "definitions" => {}
                     other => panic!("unexpected table {other}"),
                 }
             }
@@ -391,7 +438,10 @@ impl History for Rows {
         Ok(self.of("events", &|rows, row| {
             let here = place(rows, row, "_batch", "_seq");
             let id = text(rows.column_by_name("profile_id").expect("column"), row);
-            here.0 > range.after && here.0 <= range.upto && (ids.contains(&id) || moved.contains(&here))
+            let name = text(rows.column_by_name("event").expect("column"), row);
+            let named = filter.events.as_ref().is_none_or(|names| names.contains(&name));
+            let theirs = filter.profiles.is_none() || ids.contains(&id) || moved.contains(&here);
+            here.0 > range.after && here.0 <= range.upto && theirs && named
         }))
     }
 

@@ -233,7 +233,7 @@ impl Story<'_> {
             let size = sizes.iter().find(|row| row[0] == plan.name).and_then(|row| row[1].parse().ok()).unwrap_or(0);
             let (entered, left) = (of(&plan.name, "entered"), of(&plan.name, "exited"));
             let merged = entered - left - size;
-            let condition = cut(&plan.predicate.sql, 80 - 52);
+            let condition = cut(&plan.rule.text(), 80 - 52);
             say(&format!("  {entered:>7} {left:>7} {merged:>7} {size:>8}  {:<13} {condition}", plan.name));
         }
         say("");

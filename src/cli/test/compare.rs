@@ -24,6 +24,8 @@ pub fn compare(seen: &Seen, expectation: &Expectation) -> Option<Difference> {
         Expected::Flags { message_id, flags } => {
             (format!("flags of {message_id}"), event_flags(seen, message_id, flags))
         }
+        // It is about to be filled in.
+        Expected::Blank(_) => return None,
     };
     let what = format!("{what} (- expected, + found)");
     (!lines.is_empty()).then(|| Difference { place: expectation.place.clone(), what, lines })
@@ -112,13 +114,19 @@ fn texts<'a>(expected: &'a [String], found: impl Iterator<Item = &'a String>) ->
     lines
 }
 
-/// Pairs expected rows with found ones, as many as can be: an expected row may fit several.
-fn compare_rows(seen: &Seen, expected: &[ExpectedRow], found: &[Row]) -> Vec<String> {
+/// Pairs expected rows with found ones, as many as can be: an expected row may fit several. For each found row the
+/// index of its expected one.
+pub fn pairs(seen: &Seen, expected: &[ExpectedRow], found: &[Row]) -> Vec<Option<usize>> {
     let mut taken_by: Vec<Option<usize>> = vec![None; found.len()];
     let fits = |row: usize, other: usize| fits(seen, &expected[row], &found[other]);
     for row in 0..expected.len() {
         pair(row, &fits, &mut taken_by, &mut vec![false; found.len()]);
     }
+    taken_by
+}
+
+fn compare_rows(seen: &Seen, expected: &[ExpectedRow], found: &[Row]) -> Vec<String> {
+    let taken_by = pairs(seen, expected, found);
     let mut lines = Vec::new();
     for (index, row) in expected.iter().enumerate() {
         if taken_by.contains(&Some(index)) {
@@ -193,7 +201,7 @@ fn holds(found: &Value, expected: &Value) -> bool {
 }
 
 /// `2` is `2.0`, and a double may differ in its last digits: people write it in decimals.
-fn equal(one: &Value, other: &Value) -> bool {
+pub fn equal(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Number(a), Value::Number(b)) => {
             if let (Some(a), Some(b)) = (a.as_i64(), b.as_i64()) {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::compare::compare;
+use super::correct::correct;
 use super::seen::Seen;
 use crate::decode::{DecodePlan, Format};
-use crate::definition::{Expected, Pipeline, Place, TestEvent, TestPlan, TestStep};
+use crate::definition::{Correction, Expected, Pipeline, Place, TestEvent, TestPlan, TestStep};
 use crate::engine::{Core, EngineError, Prepared, Preparer};
 use crate::event::{RawBatch, TimeUs};
 use crate::state::Store;
@@ -22,6 +23,15 @@ pub struct Difference {
     pub what: String,
     /// `- ` what was expected and is not there, `+ ` what is there instead.
     pub lines: Vec<String>,
+}
+
+/// What became of a test.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What is not as expected, in the order of the steps.
+    pub differences: Vec<Difference>,
+    /// What each expectation should say.
+    pub corrections: Vec<Correction>,
 }
 
 /// Runs the tests of a pipeline one after the other, each on a new state.
@@ -48,21 +58,21 @@ impl Runner {
         Ok(Runner { pipeline, preparer })
     }
 
-    /// What is not as expected, in the order of the steps.
-    ///
     /// # Errors
     /// Faults of the program; a test that fails is none.
-    pub async fn run(&mut self, test: &TestPlan) -> Result<Vec<Difference>, EngineError> {
+    pub async fn run(&mut self, test: &TestPlan) -> Result<Outcome, EngineError> {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         // Nothing is sent: what would be is a row of `deliveries` at once.
         let core = Core::load(store.clone(), &self.pipeline, &self.preparer.schema(), CACHE_BYTES, false).await?;
         let mut state = State { store, core, seen: Seen::new(&self.pipeline) };
         let events: Vec<&TestEvent> = test.steps.iter().flat_map(|step| &step.events).collect();
-        let mut differences = Vec::new();
+        let (mut differences, mut corrections) = (Vec::new(), Vec::new());
         for step in &test.steps {
             self.take(step, &mut state).await?;
             for expectation in &step.expect {
                 differences.extend(compare(&state.seen, expectation));
+                let right = correct(&state.seen, &self.pipeline, expectation);
+                corrections.push(Correction { expectation: expectation.clone(), right });
             }
             if !step.expect.is_empty() {
                 let told = step.expect.iter().any(|expect| matches!(expect.expected, Expected::Rejected(_)));
@@ -71,7 +81,7 @@ impl Runner {
             }
         }
         differences.extend(unexpected_rejects(&state.seen, &events));
-        Ok(differences)
+        Ok(Outcome { differences, corrections })
     }
 
     /// Applies a step's events in the order written, those of one source in a row as one batch.

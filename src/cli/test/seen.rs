@@ -63,10 +63,11 @@ pub struct Rejected {
 
 impl Seen {
     pub fn new(pipeline: &Pipeline) -> Seen {
-        let json = pipeline.traits.iter().filter(|plan| plan.value_type == ValueType::Json);
+        let columns = pipeline.traits.iter().flat_map(|plan| &plan.columns);
+        let json = columns.filter(|column| column.value_type == ValueType::Json);
         Seen {
             types: pipeline.identity.types.iter().map(|kind| kind.name.clone()).collect(),
-            json_traits: json.map(|plan| plan.name.clone()).collect(),
+            json_traits: json.map(|column| column.name.clone()).collect(),
             message_ids: Vec::new(),
             identifiers: BTreeMap::new(),
             merged: HashMap::new(),
@@ -125,9 +126,13 @@ impl Seen {
 
     /// A profile by its best identifier, as `type:value`.
     pub fn name(&self, id: &str) -> String {
+        self.best(id).map_or_else(|| format!("profile {}", self.current(id)), |who| who.to_string())
+    }
+
+    /// The best identifier of a profile.
+    pub fn best(&self, id: &str) -> Option<&Who> {
         let id = self.current(id);
-        let best = self.identifiers.iter().find(|(_, other)| self.current(other) == id);
-        best.map_or_else(|| format!("profile {id}"), |(who, _)| who.to_string())
+        self.identifiers.iter().find(|(_, other)| self.current(other) == id).map(|(who, _)| who)
     }
 
     /// All identifiers, those of one profile together.

@@ -2,14 +2,17 @@
 
 use std::borrow::Cow;
 
+use super::reference;
 use crate::decode::time::parse_time;
+use crate::definition::Blank;
 use crate::definition::findings::{Span, nearest_or_list};
-use crate::definition::read::{Keys, Reader};
+use crate::definition::keys::Section;
+use crate::definition::read::Reader;
 use crate::definition::spec::*;
 use crate::definition::yaml::{Entry, Node, Value};
 
 /// The keys of the standard envelope, as a payload may have them; `name` and `category` are those of page calls.
-const ENVELOPE: [&str; 24] = [
+pub const ENVELOPE: [&str; 24] = [
     "message_id",
     "messageId",
     "type",
@@ -38,17 +41,10 @@ const ENVELOPE: [&str; 24] = [
 
 const TIMES: [&str; 5] = ["timestamp", "original_timestamp", "originalTimestamp", "sent_at", "sentAt"];
 
-const CONFLICT: Keys = Keys {
-    known: &["set_aside", "reassigned", "profile", "other", "cause", "limited_type", "message_id", "source"],
-    later: &[],
-};
-
-const SENT: Keys = Keys { known: &["activation", "step", "to", "profile", "body"], later: &[] };
-
 pub fn test(node: &Node, reader: &Reader) -> Option<TestSpec> {
-    let fields = reader.fields(node, "a test", node.span, Keys { known: &["name", "steps"], later: &[] })?;
-    let name = fields.required("name").and_then(|node| reader.literal(node, "`name`"));
-    let steps_node = fields.required("steps");
+    let fields = reader.section(node, "a test", node.span, &reference::TEST)?;
+    let name = fields.get("name").and_then(|node| reader.literal(node, "`name`"));
+    let steps_node = fields.get("steps");
     let items = steps_node.map(|node| reader.list(node, "`steps`")).unwrap_or_default();
     let steps: Vec<TestStepSpec> = items.iter().filter_map(|node| step(node, reader)).collect();
     if let Some(node) = steps_node.filter(|node| matches!(&node.value, Value::List(items) if items.is_empty())) {
@@ -58,12 +54,12 @@ pub fn test(node: &Node, reader: &Reader) -> Option<TestSpec> {
 }
 
 fn step(node: &Node, reader: &Reader) -> Option<TestStepSpec> {
-    let keys = Keys { known: &["at", "events", "expect"], later: &[] };
-    let fields = reader.fields(node, "a step of a test", node.span, keys)?;
+    let fields = reader.section_to_fill(node, "a step of a test", node.span, &reference::TEST_STEP)?;
     let at = fields.get("at").and_then(|node| moment(reader, node).map(|moment| (moment, node.span)));
     let items = fields.get("events").map(|node| reader.list(node, "`events`")).unwrap_or_default();
     let events = items.iter().filter_map(|node| event(node, reader)).collect();
-    let expect = fields.get("expect").map(|node| expect(reader, node, fields.key_span("expect"))).unwrap_or_default();
+    let expect = fields.entry("expect").filter(|entry| reader.fill || !entry.value.is_null());
+    let expect = expect.map(|entry| expect_of(reader, &entry.value, entry.key.span)).unwrap_or_default();
     if fields.sound && items.is_empty() && !fields.has("expect") {
         let help = "time passes by itself between two steps: write `at` at the next one".to_string();
         reader.findings.error(node.span, "this step has neither events nor anything to expect", help);
@@ -144,19 +140,36 @@ fn event(node: &Node, reader: &Reader) -> Option<TestEventSpec> {
     Some(TestEventSpec { span: node.span, source, envelope })
 }
 
-fn expect(reader: &Reader, node: &Node, span: Span) -> Vec<(Span, ExpectSpec)> {
-    let keys = Keys {
-        known: &["profiles", "events", "conflicts", "segments", "traits", "sent", "flags", "no_profile", "rejected"],
-        later: &[],
-    };
-    let Some(fields) = reader.fields(node, "`expect`", span, keys) else { return Vec::new() };
+fn expect_of(reader: &Reader, node: &Node, span: Span) -> Vec<(Span, ExpectSpec)> {
+    let empty = node.is_null() || matches!(&node.value, Value::Map(entries) if entries.is_empty());
+    if empty && reader.fill {
+        return vec![(span, ExpectSpec::Blank(Blank::Everything))];
+    }
+    if reader.section_to_fill(node, "`expect`", span, &reference::EXPECT).is_none() {
+        return Vec::new();
+    }
     let mut all = Vec::new();
     let Value::Map(entries) = &node.value else { return all };
     if entries.is_empty() {
-        reader.findings.error(span, "`expect` expects nothing", None);
+        let help = "`tributary test --update` writes what there is".to_string();
+        reader.findings.error(span, "`expect` expects nothing", help);
     }
-    for Entry { key, .. } in entries {
-        let Some(value) = fields.get(&key.text) else { continue };
+    for Entry { key, value } in entries {
+        if value.is_null() && !reader.fill {
+            continue;
+        }
+        let blank = match key.text.as_str() {
+            "segments" => Some(Blank::Segments),
+            "traits" => Some(Blank::Traits),
+            "events" => Some(Blank::Events),
+            "flags" => Some(Blank::Flags),
+            // An empty list is filled like any other that is wrong.
+            _ => None,
+        };
+        if let Some(blank) = blank.filter(|_| value.is_null()) {
+            all.push((key.span, ExpectSpec::Blank(blank)));
+            continue;
+        }
         match key.text.as_str() {
             "profiles" => {
                 let groups = reader.list(value, "`profiles`").iter();
@@ -172,16 +185,22 @@ fn expect(reader: &Reader, node: &Node, span: Span) -> Vec<(Span, ExpectSpec)> {
                 (key.span, ExpectSpec::Traits { who: named(key), values: values.collect() })
             })),
             "events" => all.extend(reader.entries(value, "events").iter().filter_map(|Entry { key, value }| {
+                if value.is_null() && reader.fill {
+                    return Some((key.span, ExpectSpec::Blank(Blank::EventOf(key.text.clone()))));
+                }
                 let who = reader.literal(value, "a person")?;
                 Some((key.span, ExpectSpec::EventOf { message_id: named(key), who }))
             })),
             "flags" => all.extend(reader.entries(value, "flags").iter().map(|Entry { key, value }| {
                 (key.span, ExpectSpec::Flags { message_id: named(key), flags: texts(reader, value, "a flag") })
             })),
-            "conflicts" => {
-                all.push((key.span, ExpectSpec::Conflicts(rows(reader, value, "conflicts", "a conflict", CONFLICT))))
+            "conflicts" => all.push((
+                key.span,
+                ExpectSpec::Conflicts(rows(reader, value, "conflicts", "a conflict", &reference::CONFLICT)),
+            )),
+            "sent" => {
+                all.push((key.span, ExpectSpec::Sent(rows(reader, value, "sent", "a message sent", &reference::SENT))))
             }
-            "sent" => all.push((key.span, ExpectSpec::Sent(rows(reader, value, "sent", "a message sent", SENT)))),
             "no_profile" => all.push((key.span, ExpectSpec::NoProfile(texts(reader, value, "`no_profile`")))),
             "rejected" => all.push((key.span, ExpectSpec::Rejected(texts(reader, value, "`rejected`")))),
             // Reported with the keys of the map.
@@ -212,6 +231,7 @@ fn people(reader: &Reader, node: &Node) -> Vec<Literal> {
     };
     match &node.value {
         Value::List(items) => items.iter().filter_map(person).collect(),
+        _ if node.is_null() && reader.fill => Vec::new(),
         _ => person(node).into_iter().collect(),
     }
 }
@@ -220,20 +240,21 @@ fn people(reader: &Reader, node: &Node) -> Vec<Literal> {
 fn texts(reader: &Reader, node: &Node, what: &str) -> Vec<Literal> {
     match &node.value {
         Value::List(items) => items.iter().filter_map(|item| reader.literal(item, what)).collect(),
+        _ if node.is_null() && reader.fill => Vec::new(),
         _ => reader.literal(node, what).into_iter().collect(),
     }
 }
 
-fn rows(reader: &Reader, node: &Node, section: &str, what: &str, keys: Keys) -> Vec<RowSpec> {
+fn rows(reader: &Reader, node: &Node, section: &str, what: &str, keys: &'static Section) -> Vec<RowSpec> {
     let row = |node: &Node| {
-        let fields = reader.fields(node, what, node.span, keys)?;
-        let cells = keys.known.iter().filter_map(|key| {
+        let fields = reader.section(node, what, node.span, keys)?;
+        let cells = keys.names().into_iter().filter_map(|key| {
             let value = fields.get(key)?;
-            let cell = match *key {
+            let cell = match key {
                 "body" => CellSpec::Json(reader.json(value)),
                 _ => CellSpec::Text(reader.literal(value, &format!("`{key}`"))?),
             };
-            Some((*key, cell))
+            Some((key, cell))
         });
         Some(RowSpec { cells: cells.collect() })
     };

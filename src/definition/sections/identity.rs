@@ -1,21 +1,23 @@
 //! The `identity` section: what people are known by, and the rules for each type.
 
+use super::reference;
 use crate::definition::findings::Span;
-use crate::definition::read::{Fields, Keys, Reader};
+use crate::definition::read::{Fields, Reader};
 use crate::definition::spec::*;
 use crate::definition::yaml::{Entry, Node, Value};
 use crate::event::TimeUs;
 use crate::identity::{Limit, MAX_IDENTIFIERS, Normalize, OnConflict, Pattern, Region};
 
+pub const ON_CONFLICT: [(&str, OnConflict); 2] = [("keep", OnConflict::Keep), ("reassign", OnConflict::Reassign)];
+
+/// True: it is dropped.
+pub const KEEP_OR_DROP: [(&str, bool); 2] = [("keep", false), ("drop", true)];
+
 pub fn identity(node: &Node, span: Span, reader: &Reader) -> Option<IdentitySpec> {
-    let keys = Keys {
-        known: &["identifiers", "block", "on_conflict", "max_identifiers", "previous_id", "source_priority", "key"],
-        later: &[],
-    };
-    let fields = reader.fields(node, "`identity`", span, keys)?;
+    let fields = reader.section(node, "`identity`", span, &reference::IDENTITY)?;
     let key = fields.get("key").map(|node| reader.secret(node, "`key`"));
     let mut identifiers: Vec<IdentifierSpec> = Vec::new();
-    let list = fields.required("identifiers");
+    let list = fields.get("identifiers");
     for node in list.map(|node| reader.list(node, "`identifiers`")).unwrap_or_default() {
         let Some(identifier) = identifier(node, reader) else { continue };
         let (name, span) = (identifier.name.as_str(), identifier.span);
@@ -29,8 +31,7 @@ pub fn identity(node: &Node, span: Span, reader: &Reader) -> Option<IdentitySpec
     if let Some(node) = list.filter(|node| matches!(&node.value, Value::List(items) if items.is_empty())) {
         reader.findings.error(node.span, "`identifiers` is an empty list: nobody would have a profile", None);
     }
-    let conflicts = [("keep", OnConflict::Keep), ("reassign", OnConflict::Reassign)];
-    let on_conflict = fields.get("on_conflict").and_then(|node| reader.choice(node, "`on_conflict`", &conflicts));
+    let on_conflict = fields.get("on_conflict").and_then(|node| reader.choice(node, "`on_conflict`", &ON_CONFLICT));
     let most = fields.get("max_identifiers").and_then(|node| reader.count(node, "`max_identifiers`", 2));
     Some(IdentitySpec {
         identifiers,
@@ -60,11 +61,7 @@ fn identifier(node: &Node, reader: &Reader) -> Option<IdentifierSpec> {
             [Entry { key, value }] => {
                 let name = key.text.as_str();
                 let what = format!("identifier type `{name}`");
-                let keys = Keys {
-                    known: &["normalize", "region", "dots", "tags", "limit", "block", "from"],
-                    later: &[("on_conflict", "is said once for all types: move it up to `identity`")],
-                };
-                let Some(fields) = reader.fields(value, what, key.span, keys) else {
+                let Some(fields) = reader.section(value, what, key.span, &reference::IDENTIFIER) else {
                     return Some(plain(name, key.span));
                 };
                 Some(IdentifierSpec {
@@ -99,15 +96,20 @@ fn from(name: &str, fields: &Fields, reader: &Reader) -> Option<Literal> {
     Some(from)
 }
 
-/// `normalize` with the options that go with it.
-fn normalize(fields: &Fields, reader: &Reader) -> Normalize {
-    let rules = [
+/// The rules by their names, without options.
+pub fn rules() -> [(&'static str, Normalize); 5] {
+    [
         ("trim", Normalize::Trim),
         ("lower", Normalize::Lower),
         ("digits", Normalize::Digits),
         ("email", Normalize::Email { without_dots: false, without_tags: false }),
         ("e164", Normalize::E164 { region: None }),
-    ];
+    ]
+}
+
+/// `normalize` with the options that go with it.
+fn normalize(fields: &Fields, reader: &Reader) -> Normalize {
+    let rules = rules();
     let choices: Vec<(&str, usize)> = rules.iter().enumerate().map(|(index, (name, _))| (*name, index)).collect();
     let index = match fields.get("normalize") {
         // A wrong one was reported, and what would go with it is unknown.
@@ -128,7 +130,7 @@ fn normalize(fields: &Fields, reader: &Reader) -> Normalize {
     }
     let drops = |option: &str| {
         let node = fields.get(option);
-        let choice = node.map(|node| reader.choice(node, &format!("`{option}`"), &[("keep", false), ("drop", true)]));
+        let choice = node.map(|node| reader.choice(node, &format!("`{option}`"), &KEEP_OR_DROP));
         choice.flatten().unwrap_or(false)
     };
     match &mut rule {

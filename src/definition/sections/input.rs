@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use super::reference;
 use crate::decode::Framing;
 use crate::definition::Mode;
 use crate::definition::findings::Span;
-use crate::definition::read::{Keys, Reader};
+use crate::definition::read::Reader;
 use crate::definition::spec::*;
 use crate::definition::yaml::{Entry, Node, Value};
 use crate::event::ValueType;
 use crate::source::Start;
 
-const VALUE_TYPES: [(&str, ValueType); 6] = [
+pub const VALUE_TYPES: [(&str, ValueType); 6] = [
     ("string", ValueType::String),
     ("long", ValueType::Long),
     ("double", ValueType::Double),
@@ -20,9 +21,15 @@ const VALUE_TYPES: [(&str, ValueType); 6] = [
     ("json", ValueType::Json),
 ];
 
+pub const STARTS: [(&str, Start); 2] = [("earliest", Start::Earliest), ("latest", Start::Latest)];
+
+pub const FRAMINGS: [(&str, Framing); 3] =
+    [("confluent", Framing::Confluent), ("single_object", Framing::SingleObject), ("bare", Framing::Bare)];
+
+pub const JSON_FORMS: [(&str, ()); 2] = [("segment", ()), ("envelope", ())];
+
 pub fn source(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<SourceSpec> {
-    let keys = Keys { known: &["kafka", "file", "format", "map", "if", "unless"], later: &[] };
-    let fields = reader.fields(node, what, span, keys)?;
+    let fields = reader.section(node, what, span, &reference::SOURCE)?;
     let says = |key: &str| match fields.get(key).map(|node| reader.literal(node, &format!("`{key}`"))) {
         None => Some(None),
         Some(literal) => literal.map(|literal| Some(!literal.text.is_empty())),
@@ -31,24 +38,22 @@ pub fn source(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<So
     let on = condition != Some(false) && exception != Some(true);
     // A source that is off here is checked all the same, but its variables need not be set.
     let reader = &Reader { mode: if on { reader.mode } else { Mode::Check }, ..reader.clone() };
-    let input = match fields.one_of(&["kafka", "file"]) {
+    let input = match fields.one() {
         Some(("kafka", node)) => kafka_input(reader, node, fields.key_span("kafka")),
         Some((_, node)) => file_input(reader, node, fields.key_span("file")),
         None => None,
     };
-    let format_node = fields.required("format");
+    let format_node = fields.get("format");
     let format = format_node.and_then(|node| format(reader, node, fields.key_span("format")));
     let map = fields.get("map").map(|node| map(reader, node, fields.key_span("map")));
     Some(SourceSpec { on, input: input?, format: format?, format_span: format_node?.span, map })
 }
 
 fn kafka_input(reader: &Reader, node: &Node, span: Span) -> Option<InputSpec> {
-    let keys = Keys { known: &["brokers", "topics", "start", "settings"], later: &[] };
-    let fields = reader.fields(node, "`kafka`", span, keys)?;
-    let brokers = fields.required("brokers").and_then(|node| reader.literal(node, "`brokers`"));
-    let topics = fields.required("topics").and_then(|node| reader.literals(node, "`topics`"));
-    let starts = [("earliest", Start::Earliest), ("latest", Start::Latest)];
-    let start = fields.get("start").map(|node| reader.choice(node, "`start`", &starts));
+    let fields = reader.section(node, "`kafka`", span, &reference::KAFKA_SOURCE)?;
+    let brokers = fields.get("brokers").and_then(|node| reader.literal(node, "`brokers`"));
+    let topics = fields.get("topics").and_then(|node| reader.literals(node, "`topics`"));
+    let start = fields.get("start").map(|node| reader.choice(node, "`start`", &STARTS));
     let settings = fields.get("settings").map(|node| settings(reader, node));
     Some(InputSpec::Kafka {
         brokers: brokers?,
@@ -73,8 +78,8 @@ pub fn settings(reader: &Reader, node: &Node) -> Option<BTreeMap<String, Literal
 }
 
 fn file_input(reader: &Reader, node: &Node, span: Span) -> Option<InputSpec> {
-    let fields = reader.fields(node, "`file`", span, Keys { known: &["path"], later: &[] })?;
-    Some(InputSpec::File { path: reader.literal(fields.required("path")?, "`path`")? })
+    let fields = reader.section(node, "`file`", span, &reference::FILE_SOURCE)?;
+    Some(InputSpec::File { path: reader.literal(fields.get("path")?, "`path`")? })
 }
 
 fn format(reader: &Reader, node: &Node, span: Span) -> Option<FormatSpec> {
@@ -94,8 +99,8 @@ fn format(reader: &Reader, node: &Node, span: Span) -> Option<FormatSpec> {
             }
         };
     }
-    let fields = reader.fields(node, "`format`", span, Keys { known: &["avro", "json", "csv"], later: &[] })?;
-    match fields.one_of(&["avro", "json", "csv"])? {
+    let fields = reader.section(node, "`format`", span, &reference::FORMAT)?;
+    match fields.one()? {
         ("avro", node) => avro(reader, node, fields.key_span("avro")),
         ("json", node) => json(reader, node, fields.key_span("json")),
         (_, node) => csv(reader, node, fields.key_span("csv")),
@@ -103,17 +108,14 @@ fn format(reader: &Reader, node: &Node, span: Span) -> Option<FormatSpec> {
 }
 
 fn avro(reader: &Reader, node: &Node, span: Span) -> Option<FormatSpec> {
-    let keys = Keys { known: &["registry", "schemas", "schema", "reader", "framing"], later: &[] };
-    let fields = reader.fields(node, "`avro`", span, keys)?;
+    let fields = reader.section(node, "`avro`", span, &reference::AVRO)?;
     let text = |key: &str| match fields.get(key) {
         None => Some(None),
         Some(node) => reader.literal(node, &format!("`{key}`")).map(Some),
     };
-    let framings =
-        [("confluent", Framing::Confluent), ("single_object", Framing::SingleObject), ("bare", Framing::Bare)];
     let framing = match fields.get("framing") {
         None => Some(None),
-        Some(node) => reader.choice(node, "`framing`", &framings).map(Some),
+        Some(node) => reader.choice(node, "`framing`", &FRAMINGS).map(Some),
     };
     let origins = ["registry", "schemas", "schema"];
     if origins.iter().filter(|key| fields.has(key)).count() > 1 {
@@ -131,14 +133,14 @@ fn avro(reader: &Reader, node: &Node, span: Span) -> Option<FormatSpec> {
 
 fn json(reader: &Reader, node: &Node, span: Span) -> Option<FormatSpec> {
     if node.as_scalar().is_some() {
-        return reader.choice(node, "`json`", &[("segment", ()), ("envelope", ())]).map(|()| FormatSpec::JsonEnvelope);
+        return reader.choice(node, "`json`", &JSON_FORMS).map(|()| FormatSpec::JsonEnvelope);
     }
-    let fields = reader.fields(node, "`json`", span, Keys { known: &["schema"], later: &[] })?;
-    Some(FormatSpec::JsonContract { schema: reader.literal(fields.required("schema")?, "`schema`")? })
+    let fields = reader.section(node, "`json`", span, &reference::JSON)?;
+    Some(FormatSpec::JsonContract { schema: reader.literal(fields.get("schema")?, "`schema`")? })
 }
 
 fn csv(reader: &Reader, node: &Node, span: Span) -> Option<FormatSpec> {
-    let fields = reader.fields(node, "`csv`", span, Keys { known: &["columns", "delimiter"], later: &[] })?;
+    let fields = reader.section(node, "`csv`", span, &reference::CSV)?;
     let delimiter = match fields.get("delimiter") {
         None => Some(b','),
         Some(node) => {
@@ -205,21 +207,19 @@ fn map_entries(reader: &Reader, node: &Node, prefix: &str, into: &mut Vec<MapEnt
 }
 
 pub fn table(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<TableSpec> {
-    let keys = Keys { known: &["file", "key", "columns", "reload"], later: &[] };
-    let fields = reader.fields(node, what, span, keys)?;
-    let file = fields.required("file").and_then(|node| reader.literal(node, "`file`"));
-    let key = fields.required("key").and_then(|node| reader.literal(node, "`key`"));
-    let columns = fields.required("columns").and_then(|node| columns(reader, node));
+    let fields = reader.section(node, what, span, &reference::TABLE)?;
+    let file = fields.get("file").and_then(|node| reader.literal(node, "`file`"));
+    let key = fields.get("key").and_then(|node| reader.literal(node, "`key`"));
+    let columns = fields.get("columns").and_then(|node| columns(reader, node));
     let reload = fields.get("reload").map(|node| reader.duration(node, "`reload`"));
     Some(TableSpec { file: file?, key: key?, columns: columns?, reload: reload.unwrap_or_default() })
 }
 
 pub fn step(node: &Node, reader: &Reader) -> Option<StepSpec> {
-    let keys = Keys { known: &["filter", "set", "unnest", "enrich", "event", "source"], later: &[] };
-    let fields = reader.fields(node, "a transform", node.span, keys)?;
+    let fields = reader.section(node, "a transform", node.span, &reference::STEP)?;
     let event = fields.get("event").map(|node| reader.literals(node, "`event`"));
     let source = fields.get("source").map(|node| reader.literals(node, "`source`"));
-    let action = match fields.one_of(&["filter", "set", "unnest", "enrich"])? {
+    let action = match fields.one()? {
         ("filter", node) => reader.sql(node, "`filter`").map(ActionSpec::Filter),
         ("set", node) => Some(ActionSpec::Set(map(reader, node, fields.key_span("set")))),
         ("unnest", node) => unnest(reader, node, fields.key_span("unnest")),
@@ -230,16 +230,16 @@ pub fn step(node: &Node, reader: &Reader) -> Option<StepSpec> {
 }
 
 fn unnest(reader: &Reader, node: &Node, span: Span) -> Option<ActionSpec> {
-    let fields = reader.fields(node, "`unnest`", span, Keys { known: &["from", "as"], later: &[] })?;
-    let from = fields.required("from").and_then(|node| reader.literal(node, "`from`"));
-    let event = fields.required("as").and_then(|node| reader.literal(node, "`as`"));
+    let fields = reader.section(node, "`unnest`", span, &reference::UNNEST)?;
+    let from = fields.get("from").and_then(|node| reader.literal(node, "`from`"));
+    let event = fields.get("as").and_then(|node| reader.literal(node, "`as`"));
     Some(ActionSpec::Unnest { from: from?, event: event? })
 }
 
 fn enrich(reader: &Reader, node: &Node, span: Span) -> Option<ActionSpec> {
-    let fields = reader.fields(node, "`enrich`", span, Keys { known: &["table", "key", "as"], later: &[] })?;
-    let table = fields.required("table").and_then(|node| reader.literal(node, "`table`"));
-    let key = fields.required("key").and_then(|node| reader.sql(node, "`key`"));
-    let alias = fields.required("as").and_then(|node| reader.literal(node, "`as`"));
+    let fields = reader.section(node, "`enrich`", span, &reference::ENRICH)?;
+    let table = fields.get("table").and_then(|node| reader.literal(node, "`table`"));
+    let key = fields.get("key").and_then(|node| reader.sql(node, "`key`"));
+    let alias = fields.get("as").and_then(|node| reader.literal(node, "`as`"));
     Some(ActionSpec::Enrich { table: table?, key: key?, alias: alias? })
 }

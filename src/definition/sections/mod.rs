@@ -4,6 +4,8 @@ mod case;
 mod identity;
 mod input;
 mod output;
+mod profile;
+mod reference;
 mod sessions;
 
 use std::collections::BTreeMap;
@@ -12,35 +14,17 @@ pub use self::case::read_time;
 use self::case::test;
 use self::identity::identity;
 use self::input::{source, step, table};
-use self::output::{a_trait, activation, destination, segment, warehouse};
+use self::output::{activation, destination, warehouse};
+use self::profile::{a_trait, segment};
+pub use self::reference::{FILE, event_keys};
 use self::sessions::sessions;
 use super::findings::{Span, nearest_or_list};
-use super::read::{Keys, NOT_YET, Reader};
+use super::read::Reader;
 use super::spec::*;
 use super::yaml::{Entry, Node, Value};
 use crate::transform::ContractMode;
 
-const SECTIONS: Keys = Keys {
-    known: &[
-        "pipeline",
-        "timezone",
-        "contracts",
-        "sources",
-        "tables",
-        "transforms",
-        "dedupe",
-        "identity",
-        "sessions",
-        "traits",
-        "segments",
-        "destinations",
-        "activations",
-        "aggregates",
-        "warehouse",
-        "tests",
-    ],
-    later: &[("consent", NOT_YET), ("groups", NOT_YET), ("audiences", NOT_YET)],
-};
+pub const CONTRACT_MODES: [(&str, ContractMode); 2] = [("strict", ContractMode::Strict), ("flag", ContractMode::Flag)];
 
 /// Reads the documents of all files into one definition; with `rules`, its `identity` section from those and not
 /// from `documents`.
@@ -54,7 +38,7 @@ pub fn read(documents: &[Node], rules: Option<&[Node]>, reader: &Reader) -> Defi
     for (document, is_rules) in all().filter(|(document, _)| !document.is_null()) {
         // Of the rules' file only one section counts; what else is in it, and whether it is right, does not matter.
         let checked = is_rules && matches!(document.value, Value::Map(_));
-        if !checked && reader.fields(document, "a pipeline file", document.span, SECTIONS).is_none() {
+        if !checked && reader.section(document, "a pipeline file", document.span, &FILE).is_none() {
             continue;
         }
         let Value::Map(sections) = &document.value else { continue };
@@ -84,8 +68,7 @@ fn section(definition: &mut Definition, name: &str, span: Span, node: &Node, rea
         "pipeline" => definition.pipeline = reader.literal(node, "`pipeline`"),
         "timezone" => definition.timezone = reader.literal(node, "`timezone`"),
         "contracts" => {
-            let modes = [("strict", ContractMode::Strict), ("flag", ContractMode::Flag)];
-            definition.contracts = reader.choice(node, "`contracts`", &modes);
+            definition.contracts = reader.choice(node, "`contracts`", &CONTRACT_MODES);
         }
         "sources" => named(&mut definition.sources, node, "source", reader, source),
         "tables" => named(&mut definition.tables, node, "table", reader, table),
@@ -142,12 +125,11 @@ fn named<T>(
 }
 
 fn dedupe(node: &Node, span: Span, reader: &Reader) -> Option<DedupeSpec> {
-    let fields =
-        reader.fields(node, "`dedupe`", span, Keys { known: &["by", "within"], later: &[("prefer", NOT_YET)] })?;
+    let fields = reader.section(node, "`dedupe`", span, &reference::DEDUPE)?;
     if let Some(node) = fields.get("by") {
         reader.choice(node, "`by`", &[("message_id", ())]);
     }
-    let within = fields.required("within")?;
+    let within = fields.get("within")?;
     if within.as_scalar().is_some_and(|scalar| scalar.text == "forever") {
         return Some(DedupeSpec { within: None });
     }

@@ -3,106 +3,30 @@
 use std::collections::BTreeMap;
 
 use super::input::settings;
+use super::reference;
 use crate::activation::Status;
 use crate::definition::Mode;
 use crate::definition::findings::Span;
-use crate::definition::read::{Fields, Keys, NOT_YET, Reader};
+use crate::definition::read::{Fields, Reader};
 use crate::definition::spec::*;
-use crate::definition::yaml::{Entry, Node, Value};
-use crate::profile::{OnMerge, TraitKind};
-
-const TRAIT_KINDS: [(&str, TraitKind); 6] = [
-    ("latest", TraitKind::Latest),
-    ("first", TraitKind::First),
-    ("count", TraitKind::Count),
-    ("sum", TraitKind::Sum),
-    ("min", TraitKind::Min),
-    ("max", TraitKind::Max),
-];
-
-pub fn a_trait(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<TraitSpec> {
-    let keys = Keys {
-        known: &["latest", "first", "count", "sum", "min", "max", "event", "where", "on_merge"],
-        later: &[
-            ("mean", NOT_YET),
-            ("most_frequent", NOT_YET),
-            ("least_frequent", NOT_YET),
-            ("distinct", NOT_YET),
-            ("funnel", NOT_YET),
-            ("sequence", NOT_YET),
-            ("gap", NOT_YET),
-            ("formula", NOT_YET),
-            ("stages", NOT_YET),
-            ("window", NOT_YET),
-            ("within", NOT_YET),
-            ("by", NOT_YET),
-            ("keep", NOT_YET),
-            ("quantile", NOT_YET),
-        ],
-    };
-    let fields = reader.fields(node, what, span, keys)?;
-    let event = fields.get("event").map(|node| reader.literals(node, "`event`"));
-    let filter = fields.get("where").map(|node| reader.sql(node, "`where`"));
-    let (name, input_node) = fields.one_of(&["latest", "first", "count", "sum", "min", "max"])?;
-    let kind = TRAIT_KINDS.iter().find(|(other, _)| *other == name).map(|(_, kind)| *kind)?;
-    let on_merge = on_merge(reader, &fields, kind);
-    let input = reader.sql(input_node, &format!("`{name}`"))?;
-    let every = input.scalar.text.trim() == "*";
-    if every && kind != TraitKind::Count {
-        reader.findings.error(input.span, "only `count` can take `*`", None);
-        return None;
-    }
-    Some(TraitSpec {
-        kind,
-        input_span: input.span,
-        input: (!every).then_some(input),
-        event: event.map_or(Some(None), |event| event.map(Some))?,
-        filter: filter.map_or(Some(None), |filter| filter.map(Some))?,
-        on_merge: on_merge?,
-    })
-    .filter(|_| fields.sound)
-}
-
-/// Which value stands is a question only where one does. The outer None where something was reported.
-fn on_merge(reader: &Reader, fields: &Fields, kind: TraitKind) -> Option<Option<OnMerge>> {
-    let Some(node) = fields.get("on_merge") else { return Some(None) };
-    let choices = [
-        ("latest", OnMerge::Latest),
-        ("earliest", OnMerge::Earliest),
-        ("survivor", OnMerge::Survivor),
-        ("source_priority", OnMerge::SourcePriority),
-    ];
-    let on_merge = reader.choice(node, "`on_merge`", &choices)?;
-    if !matches!(kind, TraitKind::Latest | TraitKind::First) {
-        let help = "what counts, adds up or compares takes in both sides of a merge anyway".to_string();
-        reader.findings.error(fields.key_span("on_merge"), "`on_merge` goes with `latest` and `first`", help);
-        return None;
-    }
-    Some(Some(on_merge))
-}
-
-pub fn segment(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<Sql> {
-    if matches!(node.value, Value::Map(_)) {
-        let keys = Keys { known: &[], later: &[("sample", NOT_YET), ("list", NOT_YET), ("match", NOT_YET)] };
-        reader.fields(node, what, span, keys);
-        return None;
-    }
-    reader.sql(node, what)
-}
+use crate::definition::yaml::{Entry, Node};
 
 // Destinations, activations, the warehouse
 
+pub const ON_BACKFILL: [(&str, bool); 2] = [("silent", false), ("fire", true)];
+
+pub const STATUSES: [(&str, Status); 3] =
+    [("paused", Status::Paused), ("dry_run", Status::DryRun), ("live", Status::Live)];
+
 pub fn destination(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<DestinationSpec> {
-    let keys =
-        Keys { known: &["webhook", "kafka"], later: &[("connector", NOT_YET), ("email", NOT_YET), ("with", NOT_YET)] };
-    let fields = reader.fields(node, what, span, keys)?;
-    match fields.one_of(&["webhook", "kafka"])? {
+    let fields = reader.section(node, what, span, &reference::DESTINATION)?;
+    match fields.one()? {
         ("webhook", node) => webhook(reader, node, fields.key_span("webhook")),
         (_, node) => {
-            let keys = Keys { known: &["brokers", "topic", "settings"], later: &[] };
-            let fields = reader.fields(node, "`kafka`", fields.key_span("kafka"), keys)?;
-            let brokers = fields.required("brokers").and_then(|node| reader.literal(node, "`brokers`"));
-            let topic = fields.required("topic").and_then(|node| reader.literal(node, "`topic`"));
+            let span = fields.key_span("kafka");
+            let fields = reader.section(node, "`kafka`", span, &reference::KAFKA_DESTINATION)?;
+            let brokers = fields.get("brokers").and_then(|node| reader.literal(node, "`brokers`"));
+            let topic = fields.get("topic").and_then(|node| reader.literal(node, "`topic`"));
             let settings = fields.get("settings").map(|node| settings(reader, node));
             Some(DestinationSpec::Kafka {
                 brokers: brokers?,
@@ -114,9 +38,8 @@ pub fn destination(reader: &Reader, node: &Node, what: &str, span: Span) -> Opti
 }
 
 fn webhook(reader: &Reader, node: &Node, span: Span) -> Option<DestinationSpec> {
-    let keys = Keys { known: &["url", "secret", "headers", "allow_private"], later: &[] };
-    let fields = reader.fields(node, "`webhook`", span, keys)?;
-    let url = fields.required("url").and_then(|node| url(reader, node));
+    let fields = reader.section(node, "`webhook`", span, &reference::WEBHOOK)?;
+    let url = fields.get("url").and_then(|node| url(reader, node));
     let secret = fields.get("secret").map(|node| reader.secret(node, "`secret`"));
     let allow_private = fields.get("allow_private").map(|node| reader.boolean(node, "`allow_private`"));
     let mut headers = BTreeMap::new();
@@ -173,21 +96,11 @@ fn url(reader: &Reader, node: &Node) -> Option<Literal> {
 }
 
 pub fn activation(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<ActivationSpec> {
-    let keys = Keys {
-        known: &["trigger", "status", "do"],
-        later: &[
-            ("consent", NOT_YET),
-            ("re_entry", NOT_YET),
-            ("frequency_cap", NOT_YET),
-            ("exit_when", NOT_YET),
-            ("quiet_hours", NOT_YET),
-        ],
-    };
-    let fields = reader.fields(node, what, span, keys)?;
-    let statuses = [("paused", Status::Paused), ("dry_run", Status::DryRun), ("live", Status::Live)];
-    let status = fields.get("status").map(|node| reader.choice(node, "`status`", &statuses));
-    let trigger = fields.required("trigger").and_then(|node| trigger(reader, node, fields.key_span("trigger")));
-    let do_node = fields.required("do");
+    let fields = reader.section(node, what, span, &reference::ACTIVATION)?;
+    let status = fields.get("status").map(|node| reader.choice(node, "`status`", &STATUSES));
+    let on_backfill = fields.get("on_backfill").map(|node| reader.choice(node, "`on_backfill`", &ON_BACKFILL));
+    let trigger = fields.get("trigger").and_then(|node| trigger(reader, node, fields.key_span("trigger")));
+    let do_node = fields.get("do");
     let mut steps: Vec<SendSpec> = Vec::new();
     let items = do_node.map(|node| reader.list(node, "`do`")).unwrap_or_default();
     for node in items {
@@ -202,17 +115,35 @@ pub fn activation(reader: &Reader, node: &Node, what: &str, span: Span) -> Optio
         reader.findings.error(node.span, format!("{what} does nothing: `do` is empty"), None);
         return None;
     }
-    Some(ActivationSpec { trigger: trigger?, status: status.flatten().unwrap_or(Status::DryRun), steps })
+    Some(ActivationSpec {
+        trigger: trigger?,
+        status: status.flatten().unwrap_or(Status::DryRun),
+        on_backfill: on_backfill.flatten().unwrap_or(false),
+        steps,
+    })
 }
 
 fn trigger(reader: &Reader, node: &Node, span: Span) -> Option<TriggerSpec> {
-    let keys = Keys {
-        known: &["enters", "exits", "event", "where"],
-        later: &[("changes", NOT_YET), ("schedule", NOT_YET), ("over", NOT_YET)],
-    };
-    let fields = reader.fields(node, "`trigger`", span, keys)?;
+    let fields = reader.section(node, "`trigger`", span, &reference::TRIGGER)?;
     let filter = fields.get("where").map(|node| reader.sql(node, "`where`"));
-    match fields.one_of(&["enters", "exits", "event"])? {
+    let (from, to) = (fields.get("from"), fields.get("to"));
+    let chosen = fields.one()?;
+    if chosen.0 != "changes"
+        && let Some(key) = ["from", "to"].into_iter().find(|key| fields.get(key).is_some())
+    {
+        reader.findings.error(fields.key_span(key), format!("`{key}` goes with `changes`"), None);
+        return None;
+    }
+    match chosen {
+        ("changes", node) => {
+            let stages = |node: Option<&Node>, what: &str| match node {
+                Some(node) => reader.literals(node, what).map(Some),
+                None => Some(None),
+            };
+            let trait_name = reader.literal(node, "`changes`");
+            let (from, to) = (stages(from, "`from`"), stages(to, "`to`"));
+            Some(TriggerSpec::Changes { trait_name: trait_name?, from: from?, to: to? })
+        }
         ("event", node) => {
             let event = reader.literals(node, "`event`");
             let filter = filter.map_or(Some(None), |filter| filter.map(Some));
@@ -231,28 +162,14 @@ fn trigger(reader: &Reader, node: &Node, span: Span) -> Option<TriggerSpec> {
 }
 
 fn send(reader: &Reader, node: &Node) -> Option<SendSpec> {
-    let keys = Keys {
-        known: &["id", "send"],
-        later: &[
-            ("wait", NOT_YET),
-            ("wait_until", NOT_YET),
-            ("wait_for", NOT_YET),
-            ("on_timeout", NOT_YET),
-            ("branch", NOT_YET),
-            ("split", NOT_YET),
-            ("set", NOT_YET),
-            ("stop", NOT_YET),
-        ],
-    };
-    let step: Fields = reader.fields(node, "a step", node.span, keys)?;
-    let id = step.required("id").and_then(|node| reader.literal(node, "`id`"));
+    let step: Fields = reader.section(node, "a step", node.span, &reference::SEND_STEP)?;
+    let id = step.get("id").and_then(|node| reader.literal(node, "`id`"));
     if let Some(id) = &id {
         reader.check_name(&id.text, id.span, "step");
     }
-    let send = step.required("send")?;
-    let keys = Keys { known: &["to", "body"], later: &[] };
-    let fields = reader.fields(send, "`send`", step.key_span("send"), keys)?;
-    let to = fields.required("to").and_then(|node| reader.literal(node, "`to`"));
+    let send = step.get("send")?;
+    let fields = reader.section(send, "`send`", step.key_span("send"), &reference::SEND)?;
+    let to = fields.get("to").and_then(|node| reader.literal(node, "`to`"));
     let body = fields.get("body").map(|node| (reader.json(node), node.clone()));
     Some(SendSpec { id: id?, to: to?, body }).filter(|_| fields.sound && step.sound)
 }
@@ -266,17 +183,16 @@ pub fn warehouse(node: &Node, span: Span, reader: &Reader) -> Option<WarehouseSp
         reader.findings.error(node.span, format!("there is no warehouse `{}`", scalar.text), help);
         return None;
     }
-    let fields = reader.fields(node, "`warehouse`", span, Keys { known: &["clickhouse"], later: &[] })?;
-    let node = fields.required("clickhouse")?;
-    let keys = Keys { known: &["url", "database", "user", "password"], later: &[] };
-    let fields = reader.fields(node, "`clickhouse`", fields.key_span("clickhouse"), keys)?;
-    let url_node = fields.required("url")?;
+    let fields = reader.section(node, "`warehouse`", span, &reference::WAREHOUSE)?;
+    let node = fields.get("clickhouse")?;
+    let fields = reader.section(node, "`clickhouse`", fields.key_span("clickhouse"), &reference::CLICKHOUSE)?;
+    let url_node = fields.get("url")?;
     let address = reader.literal(url_node, "`url`")?;
     let lake = address.known && address.text.is_empty();
     // Without a URL it is the lake, and the other variables need not be set.
     let reader = &Reader { mode: if lake { Mode::Check } else { reader.mode }, ..reader.clone() };
     let checked = if lake { Some(address) } else { url(reader, url_node) };
-    let database = fields.required("database").and_then(|node| reader.literal(node, "`database`"));
+    let database = fields.get("database").and_then(|node| reader.literal(node, "`database`"));
     let user = fields.get("user").map(|node| reader.literal(node, "`user`"));
     let password = fields.get("password").map(|node| reader.secret(node, "`password`"));
     if lake {

@@ -142,12 +142,6 @@ error: only `count` can take `*`
   |
 5 |   d: { latest: "*" }
   |                ^^^
-error: unknown name `a.b`
- --> p.yaml:7:6
-  |
-7 |   e: a.b
-  |      ^^^
-  = help: names here are first_seen, last_seen, events
 error: segment `f` must be true or false, this is a timestamp
  --> p.yaml:8:6
   |
@@ -643,26 +637,11 @@ error: `consent` is not there yet
   |
 6 | consent: {}
   | ^^^^^^^
-error: `most_frequent` is not there yet
- --> p.yaml:8:8
-  |
-8 |   a: { most_frequent: type, window: 7d }
-  |        ^^^^^^^^^^^^^
-error: `window` is not there yet
- --> p.yaml:8:29
-  |
-8 |   a: { most_frequent: type, window: 7d }
-  |                             ^^^^^^
-error: `stages` is not there yet
- --> p.yaml:9:8
+error: `stages` is empty
+ --> p.yaml:9:16
   |
 9 |   b: { stages: [] }
-  |        ^^^^^^
-error: `sample` is not there yet
-  --> p.yaml:11:10
-   |
-11 |   ten: { sample: 10% }
-   |          ^^^^^^
+  |                ^^
 error: `schedule` is not there yet
   --> p.yaml:13:19
    |
@@ -912,7 +891,7 @@ error: trait `a` is a map, this is a single value
   |
 2 |   a: !env X
   |           ^
-  = help: its keys are `latest`, `first`, `count`, `sum`, `min`, `max`, `event`, `where` and `on_merge`
+  = help: its keys are `latest`, `first`, `count`, `sum`, `min`, `max`, `mean`, `most_frequent`, `least_frequent`, `distinct`, `gap`, `funnel`, `sequence`, `formula` and 12 more
 error: merge keys (`<<`) are not supported
  --> p.yaml:3:8
   |

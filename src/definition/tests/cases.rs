@@ -49,7 +49,7 @@ fn tests_that_cannot_be_run() {
             &[
                 ("`noon` is not a time", "2:29", "write 2026-03-01T10:00Z, or +2h for two hours after the step before"),
                 ("`2x` is not a duration", "2:65", "write +30s, +2h, +1h59m or +7d"),
-                ("`expect` expects nothing", "2:70", ""),
+                ("`expect` expects nothing", "2:70", "`tributary test --update` writes what there is"),
             ],
         ),
         (

@@ -1,7 +1,9 @@
-//! Good definitions, and places; `broken` has the others, `cases` what is said of tests, `sessions` that section.
+//! Good definitions, and places; `broken` has the others, `cases` what is said of tests, `schema` that for editors,
+//! `sessions` that section.
 
 mod broken;
 mod cases;
+mod schema;
 mod sessions;
 
 use std::path::Path;
@@ -103,12 +105,11 @@ tests:
     assert_eq!(pipeline.decode[0].source, kafka.name);
     assert_eq!(pipeline.dedupe.within, None);
 
-    let email = &pipeline.traits[0];
-    assert_eq!((email.kind, email.presence.as_deref()), (TraitKind::Latest, Some("traits.email?")));
-    let revenue = &pipeline.traits[2];
-    assert_eq!((revenue.value_type, revenue.scale), (ValueType::Double, 6));
+    let (email, revenue) = (rule(&pipeline.traits[0]), rule(&pipeline.traits[2]));
+    assert_eq!((&email.kind, email.presence.as_deref()), (&TraitKind::Latest, Some("traits.email?")));
+    assert_eq!((revenue.input_type, revenue.scale), (ValueType::Double, 6));
     assert_eq!(revenue.events.as_deref(), Some(&["Order Completed".to_string()][..]));
-    assert!(revenue.filter.is_some() && pipeline.traits[1].input.is_none());
+    assert!(revenue.filter.is_some() && rule(&pipeline.traits[1]).input.is_none());
     let fields: Vec<String> = pipeline.transform.fields.iter().map(|field| field.column_name()).collect();
     for wanted in ["traits.email:string", "traits.email?", "traits.customer_no:string"] {
         assert!(fields.iter().any(|field| field == wanted), "{wanted} in {fields:?}");
@@ -193,6 +194,10 @@ fn what_identity_leaves_out_is_usual() {
     }
 }
 
+fn rule(plan: &crate::profile::TraitPlan) -> &crate::profile::EventRule {
+    plan.event_rule().expect("a trait over events")
+}
+
 #[test]
 fn on_merge_is_part_of_a_traits_meaning() {
     let load = |rest: &str, identity: &str| {
@@ -202,16 +207,16 @@ fn on_merge_is_part_of_a_traits_meaning() {
         pipeline.traits[0].clone()
     };
     let plain = load("latest: type", "");
-    assert_eq!((plain.on_merge, plain.source_order.len()), (OnMerge::Latest, 0));
-    assert_eq!(load("first: type", "").on_merge, OnMerge::Earliest);
+    assert_eq!((rule(&plain).on_merge, rule(&plain).source_order.len()), (OnMerge::Latest, 0));
+    assert_eq!(rule(&load("first: type", "")).on_merge, OnMerge::Earliest);
     assert_eq!(load("latest: type, on_merge: latest", "").version, plain.version, "said or not");
     assert_eq!(load("first: type, on_merge: earliest", "").version, load("first: type", "").version);
 
     let by_source = load("latest: type, on_merge: source_priority", "");
-    assert_eq!(by_source.source_order, ["web", "erp"], "as they are defined");
+    assert_eq!(rule(&by_source).source_order, ["web", "erp"], "as they are defined");
     let identity = "identity: { identifiers: [user_id], source_priority: [erp] }\n";
     let by_rule = load("latest: type, on_merge: source_priority", identity);
-    assert_eq!(by_rule.source_order, ["erp"]);
+    assert_eq!(rule(&by_rule).source_order, ["erp"]);
     assert_eq!(load("latest: type", identity).version, plain.version, "where it does not matter");
     let survivor = load("latest: type, on_merge: survivor", "");
     let earliest = load("latest: type, on_merge: earliest", "");

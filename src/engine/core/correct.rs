@@ -76,6 +76,10 @@ impl Core {
                 false => Begun::Busy,
             });
         }
+        if self.fill.is_some() {
+            // Both would bring the past to the same traits.
+            return Ok(Begun::Busy);
+        }
         let number = match correction {
             Correction::Cut(a, b) => {
                 let (first, second) = (self.number_of(a).await?, self.number_of(b).await?);
@@ -115,6 +119,16 @@ impl Core {
         };
         self.set_rebuild(Some(job), staged);
         Ok(Begun::Rebuilding)
+    }
+
+    /// An empty history of the person being rebuilt.
+    pub fn shadow(&self, pipeline: &Pipeline, events: &SchemaRef) -> Result<Shadow, EngineError> {
+        let unfilled = self.fill.as_ref().filter(|fill| fill.swept.is_none());
+        let unfilled = unfilled.map(|fill| {
+            let slots = self.slots.traits().iter();
+            (slots.map(|slot| fill.traits.contains(&slot.slot)).collect(), fill.upto)
+        });
+        Shadow::new(pipeline, events, self.identities.corrections.clone(), self.record.now, unfilled)
     }
 
     /// Every id that the person being rebuilt was ever shown under.

@@ -4,12 +4,11 @@
 use hashbrown::{HashMap, HashSet};
 
 use super::correct::RebuildRecord;
+use super::judge::member_of;
 use super::*;
 use crate::engine::shadow::{Group, Rebuilt};
 use crate::engine::{Corrected, rows};
 use crate::identity::{Correction, Identifier, IdentifierRow, Merge};
-use crate::profile::{Membership, TraitPlan};
-use crate::segment::Cause;
 
 /// Where the ids lead that a person was ever shown under.
 struct Ids<'a> {
@@ -24,7 +23,7 @@ struct Ids<'a> {
 /// What the tables show of the memberships before they are judged anew.
 struct Shown {
     /// By person: under their own id.
-    own: Vec<Vec<bool>>,
+    shown: HashMap<u32, Vec<u16>>,
     /// Under the old id, if it is nobody's now.
     moved: Vec<Moved>,
     gone: bool,
@@ -41,7 +40,7 @@ impl Core {
         staged: &mut Staged,
     ) -> Result<Corrected, EngineError> {
         let (commit, cause) = (staged.commit, job.correction.cause());
-        let (mut groups, place) = own_groups(rebuilt.groups, &old, &self.traits.plans);
+        let (mut groups, place) = own_groups(rebuilt.groups, &old, &self.traits);
         old.delete(job.number, &mut staged.writes);
         staged.writes.delete(keys::profile(job.number));
         let numbers = self.numbers(groups.len(), job.number);
@@ -49,35 +48,45 @@ impl Core {
             component.id = component.derive_id(self.identities.plan()).unwrap_or_default();
             profile.id = component.id;
         }
-        let Ids { now, merges, left } = self.hand_on_ids(job, &old, &mut groups, &numbers, staged);
-        let Shown { own, moved, gone } = hand_on_memberships(&mut groups, &live, old.id);
+        let Ids { now: leads_to, merges, left } = self.hand_on_ids(job, &old, &mut groups, &numbers, staged);
+        let Shown { shown, moved, gone } = hand_on_memberships(&mut groups, &live, old.id);
 
         let (components, mut profiles): (Vec<Component>, Vec<Profile>) =
             groups.into_iter().map(|group| (group.component, group.profile)).unzip();
-        let traits = self.traits.columns(&profiles)?;
-        let mut transitions = self.segments.judge(&traits, &mut profiles, &own, &moved)?;
         let ids: Vec<ProfileId> = profiles.iter().map(|profile| profile.id).collect();
-        let mut as_of: Vec<TimeUs> = profiles.iter().map(|profile| profile.as_of).collect();
-        if profiles.is_empty() {
-            // Nobody is left to be judged.
-            as_of.push(live.as_of);
-            transitions = exits(&live, old.id);
-        }
+        let now = self.record.now;
+        // Identifiers first: bodies and lists are made of them.
         let identifiers = self.write_components(job.number, components, &numbers, &left, staged);
-        // After the components, which bodies are made of. Of someone who is no more there is nothing to say.
-        if job.activate && !profiles.is_empty() {
-            let touched = Touched::these(&numbers, &ids);
-            let none = EventBatch { batch: RecordBatch::new_empty(self.restore.schema()) };
-            self.activate(&none, &touched, &traits, &profiles, &transitions, staged).await?;
+        let whole: Vec<u32> = (0..profiles.len() as u32).collect();
+        let mut findings = Findings::default();
+        let round = Round {
+            numbers: &numbers,
+            now: &vec![now; profiles.len()],
+            touch: &Touch::default(),
+            new: &[],
+            whole: &whole,
+            shown: &shown,
+            moved: &moved,
+            cause: Cause::Event,
+            events: None,
+            // Of someone who is no more there is nothing to say.
+            activate: job.activate && !profiles.is_empty(),
+        };
+        let traits = self.judge(&mut profiles, round, &mut findings, staged).await?;
+        let session_rows = self.traits.take_sessions(&mut profiles);
+        self.add_sessions(&session_rows, staged)?;
+        if profiles.is_empty() {
+            findings.transitions = exits(&live, old.id, now);
         }
-        transitions.iter_mut().for_each(|transition| transition.cause = Cause::Split);
-
+        findings.transitions.iter_mut().for_each(|transition| transition.cause = Cause::Split);
+        findings.stages.iter_mut().for_each(|change| change.cause = Cause::Split);
+        let transitions = &findings.transitions;
         let moves: Vec<rows::EventMove> = rebuilt
             .rows
             .into_iter()
             .filter_map(|row| {
                 let to = row.group.and_then(|group| place[group]).map(|index| ids[index]);
-                let was = row.was.map(|id| now.get(&id).copied().unwrap_or(id));
+                let was = row.was.map(|id| leads_to.get(&id).copied().unwrap_or(id));
                 (was != to).then_some(rows::EventMove { place: row.place, message_id: row.message_id, to })
             })
             .collect();
@@ -92,30 +101,26 @@ impl Core {
             exited: (transitions.len() - entered) as u64,
         };
 
-        let gone: Vec<Gone> = if gone { vec![Gone { id: old.id, as_of: live.as_of }] } else { Vec::new() };
+        let gone: Vec<Gone> = if gone { vec![Gone { id: old.id, as_of: now }] } else { Vec::new() };
         let id_of: HashMap<ProfileNumber, ProfileId> = numbers.iter().copied().zip(ids.iter().copied()).collect();
         let (tables, plan) = (&self.tables, self.identities.plan());
-        let changes = &tables.segment_changes;
         for (table, batch) in [
-            (&tables.profiles, rows::profiles(&tables.profiles, &ids, &traits, &as_of[..ids.len()], &gone, commit)?),
+            (&tables.profiles, rows::profiles(&tables.profiles, &ids, &traits, &vec![now; ids.len()], &gone, commit)?),
             (&tables.identifiers, rows::identifiers(&tables.identifiers, plan, &identifiers, &id_of, commit)?),
             (&tables.profile_merges, rows::profile_merges(&tables.profile_merges, &merges, commit)?),
-            (changes, rows::segment_changes(changes, &self.segment_names, &transitions, &as_of, commit)?),
             (&tables.event_moves, rows::event_moves(&tables.event_moves, &moves, cause, commit)?),
         ] {
             if batch.num_rows() > 0 {
                 staged.rows.push((table.clone(), batch));
             }
         }
-        self.count_transitions(&transitions);
+        self.add_findings(&findings, staged)?;
+        self.count_transitions(&findings.transitions);
         let totals = &mut self.record.totals;
         totals.profiles = (totals.profiles + ids.len() as u64).saturating_sub(1);
         totals.identifiers = totals.identifiers.saturating_sub(left.len() as u64);
-        for (number, profile) in numbers.iter().zip(profiles) {
-            let record = ProfileRecord::store(&profile, &self.slots);
-            staged.writes.put(keys::profile(*number), codec::encode(ProfileRecord::VERSION, &record));
-            self.profiles.insert_dirty(*number, profile, commit);
-        }
+        self.set_timer(job.number, live.timer, TimeUs::MAX, staged);
+        self.put_profiles(&numbers, profiles, &vec![TimeUs::MAX; numbers.len()], staged);
         Ok(corrected)
     }
 
@@ -222,7 +227,7 @@ impl Core {
 
 /// Identifiers that have gone to another person since (`reassign`) stay there; their early events stay here, with the
 /// largest group where they stand alone. Gives the groups, the largest first, and the new place of each, None: nobody's.
-fn own_groups(groups: Vec<Group>, old: &Component, plans: &[TraitPlan]) -> (Vec<Group>, Vec<Option<usize>>) {
+fn own_groups(groups: Vec<Group>, old: &Component, traits: &Traits) -> (Vec<Group>, Vec<Option<usize>>) {
     let own: HashSet<u128> = old.identifiers().iter().map(|known| known.hash).collect();
     let mut all: Vec<(usize, Group)> = groups.into_iter().enumerate().collect();
     for (_, group) in &mut all {
@@ -241,7 +246,7 @@ fn own_groups(groups: Vec<Group>, old: &Component, plans: &[TraitPlan]) -> (Vec<
             kept.push(group);
         } else if let Some(first) = kept.first_mut() {
             place[before] = Some(0);
-            first.profile.merge(plans, group.profile);
+            traits.merge(&mut first.profile, group.profile);
         }
     }
     (kept, place)
@@ -249,31 +254,33 @@ fn own_groups(groups: Vec<Group>, old: &Component, plans: &[TraitPlan]) -> (Vec<
 
 /// Memberships go on where the id does; who comes back to life begins without any.
 fn hand_on_memberships(groups: &mut [Group], live: &Profile, old: ProfileId) -> Shown {
-    let members: Vec<bool> = live.memberships.iter().map(|membership| membership.member).collect();
-    let mut own = Vec::with_capacity(groups.len());
-    for Group { profile, .. } in groups.iter_mut() {
+    let members = member_of(&live.memberships);
+    let mut shown = HashMap::new();
+    for (row, Group { profile, .. }) in groups.iter_mut().enumerate() {
         let goes_on = profile.id == old;
-        for (mine, was) in profile.memberships.iter_mut().zip(&live.memberships) {
-            // The number of entries goes on for all, so that no later entry has an id that was used.
-            *mine = Membership { member: goes_on && was.member, entries: was.entries };
-        }
-        own.push(if goes_on { members.clone() } else { vec![false; members.len()] });
+        // The number of entries goes on for all, so that no later entry has an id that was used.
+        profile.memberships = live.memberships.clone();
+        profile.memberships.iter_mut().for_each(|(_, membership)| membership.member &= goes_on);
+        profile.stages = if goes_on { live.stages.clone() } else { Vec::new() };
+        shown.insert(row as u32, if goes_on { members.clone() } else { Vec::new() });
     }
     let gone = groups.iter().all(|group| group.profile.id != old);
-    let moved = if gone && !groups.is_empty() { vec![Moved { into: 0, id: old, member: members }] } else { Vec::new() };
-    Shown { own, moved, gone }
+    let moved =
+        if gone && !groups.is_empty() { vec![Moved { into: 0, id: old, segments: members }] } else { Vec::new() };
+    Shown { shown, moved, gone }
 }
 
 /// Someone who is no more leaves every segment.
-fn exits(live: &Profile, id: ProfileId) -> Vec<Transition> {
-    let held = live.memberships.iter().enumerate().filter(|(_, membership)| membership.member);
+fn exits(live: &Profile, id: ProfileId, at: TimeUs) -> Vec<Transition> {
+    let held = live.memberships.iter().filter(|(_, membership)| membership.member);
     held.map(|(segment, membership)| Transition {
         profile: 0,
-        segment: segment as u16,
+        segment: *segment,
         id,
         entered: false,
         cause: Cause::Split,
         entry: membership.entries,
+        at,
     })
     .collect()
 }

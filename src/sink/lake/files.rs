@@ -50,14 +50,15 @@ pub fn time_column(kind: TableKind) -> Option<&'static str> {
     match kind {
         TableKind::Events => Some("timestamp"),
         TableKind::IdentityConflicts => Some("happened_at"),
-        TableKind::SegmentChanges => Some("changed_at"),
         TableKind::Sessions => Some("started_at"),
+        TableKind::SegmentChanges | TableKind::StageChanges => Some("changed_at"),
         TableKind::Deliveries => Some("attempted_at"),
         TableKind::RejectedEvents => Some("received_at"),
         TableKind::Profiles
         | TableKind::Identifiers
         | TableKind::ProfileMerges
         | TableKind::EventMoves
+        | TableKind::Definitions
         | TableKind::Aggregate => None,
     }
 }

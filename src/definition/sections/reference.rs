@@ -1,0 +1,362 @@
+//! Every key of the reference, section by section. `docs/pipeline-reference.md` tells the same at length.
+
+use super::{case, identity, input, output, profile, sessions};
+use crate::definition::keys::{Holds, Section, key, names, required};
+use crate::definition::read::NOT_YET;
+use crate::profile::FunnelModes;
+use Holds::*;
+
+/// A pipeline file.
+pub static FILE: Section = Section {
+    keys: &[
+        key("pipeline", Text, "its name; the folder's or file's where it is left out"),
+        key("timezone", Text, "only UTC so far: days and hours are cut in it"),
+        key("contracts", Choice(|| names(&super::CONTRACT_MODES)), "what becomes of events that break their contract"),
+        key("sources", Named(&Map(&SOURCE)), "where events come from"),
+        key("tables", Named(&Map(&TABLE)), "small tables to join events with"),
+        key("transforms", List(&Map(&STEP)), "steps on events, in order"),
+        key("dedupe", Map(&DEDUPE), "how long a message id is remembered"),
+        key("identity", Map(&IDENTITY), "what a person is known by"),
+        key("sessions", Map(&SESSIONS), "where a person's visit ends"),
+        key("traits", Named(&Map(&TRAIT)), "what is kept per person"),
+        key("segments", Named(&OneOf(&[Sql, Map(&SEGMENT)])), "who belongs together: a condition over traits"),
+        key("destinations", Named(&Map(&DESTINATION)), "where messages go"),
+        key("activations", Named(&Map(&ACTIVATION)), "what sets off which message"),
+        key("aggregates", Named(&Sql), "sums over all events, by key: SELECT … FROM events GROUP BY …"),
+        key(
+            "warehouse",
+            OneOf(&[Choice(|| vec!["lake"]), Map(&WAREHOUSE)]),
+            "where the tables go; the lake if left out",
+        ),
+        key("tests", List(&Map(&TEST)), "what `tributary test` tries out"),
+    ],
+    one_of: &[],
+    later: &[("consent", NOT_YET), ("groups", NOT_YET), ("audiences", NOT_YET)],
+};
+
+// Sessions, traits and segments
+
+pub static SESSIONS: Section = Section::of(&[
+    key("gap", Duration, "a pause longer than this ends it; 30m if left out"),
+    key("split_on", Any(&Choice(|| names(&sessions::SPLITS))), "what ends it besides"),
+    key("events", OneOrMore(&Text), "only events of these names or types"),
+]);
+
+pub static TRAIT: Section = Section {
+    keys: &[
+        key("latest", Sql, "the value of the latest event that has one"),
+        key("first", Sql, "the value of the first event that has one"),
+        key("count", Sql, "\"*\" for events, or how many have a value"),
+        key("sum", Sql, "of numbers"),
+        key("min", Sql, "the smallest"),
+        key("max", Sql, "the largest"),
+        key("mean", Sql, "of numbers"),
+        key("most_frequent", Sql, "the value that came most often"),
+        key("least_frequent", Sql, "the value that came least often"),
+        key("distinct", Sql, "the different values"),
+        key("gap", Sql, "the seconds between events: their mean, or a quantile"),
+        key("funnel", List(&OneOf(&[Text, Map(&FUNNEL_STEP)])), "events in this order, `within` a time of the first"),
+        key(
+            "sequence",
+            List(&OneOf(&[Text, Map(&SEQUENCE_STEP)])),
+            "events in this order, each within a time of the one before",
+        ),
+        key("formula", Sql, "over other traits"),
+        key("score", Sql, "over other traits, kept between 0 and 100"),
+        key("stages", List(&Single(&Sql)), "names and their conditions over other traits: the first that holds"),
+        key("event", OneOrMore(&Text), "only events of these names"),
+        key("where", Sql, "only events for which it is true"),
+        key("on_merge", Choice(|| names(&profile::ON_MERGE)), "whose value stands when profiles merge"),
+        key("window", Duration, "only events of the last while, whole minutes"),
+        key("pane", Duration, "the steps in which events leave the window; a sixtieth of it if left out"),
+        key("by", Sql, "a value for each of these keys"),
+        key("keep", Count, "with `distinct`: so many values are listed; with `gap`: so many of the latest events"),
+        key("quantile", Text, "with `gap`: this quantile instead of the mean, as 0.5"),
+        key("within", Duration, "with `funnel`: how long after the first step all others may come"),
+        key(
+            "mode",
+            OneOrMore(&Choice(|| FunnelModes::NAMES.to_vec())),
+            "with `funnel`: as in ClickHouse's windowFunnel",
+        ),
+    ],
+    one_of: &profile::KINDS,
+    later: &[],
+};
+
+pub static FUNNEL_STEP: Section = Section::of(&[
+    required("event", OneOrMore(&Text), "events of these names"),
+    key("where", Sql, "only those for which it is true"),
+]);
+
+pub static SEQUENCE_STEP: Section = Section::of(&[
+    required("event", OneOrMore(&Text), "events of these names"),
+    key("where", Sql, "only those for which it is true"),
+    key("within", Duration, "how long after the step before"),
+    key("without", Any(&OneOf(&[Text, Map(&FUNNEL_STEP)])), "what must not come between this step and the one before"),
+]);
+
+pub static SEGMENT: Section = Section {
+    keys: &[key("sample", Text, "a share of all people, as 10%")],
+    one_of: &["sample"],
+    later: &[("list", NOT_YET), ("match", NOT_YET)],
+};
+
+// Sources, tables, transforms
+
+pub static SOURCE: Section = Section {
+    keys: &[
+        key("if", Text, "the source is on when this is not empty"),
+        key("unless", Text, "the source is on when this is empty"),
+        key("kafka", Map(&KAFKA_SOURCE), "topics of Kafka"),
+        key("file", Map(&FILE_SOURCE), "files: NDJSON, CSV, Avro containers"),
+        required("format", OneOf(&[Choice(|| vec!["avro", "json", "csv"]), Map(&FORMAT)]), "how payloads are read"),
+        key("map", Targets, "what becomes of the source's columns; not needed for the standard envelope"),
+    ],
+    one_of: &["kafka", "file"],
+    later: &[],
+};
+
+pub static KAFKA_SOURCE: Section = Section::of(&[
+    required("brokers", Text, "host:port,host:port"),
+    required("topics", OneOrMore(&Text), "topics to read"),
+    key("start", Choice(|| names(&input::STARTS)), "where partitions begin that the state has no position for"),
+    key("settings", Entries(&Text), "librdkafka's settings, as they are"),
+]);
+
+pub static FILE_SOURCE: Section = Section::of(&[required("path", Text, "a file, a folder or a glob")]);
+
+pub static FORMAT: Section = Section {
+    keys: &[
+        key("avro", Map(&AVRO), "Avro; in a file an object container"),
+        key("json", OneOf(&[Choice(|| names(&input::JSON_FORMS)), Map(&JSON)]), "JSON objects"),
+        key("csv", Map(&CSV), "rows of a CSV file with a header"),
+    ],
+    one_of: &["avro", "json", "csv"],
+    later: &[],
+};
+
+pub static AVRO: Section = Section::of(&[
+    key("registry", Text, "URL of a Confluent-compatible registry"),
+    key("schemas", Text, "folder of *.avsc; the number that ends a file's name is the schema's id"),
+    key("schema", Text, "file with the one schema of all records"),
+    key("reader", Text, "file with the schema that `map` reads by"),
+    key("framing", Choice(|| names(&input::FRAMINGS)), "what stands before each record"),
+]);
+
+pub static JSON: Section =
+    Section::of(&[required("schema", Text, "file with the Avro record that prescribes the shape")]);
+
+pub static CSV: Section = Section::of(&[
+    key("columns", Entries(&Choice(|| names(&input::VALUE_TYPES))), "columns and their types"),
+    key("delimiter", Text, "one character; \",\" if left out, \"\\t\" for a tab"),
+]);
+
+pub static TABLE: Section = Section::of(&[
+    required("file", Text, "a CSV file with a header"),
+    required("key", Text, "the column that rows are found by"),
+    required("columns", Entries(&Choice(|| names(&input::VALUE_TYPES))), "the columns that are taken, and their types"),
+    key("reload", Duration, "after which time it is read again"),
+]);
+
+pub static STEP: Section = Section {
+    keys: &[
+        key("filter", Sql, "keeps the events for which it is true; null drops"),
+        key("set", Targets, "writes columns and properties anew"),
+        key("unnest", Map(&UNNEST), "one more event for each element of a list"),
+        key("enrich", Map(&ENRICH), "adds the row of a table"),
+        key("event", OneOrMore(&Text), "only events of these names"),
+        key("source", OneOrMore(&Text), "only of these sources"),
+    ],
+    one_of: &["filter", "set", "unnest", "enrich"],
+    later: &[],
+};
+
+pub static UNNEST: Section = Section::of(&[
+    required("from", Text, "path of a list: properties.products"),
+    required("as", Text, "name of the new events"),
+]);
+
+pub static ENRICH: Section = Section::of(&[
+    required("table", Text, "one of `tables`"),
+    required("key", Sql, "what its rows are found by"),
+    required("as", Text, "its columns are NAME.column from here on"),
+]);
+
+pub static DEDUPE: Section = Section {
+    keys: &[
+        key("by", Choice(|| vec!["message_id"]), "message_id, nothing else"),
+        required("within", OneOf(&[Choice(|| vec!["forever"]), Duration]), "how long an id is remembered"),
+    ],
+    one_of: &[],
+    later: &[("prefer", NOT_YET)],
+};
+
+// Identity
+
+pub static IDENTITY: Section = Section::of(&[
+    required(
+        "identifiers",
+        List(&OneOf(&[Text, Single(&OneOf(&[Nothing, Map(&IDENTIFIER)]))])),
+        "identifier types, best first: the best one of a person gives the profile its id",
+    ),
+    key("block", List(&Text), "values of any type that stand for nobody; /…/ is a regular expression"),
+    key("on_conflict", Choice(|| names(&identity::ON_CONFLICT)), "whose an identifier is that two people share"),
+    key("max_identifiers", Count, "a profile takes no more than this; 1000 if left out"),
+    key("previous_id", Text, "the type that the previous_id of an alias call is"),
+    key("source_priority", OneOrMore(&Text), "sources, best first, for `on_merge: source_priority`"),
+    key("key", Secret, "what profile ids are hashed with; the pipeline's name if left out"),
+]);
+
+pub static IDENTIFIER: Section = Section {
+    keys: &[
+        key("normalize", Choice(|| names(&identity::rules())), "how its values are written in one way"),
+        key("region", Text, "with e164: where numbers without a country code are from, as DE"),
+        key("dots", Choice(|| names(&identity::KEEP_OR_DROP)), "with email: the dots before the @"),
+        key("tags", Choice(|| names(&identity::KEEP_OR_DROP)), "with email: what follows a + before the @"),
+        key("limit", Text, "how many one person may have: 5, or 100 per 30d"),
+        key("block", List(&Text), "values of this type that stand for nobody"),
+        key("from", Text, "where in the event it is found, instead of traits.NAME"),
+    ],
+    one_of: &[],
+    later: &[("on_conflict", "is said once for all types: move it up to `identity`")],
+};
+
+// Destinations, activations, the warehouse
+
+pub static DESTINATION: Section = Section {
+    keys: &[
+        key("webhook", Map(&WEBHOOK), "an HTTP endpoint, called as Standard Webhooks have it"),
+        key("kafka", Map(&KAFKA_DESTINATION), "a topic"),
+    ],
+    one_of: &["webhook", "kafka"],
+    later: &[("connector", NOT_YET), ("email", NOT_YET), ("with", NOT_YET)],
+};
+
+pub static WEBHOOK: Section = Section::of(&[
+    required("url", Text, "http or https"),
+    key("secret", Secret, "what bodies are signed with"),
+    key("headers", Entries(&Text), "more headers; those that are secret hold ${env:…} or ${file:…}"),
+    key("allow_private", Boolean, "it may be inside of the own network"),
+]);
+
+pub static KAFKA_DESTINATION: Section = Section::of(&[
+    required("brokers", Text, "host:port,host:port"),
+    required("topic", Text, "where messages go, by profile id"),
+    key("settings", Entries(&Text), "librdkafka's settings, as they are"),
+]);
+
+pub static ACTIVATION: Section = Section {
+    keys: &[
+        required("trigger", Map(&TRIGGER), "what sets it off"),
+        key("status", Choice(|| names(&output::STATUSES)), "dry_run if left out"),
+        key(
+            "on_backfill",
+            Choice(|| names(&output::ON_BACKFILL)),
+            "what becomes of people whom a new definition finds in the past",
+        ),
+        required("do", List(&Map(&SEND_STEP)), "what is done, step by step"),
+    ],
+    one_of: &[],
+    later: &[
+        ("consent", NOT_YET),
+        ("re_entry", NOT_YET),
+        ("frequency_cap", NOT_YET),
+        ("exit_when", NOT_YET),
+        ("quiet_hours", NOT_YET),
+    ],
+};
+
+pub static TRIGGER: Section = Section {
+    keys: &[
+        key("enters", Text, "a segment that a person enters"),
+        key("exits", Text, "a segment that a person leaves"),
+        key("event", OneOrMore(&Text), "events of these names"),
+        key("changes", Text, "a trait with stages"),
+        key("where", Sql, "with `event`: only those for which it is true"),
+        key("from", OneOrMore(&Text), "with `changes`: only from these stages"),
+        key("to", OneOrMore(&Text), "with `changes`: only into these stages"),
+    ],
+    one_of: &["enters", "exits", "event", "changes"],
+    later: &[("schedule", NOT_YET), ("over", NOT_YET)],
+};
+
+pub static SEND_STEP: Section = Section {
+    keys: &[
+        required("id", Text, "its name, part of the idempotency key of what it sends"),
+        required("send", Map(&SEND), "a message"),
+    ],
+    one_of: &[],
+    later: &[
+        ("wait", NOT_YET),
+        ("wait_until", NOT_YET),
+        ("wait_for", NOT_YET),
+        ("on_timeout", NOT_YET),
+        ("branch", NOT_YET),
+        ("split", NOT_YET),
+        ("set", NOT_YET),
+        ("stop", NOT_YET),
+    ],
+};
+
+pub static SEND: Section = Section::of(&[
+    required("to", Text, "one of `destinations`"),
+    key("body", Template, "what is sent; everything about the profile if left out"),
+]);
+
+pub static WAREHOUSE: Section = Section::of(&[required("clickhouse", Map(&CLICKHOUSE), "a ClickHouse database")]);
+
+pub static CLICKHOUSE: Section = Section::of(&[
+    required("url", Text, "http or https; the lake where it is empty"),
+    required("database", Text, "made if it is missing"),
+    key("user", Text, "default if left out"),
+    key("password", Secret, "of the user"),
+]);
+
+// Tests
+
+pub static TEST: Section = Section::of(&[
+    required("name", Text, "unlike any other"),
+    required("steps", List(&Map(&TEST_STEP)), "one after the other, from an empty state"),
+]);
+
+pub static TEST_STEP: Section = Section::of(&[
+    key("at", Text, "a time as 2026-03-01T10:00Z, or +2h after the step before"),
+    key("events", List(&Event), "events that arrive together at this time"),
+    key("expect", Map(&EXPECT), "looked at after the events"),
+]);
+
+pub static EXPECT: Section = Section::of(&[
+    key("profiles", List(&Any(&Text)), "all identifiers as type:value, those of one person in one list"),
+    key("events", Entries(&Text), "message id: the person as type:value that the event belongs to"),
+    key("conflicts", List(&Map(&CONFLICT)), "these and no other identity conflicts since the `expect` before"),
+    key("segments", Entries(&Any(&Text)), "segment: exactly its members as type:value"),
+    key("traits", Entries(&Entries(&Json)), "person: traits and their values"),
+    key("sent", List(&Map(&SENT)), "these and no other messages since the `expect` before"),
+    key("flags", Entries(&Any(&Text)), "message id: exactly the event's flags"),
+    key("no_profile", Any(&Text), "message ids of the events since the `expect` before that belong to nobody"),
+    key("rejected", Any(&Text), "message ids of the events since the `expect` before that were rejected"),
+]);
+
+pub static CONFLICT: Section = Section::of(&[
+    key("set_aside", Text, "the identifier that was set aside, as type:value"),
+    key("reassigned", Text, "the identifier that went to another person, as type:value"),
+    key("profile", Text, "whose event it was, as type:value"),
+    key("other", Text, "whose the identifier was, or nobody"),
+    key("cause", Text, "limit, max_identifiers or cut"),
+    key("limited_type", Text, "the identifier type whose limit it was"),
+    key("message_id", Text, "of the event"),
+    key("source", Text, "of the event"),
+]);
+
+pub static SENT: Section = Section::of(&[
+    key("activation", Text, "one of `activations`"),
+    key("step", Text, "the id of its step"),
+    key("to", Text, "one of `destinations`"),
+    key("profile", Text, "the person, as type:value"),
+    key("body", Json, "what was sent; of an object only the keys written here count"),
+]);
+
+/// The keys of a test's event; those of the standard envelope and the source.
+pub fn event_keys() -> Vec<&'static str> {
+    case::ENVELOPE.to_vec()
+}

@@ -1,0 +1,339 @@
+//! Fills: a definition that is new or changed comes to know the past while the stream goes on.
+//!
+//! 1. A start finds out which traits and segments differ from those that the state knew ([`FillRecord::plan`]); all of
+//!    them take part from this commit, C, on, and are not ready.
+//! 2. The events of the commits up to C are read back and added to the new traits, chunk by chunk ([`Core::add_chunk`]): a chunk
+//!    and the place up to which it reaches are one commit. Accumulators do not mind the order, so what comes live meanwhile
+//!    just adds up (SEMANTICS §10).
+//! 3. Everyone is judged anew, some at a time ([`Core::sweep`]), with cause `fill`. Whoever an event touches before their turn is
+//!    judged at once, so that what the past says and what the event does are told apart ([`Core::sweep_ahead`]).
+//! 4. Then what was filled is ready.
+//!
+//! A crash goes on after the last chunk or the last profile. A start with yet other definitions begins anew, in new slots.
+
+use serde::{Deserialize, Serialize};
+
+use super::*;
+use crate::definition::Pipeline;
+use crate::engine::history::{HistoryFilter, Stored};
+use crate::profile::{Differences, SlotOf, TraitRule};
+
+/// Profiles that are judged in one commit of a sweep.
+const PROFILES_AT_ONCE: usize = 5_000;
+
+/// The fill that is under way, under `Tag::Engine`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FillRecord {
+    /// Slots of the traits that do not know the past yet.
+    pub traits: Vec<u32>,
+    /// Slots of the segments that everyone has to be judged for.
+    pub segments: Vec<u32>,
+    /// Segments that are defined no more: whoever is in them leaves.
+    pub removed: Vec<SlotOf>,
+    /// History is read up to this commit.
+    pub upto: u64,
+    /// `_batch` and `_seq` of the last event that was added; None: none yet.
+    pub cursor: Option<(u64, u32)>,
+    /// Events that were added.
+    pub events: u64,
+    /// The profile up to which everyone was judged; None while history is read.
+    pub swept: Option<ProfileNumber>,
+}
+
+/// The next events of a fill.
+#[derive(Debug)]
+pub struct Chunk {
+    pub stored: Stored,
+    /// All events up to this place have been given.
+    pub cursor: (u64, u32),
+}
+
+impl FillRecord {
+    pub const VERSION: u8 = 1;
+    pub const KEY: &str = "fill";
+
+    /// What is left of a fill that was not finished, and what the definitions bring.
+    pub(super) fn plan(
+        unfinished: Option<FillRecord>,
+        differences: &Differences,
+        slots: &mut Slots,
+        pipeline: &Pipeline,
+        commit: u64,
+    ) -> Option<FillRecord> {
+        let (old, mut record) = match unfinished {
+            None if *differences == Differences::default() => return None,
+            Some(fill) if *differences == Differences::default() => return Some(fill),
+            old => {
+                let record = FillRecord {
+                    traits: Vec::new(),
+                    segments: Vec::new(),
+                    removed: old.iter().flat_map(|fill| fill.removed.clone()).collect(),
+                    upto: commit,
+                    cursor: None,
+                    events: 0,
+                    swept: None,
+                };
+                (old, record)
+            }
+        };
+        let half_done = |slot: u32| old.as_ref().is_some_and(|fill| fill.traits.contains(&slot));
+        let again: Vec<u16> = (0..slots.traits().len() as u16)
+            .filter(|index| half_done(slots.traits()[usize::from(*index)].slot))
+            .collect();
+        slots.renew(again.iter().copied());
+        let changed = differences.traits.iter().map(|(index, _)| index);
+        let traits = again.iter().chain(changed);
+        record.traits = traits.map(|index| slots.traits()[usize::from(*index)].slot).collect();
+        let to_judge = |slot: &SlotOf| old.as_ref().is_some_and(|fill| fill.segments.contains(&slot.slot));
+        let changed = |index: usize| differences.segments.iter().any(|(other, _)| usize::from(*other) == index);
+        let segments = slots.segments().iter().enumerate();
+        let segments = segments.take(pipeline.segments.len());
+        record.segments = segments.filter(|(index, s)| to_judge(s) || changed(*index)).map(|(_, s)| s.slot).collect();
+        // One that is defined again is not gone.
+        let defined = &slots.segments()[..pipeline.segments.len()];
+        record.removed.retain(|gone| defined.iter().all(|slot| slot.slot != gone.slot));
+        record.removed.extend(differences.removed_segments.iter().cloned());
+        record.segments.extend(record.removed.iter().map(|slot| slot.slot));
+        if !record.reads_history(slots, pipeline) {
+            record.swept = Some(0);
+        }
+        let nothing = record.traits.is_empty() && record.segments.is_empty() && record.removed.is_empty();
+        (!nothing).then_some(record)
+    }
+
+    /// Whether some trait that is filled is made of events.
+    fn reads_history(&self, slots: &Slots, pipeline: &Pipeline) -> bool {
+        self.plans(slots, pipeline).any(|plan| matches!(plan.rule, TraitRule::Events(_)))
+    }
+
+    fn plans<'a>(
+        &'a self,
+        slots: &'a Slots,
+        pipeline: &'a Pipeline,
+    ) -> impl Iterator<Item = &'a crate::profile::TraitPlan> {
+        let plans = slots.traits().iter().zip(&pipeline.traits);
+        plans.filter(|(slot, _)| self.traits.contains(&slot.slot)).map(|(_, plan)| plan)
+    }
+
+    /// What is not ready: traits until history has been read, segments until everyone is judged. While they are judged,
+    /// they are judged for live events as well.
+    pub(super) fn set_ready(&self, slots: &Slots, traits: &mut [bool], segments: &mut [bool]) {
+        let reading = self.swept.is_none();
+        for (slot, ready) in slots.traits().iter().zip(traits) {
+            *ready = !reading || !self.traits.contains(&slot.slot);
+        }
+        for (slot, ready) in slots.segments().iter().zip(segments) {
+            *ready = !reading || !self.segments.contains(&slot.slot);
+        }
+    }
+
+    /// The events that are needed.
+    pub fn filter(&self, slots: &Slots, pipeline: &Pipeline, now: TimeUs) -> HistoryFilter {
+        let mut names: Option<Vec<String>> = Some(Vec::new());
+        let mut since = Some(TimeUs::MAX);
+        for plan in self.plans(slots, pipeline) {
+            let TraitRule::Events(rule) = &plan.rule else { continue };
+            names = match (names, &rule.events) {
+                (Some(mut names), Some(more)) => {
+                    names.extend(more.iter().filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>());
+                    Some(names)
+                }
+                _ => None,
+            };
+            // What has left the window leaves no trace.
+            let window = rule.window.map(|window| window.first_pane(now).saturating_mul(window.pane_us));
+            since = since.zip(window).map(|(a, b)| a.min(b));
+        }
+        HistoryFilter { profiles: None, since: since.filter(|since| *since < TimeUs::MAX), events: names }
+    }
+}
+
+impl Core {
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// Adds events of the past to the traits that are filled.
+    pub(super) async fn add_chunk(&mut self, chunk: &Chunk, staged: &mut Staged) -> Result<(), EngineError> {
+        let Some(mut fill) = self.fill.clone().filter(|fill| fill.swept.is_none()) else { return Ok(()) };
+        let Stored { events, profiles: ids, .. } = &chunk.stored;
+        let mut numbers: Vec<ProfileNumber> = Vec::new();
+        let mut index: HashMap<ProfileNumber, u32> = HashMap::new();
+        let of_id = self.numbers_of_ids(ids.iter().flatten().copied().collect()).await?;
+        let profile_of_row: Vec<Option<u32>> = ids
+            .iter()
+            .map(|id| {
+                let number = *of_id.get(id.as_ref()?)?;
+                Some(*index.entry(number).or_insert_with(|| {
+                    numbers.push(number);
+                    numbers.len() as u32 - 1
+                }))
+            })
+            .collect();
+        let wanted = numbers.len();
+        let mut profiles = self.take_stored(&mut numbers).await?;
+        if numbers.len() != wanted {
+            return Err(StoreError::Damaged("an id leads to a profile that is not stored".to_string()).into());
+        }
+        let stored: Vec<TimeUs> = profiles.iter().map(|profile| profile.timer).collect();
+        let ranked = self.traits.plans.iter().any(|plan| plan.event_rule().is_some_and(|r| r.ranks_by_identifier()));
+        let best = if ranked { self.best_identifiers(&chunk.stored) } else { Vec::new() };
+        let input = Input { events, profile_of_row: &profile_of_row, best: &best, now: self.record.now };
+        let which: Vec<bool> = self.slots.traits().iter().map(|slot| fill.traits.contains(&slot.slot)).collect();
+        self.traits.apply(&input, Some(&which), &mut profiles)?;
+        self.put_profiles(&numbers, profiles, &stored, staged);
+        self.profiles.shrink();
+        fill.events += events.len() as u64;
+        fill.cursor = Some(chunk.cursor);
+        self.set_fill(Some(fill), staged);
+        Ok(())
+    }
+
+    /// The rank of each stored event's best identifier, among those that were kept.
+    fn best_identifiers(&self, stored: &Stored) -> Vec<u64> {
+        let extracted = extract(self.identities.plan(), &stored.events);
+        (0..stored.len()).map(|row| extracted.best_kept(row, &stored.decisions, self.identities.plan())).collect()
+    }
+
+    async fn numbers_of_ids(&self, ids: HashSet<ProfileId>) -> Result<HashMap<ProfileId, ProfileNumber>, EngineError> {
+        let store = &*self.store;
+        let found: Vec<(ProfileId, Option<Bytes>)> = futures::stream::iter(ids)
+            .map(|id| async move { Ok::<_, StoreError>((id, store.get(&keys::alias(id)).await?)) })
+            .buffer_unordered(READS_AT_ONCE)
+            .try_collect()
+            .await?;
+        let mut numbers = HashMap::with_capacity(found.len());
+        for (id, value) in found {
+            if let Some(value) = value {
+                numbers.insert(id, codec::decode(1, "alias", &value)?);
+            }
+        }
+        Ok(numbers)
+    }
+
+    /// All history has been read: from now on everyone is judged.
+    pub(super) fn begin_sweep(&mut self, staged: &mut Staged) {
+        let Some(fill) = self.fill.clone().filter(|fill| fill.swept.is_none()) else { return };
+        self.set_fill(Some(FillRecord { swept: Some(0), ..fill }), staged);
+    }
+
+    fn set_fill(&mut self, fill: Option<FillRecord>, staged: &mut Staged) {
+        let key = keys::name(Tag::Engine, FillRecord::KEY);
+        match &fill {
+            Some(fill) => {
+                staged.writes.put(key, codec::encode(FillRecord::VERSION, fill));
+                fill.set_ready(&self.slots, &mut self.traits.ready, &mut self.segments.ready);
+            }
+            None => {
+                staged.writes.delete(key);
+                self.traits.ready.fill(true);
+                self.segments.ready.fill(true);
+            }
+        }
+        self.must_tell |=
+            self.fill.as_ref().map(|fill| fill.swept.is_some()) != fill.as_ref().map(|f| f.swept.is_some());
+        self.fill = fill;
+    }
+
+    /// Whether everyone is being judged anew.
+    pub fn is_sweeping(&self) -> bool {
+        self.fill.as_ref().is_some_and(|fill| fill.swept.is_some())
+    }
+
+    /// Judges the next of all profiles anew, a commit of its own; None when nothing is being filled. What was committed
+    /// before must be durable.
+    pub async fn sweep(&mut self, now: TimeUs) -> Result<Option<Staged>, EngineError> {
+        let Some(fill) = self.fill.clone() else { return Ok(None) };
+        let Some(swept) = fill.swept else { return Ok(None) };
+        let mut staged = self.begin(now);
+        let after = keys::profile(swept);
+        let page = self.store.scan(&keys::prefix(Tag::Profile), Some(&after), PROFILES_AT_ONCE).await?;
+        let mut findings = Findings::default();
+        let mut numbers = Vec::with_capacity(page.len());
+        for (key, value) in &page {
+            let Some(number) = keys::parse_number(key) else {
+                return Err(StoreError::Damaged("a profile's key has another length".to_string()).into());
+            };
+            numbers.push(number);
+            if self.profiles.get(&number).is_none() {
+                let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", value)?;
+                self.profiles.insert_clean(number, record.load(&self.slots));
+            }
+        }
+        let done = page.len() < PROFILES_AT_ONCE;
+        let last = numbers.last().copied().unwrap_or(swept);
+        let mut profiles = self.take_stored(&mut numbers).await?;
+        let stored: Vec<TimeUs> = profiles.iter().map(|profile| profile.timer).collect();
+        self.judge_past(&mut profiles, &numbers, &mut findings, &mut staged).await?;
+        if fill.traits.is_empty() {
+            self.add_changed(&profiles, &findings, &mut staged)?;
+        } else {
+            self.add_profile_rows(&profiles, &mut staged)?;
+            self.add_findings(&findings, &mut staged)?;
+            self.count_transitions(&findings.transitions);
+        }
+        self.put_profiles(&numbers, profiles, &stored, &mut staged);
+        self.profiles.shrink();
+        if done && !fill.removed.is_empty() {
+            let gone = |name: &String| fill.removed.iter().any(|removed| removed.name == *name);
+            self.record.segment_sizes.retain(|(name, _)| !gone(name));
+            load::forget_segments(&*self.store, &fill.removed, &mut staged.writes).await?;
+        }
+        self.set_fill((!done).then_some(FillRecord { swept: Some(last), ..fill }), &mut staged);
+        self.seal(&mut staged)?;
+        Ok(Some(staged))
+    }
+
+    /// Judges those of a batch whose turn in the sweep (by their `own` numbers) has not come, before its events are applied.
+    pub(super) async fn sweep_ahead(
+        &mut self,
+        profiles: &mut [Profile],
+        numbers: &[ProfileNumber],
+        own: &[ProfileNumber],
+        findings: &mut Findings,
+        staged: &mut Staged,
+    ) -> Result<(), EngineError> {
+        let Some(swept) = self.fill.as_ref().and_then(|fill| fill.swept) else { return Ok(()) };
+        let rows: Vec<usize> =
+            (0..profiles.len()).filter(|row| own[*row] > swept && profiles[*row].events > 0).collect();
+        let whose: Vec<ProfileNumber> = rows.iter().map(|row| numbers[*row]).collect();
+        let mut ahead: Vec<Profile> = rows.iter().map(|row| profiles[*row].take()).collect();
+        self.judge_past(&mut ahead, &whose, findings, staged).await?;
+        for (row, profile) in rows.into_iter().zip(ahead) {
+            profiles[row] = profile;
+        }
+        Ok(())
+    }
+
+    /// Judges profiles whole, for what the past says.
+    async fn judge_past(
+        &mut self,
+        profiles: &mut [Profile],
+        numbers: &[ProfileNumber],
+        findings: &mut Findings,
+        staged: &mut Staged,
+    ) -> Result<(), EngineError> {
+        if profiles.is_empty() {
+            return Ok(());
+        }
+        if !self.lists.is_empty() {
+            let missing = numbers.iter().copied().filter(|n| self.identities.components.get(n).is_none()).collect();
+            self.load_components(missing).await?;
+        }
+        let whole: Vec<u32> = (0..profiles.len() as u32).collect();
+        let round = Round {
+            numbers,
+            now: &vec![self.record.now; profiles.len()],
+            touch: &Touch::default(),
+            new: &[],
+            whole: &whole,
+            shown: &HashMap::new(),
+            moved: &[],
+            cause: Cause::Fill,
+            events: None,
+            activate: true,
+        };
+        self.judge(profiles, round, findings, staged).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,336 @@
+//! What a commit says: rows of the tables, deliveries, counters.
+
+use super::judge::{Findings, Round};
+use super::*;
+use crate::activation::StageMove;
+use crate::engine::session_rows;
+use crate::profile::BUILT_IN;
+use crate::session::{SessionId, SessionRow};
+
+impl Core {
+    /// Seals what the transitions and events of a round set off.
+    pub(super) async fn activate(
+        &mut self,
+        round: &Round<'_>,
+        traits: &RecordBatch,
+        profiles: &[Profile],
+        transitions: &[Transition],
+        stages: &[StageMove],
+        staged: &mut Staged,
+    ) -> Result<(), EngineError> {
+        if self.activations.is_empty() {
+            return Ok(());
+        }
+        let none = EventBatch { batch: RecordBatch::new_empty(self.restore.schema()) };
+        let (events, profile_of_row) = round.events.unwrap_or((&none, &[]));
+        let ids: Vec<ProfileId> = profiles.iter().map(|profile| profile.id).collect();
+        let triggered = self.activations.triggered(events, profile_of_row, &ids, transitions, stages)?;
+        if triggered.is_empty() {
+            return Ok(());
+        }
+        let mut numbers: Vec<ProfileNumber> =
+            triggered.iter().map(|trigger| round.numbers[trigger.profile as usize]).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers.retain(|number| self.identities.components.get(number).is_none());
+        self.load_components(numbers).await?;
+        let mut described: HashMap<u32, Value> = HashMap::new();
+        let mut failed = Vec::new();
+        for trigger in &triggered {
+            let index = trigger.profile;
+            let profile = described.entry(index).or_insert_with(|| {
+                let component = self.identities.components.get(&round.numbers[index as usize]).map(Box::as_ref);
+                let profile = &profiles[index as usize];
+                describe(
+                    &self.identities,
+                    &self.traits,
+                    &self.segment_names,
+                    profile,
+                    component,
+                    traits,
+                    index as usize,
+                )
+            });
+            for Rendered { delivery, error } in self.activations.render(trigger, events, &self.segment_names, profile) {
+                let number = self.record.next_delivery;
+                self.record.next_delivery += 1;
+                self.record.totals.deliveries += 1;
+                let queued = Queued { number, delivery, attempts: 0, next_attempt_at: 0 };
+                let now = self.record.now;
+                match error {
+                    Some(detail) => {
+                        failed.push(Attempt { queued, outcome: AttemptOutcome::Failed, detail, attempted_at: now })
+                    }
+                    None if queued.delivery.dry_run => {
+                        let detail = "the activation's status is dry_run".to_string();
+                        failed.push(Attempt { queued, outcome: AttemptOutcome::DryRun, detail, attempted_at: now });
+                    }
+                    None if !self.send => {
+                        let detail = "sending is switched off (--no-send)".to_string();
+                        failed.push(Attempt { queued, outcome: AttemptOutcome::DryRun, detail, attempted_at: now });
+                    }
+                    None => {
+                        let key = keys::numbered_name(Tag::Delivery, &queued.delivery.destination, number);
+                        staged.writes.put(key, codec::encode(Queued::VERSION, &queued));
+                        staged.queued.push(queued);
+                    }
+                }
+            }
+        }
+        self.add_attempts(failed, staged)
+    }
+
+    /// Rows about the batch's events and what identity made of them.
+    #[expect(clippy::too_many_arguments, reason = "the one place where all that a batch brought becomes rows")]
+    pub(super) fn add_event_rows(
+        &self,
+        batch: &Prepared,
+        events: &EventBatch,
+        extracted: &Extracted<'_>,
+        resolved: &Resolved,
+        touched: &Touched,
+        (sessions, late): &(Vec<Option<SessionId>>, Vec<u32>),
+        others: &[Reject],
+        staged: &mut Staged,
+    ) -> Result<(), EngineError> {
+        let commit = staged.commit;
+        let mut add = |table: &Table, rows: RecordBatch| add(table, rows, staged);
+        let id_of_row: Vec<Option<ProfileId>> =
+            touched.profile_of_row.iter().map(|index| index.map(|index| touched.ids[index as usize])).collect();
+        let tables = &self.tables;
+        let decisions = &resolved.decisions;
+        add(
+            &tables.events,
+            rows::events(&tables.events, events, &id_of_row, extracted, decisions, sessions, late, commit)?,
+        );
+        let id_of: HashMap<ProfileNumber, ProfileId> =
+            touched.numbers.iter().copied().zip(touched.ids.iter().copied()).collect();
+        let identifiers =
+            rows::identifiers(&tables.identifiers, self.identities.plan(), &resolved.identifiers, &id_of, commit)?;
+        add(&tables.identifiers, identifiers);
+        add(&tables.profile_merges, rows::profile_merges(&tables.profile_merges, &resolved.merges, commit)?);
+        if !resolved.conflicts.is_empty() {
+            // The other side is loaded: it was asked whether it may be joined. The event's own need not be, where a cut
+            // keeps two identifiers of one person apart.
+            let other = |number| self.identities.components.get(&number).map(|component| component.id);
+            let id_of = |number| id_of.get(&number).copied().or_else(|| other(number));
+            let (table, plan) = (&tables.identity_conflicts, self.identities.plan());
+            add(table, rows::identity_conflicts(table, plan, &resolved.conflicts, events, &id_of, commit)?);
+        }
+        if batch.replayed.is_none() {
+            // A replayed input that is rejected again has its row already.
+            let rejects: Vec<&Reject> = batch.rejects.iter().chain(others).collect();
+            add(&tables.rejected_events, rows::rejected_events(&tables.rejected_events, &rejects, commit)?);
+        }
+        for (table, aggregator) in &self.aggregates {
+            let partial = aggregator
+                .run(&events.batch)
+                .map_err(|error| EngineError::Internal(format!("aggregate {}: {error}", table.name)))?;
+            add(table, rows::aggregate(table, &partial, commit)?);
+        }
+        Ok(())
+    }
+
+    /// Rows of profiles whose trait columns are at hand, all as of `now`, and of the ids that are gone.
+    pub(super) fn add_profile_columns(
+        &self,
+        ids: &[ProfileId],
+        traits: &RecordBatch,
+        now: TimeUs,
+        moved: &[Moved],
+        staged: &mut Staged,
+    ) -> Result<(), EngineError> {
+        let gone: Vec<Gone> = moved.iter().map(|moved| Gone { id: moved.id, as_of: now }).collect();
+        let table = &self.tables.profiles;
+        let rows = rows::profiles(table, ids, traits, &vec![now; ids.len()], &gone, staged.commit)?;
+        add(table, rows, staged);
+        Ok(())
+    }
+
+    /// Rows of profiles as of the last time when each was judged.
+    pub(super) fn add_profile_rows(&self, profiles: &[Profile], staged: &mut Staged) -> Result<(), EngineError> {
+        let ids: Vec<ProfileId> = profiles.iter().map(|profile| profile.id).collect();
+        let as_of: Vec<TimeUs> = profiles.iter().map(|profile| profile.as_of).collect();
+        let traits = self.traits.columns(profiles, &as_of)?;
+        let table = &self.tables.profiles;
+        add(table, rows::profiles(table, &ids, &traits, &as_of, &[], staged.commit)?, staged);
+        Ok(())
+    }
+
+    pub(super) fn add_sessions(
+        &self,
+        rows: &[(ProfileId, SessionRow)],
+        staged: &mut Staged,
+    ) -> Result<(), EngineError> {
+        let table = &self.tables.sessions;
+        add(table, session_rows::sessions(table, rows, staged.commit)?, staged);
+        Ok(())
+    }
+
+    pub(super) fn add_findings(&self, findings: &Findings, staged: &mut Staged) -> Result<(), EngineError> {
+        let commit = staged.commit;
+        let (changes, stages) = (&self.tables.segment_changes, &self.tables.stage_changes);
+        let rows = rows::segment_changes(changes, &self.segment_names, &findings.transitions, commit)?;
+        add(changes, rows, staged);
+        add(stages, rows::stage_changes(stages, &self.traits.plans, &findings.stages, commit)?, staged);
+        Ok(())
+    }
+
+    /// Rejected input is kept until it has been replayed; what a replay brought in is removed.
+    pub(super) fn add_rejects(&mut self, batch: &Prepared, staged: &mut Staged) {
+        match &batch.replayed {
+            None => {
+                self.record.totals.rejected += batch.rejects.len() as u64;
+                for reject in &batch.rejects {
+                    metrics::counter!("tributary_rejected_total", "source" => batch.source.to_string(), "code" => reject.code.clone()).increment(1);
+                    let number = self.record.next_reject;
+                    self.record.next_reject += 1;
+                    let stored = StoredReject { number, reject: reject.clone(), attempts: 0 };
+                    staged
+                        .writes
+                        .put(keys::number(Tag::Rejected, number), codec::encode(StoredReject::VERSION, &stored));
+                }
+            }
+            Some(numbers) => {
+                let mut left = numbers.clone();
+                for reject in &batch.rejects {
+                    let place = (reject.position.topic.to_string(), reject.position.partition, reject.position.offset);
+                    let Some(number) = left.remove(&place) else { continue };
+                    let stored = StoredReject { number, reject: reject.clone(), attempts: 1 };
+                    staged
+                        .writes
+                        .put(keys::number(Tag::Rejected, number), codec::encode(StoredReject::VERSION, &stored));
+                }
+                left.values().for_each(|number| staged.writes.delete(keys::number(Tag::Rejected, *number)));
+                self.record.totals.rejected = self.record.totals.rejected.saturating_sub(left.len() as u64);
+            }
+        }
+    }
+
+    pub(super) fn add_attempts(&mut self, attempts: Vec<Attempt>, staged: &mut Staged) -> Result<(), EngineError> {
+        if attempts.is_empty() {
+            return Ok(());
+        }
+        for attempt in &attempts {
+            let destination = attempt.queued.delivery.destination.clone();
+            metrics::counter!("tributary_deliveries_total", "destination" => destination, "outcome" => attempt.outcome.name()).increment(1);
+        }
+        let rows = rows::deliveries(&self.tables.deliveries, &attempts, staged.commit)?;
+        // Attempts come by command and from the batch itself; a table has one batch of rows per commit.
+        if let Some((_, known)) = staged.rows.iter_mut().find(|(table, _)| table.name == self.tables.deliveries.name) {
+            *known = join_renumbered(known, &rows)?;
+        } else {
+            staged.rows.push((self.tables.deliveries.clone(), rows));
+        }
+        Ok(())
+    }
+
+    pub(super) fn count(&mut self, batch: &Prepared, events: &EventBatch, resolved: &Resolved, touched: &Touched) {
+        let totals: &mut Totals = &mut self.record.totals;
+        if batch.replayed.is_none() {
+            totals.records += batch.records;
+            totals.filtered += batch.filtered;
+        }
+        totals.events += events.len() as u64;
+        totals.anonymous += touched.profile_of_row.iter().filter(|index| index.is_none()).count() as u64;
+        // A number that was absorbed in the batch that made it never was a profile.
+        let absorbed = resolved.absorbed.iter().filter(|(loser, _)| *loser < self.record.next_profile.max(1)).count();
+        totals.profiles = (totals.profiles + resolved.created.len() as u64).saturating_sub(absorbed as u64);
+        totals.identifiers += (resolved.identifiers.len() - resolved.reassigned) as u64;
+        totals.merges += absorbed as u64;
+        metrics::counter!("tributary_events_total", "source" => batch.source.to_string())
+            .increment(events.len() as u64);
+        for conflict in &resolved.conflicts {
+            metrics::counter!("tributary_identity_conflicts_total", "cause" => conflict.cause.name()).increment(1);
+            if conflict.cause == identity::Cause::MaxIdentifiers {
+                metrics::counter!("tributary_identity_hub_refusals_total").increment(1);
+            }
+        }
+    }
+
+    pub(super) fn count_transitions(&mut self, transitions: &[Transition]) {
+        for transition in transitions {
+            let name = &self.segment_names[transition.segment as usize];
+            let change = if transition.entered { 1 } else { -1 };
+            match self.record.segment_sizes.iter_mut().find(|(known, _)| known == name) {
+                Some((_, size)) => *size += change,
+                None => self.record.segment_sizes.push((name.clone(), change)),
+            }
+        }
+    }
+}
+
+fn add(table: &Table, rows: RecordBatch, staged: &mut Staged) {
+    if rows.num_rows() > 0 {
+        staged.rows.push((table.clone(), rows));
+    }
+}
+
+/// A profile as bodies of deliveries see it: `{id, traits, identifiers, segments}`.
+fn describe(
+    identities: &Identities,
+    plans: &Traits,
+    segments: &[String],
+    profile: &Profile,
+    component: Option<&Component>,
+    traits: &RecordBatch,
+    row: usize,
+) -> Value {
+    let mut values = Map::new();
+    for ((name, _), column) in BUILT_IN.iter().zip(traits.columns()) {
+        values.insert(name.to_string(), json_value(column, row));
+    }
+    let mut columns = traits.columns()[BUILT_IN.len()..].iter();
+    for plan in &plans.plans {
+        // One without a main value is an object of its parts: `checkout.level`.
+        let parts = plan.columns.iter().all(|column| !column.part.is_empty());
+        let mut object = Map::new();
+        for (column, array) in plan.columns.iter().zip(&mut columns) {
+            let mut value = json_value(array, row);
+            if let (ValueType::Json, Value::String(text)) = (column.value_type, &value) {
+                value = serde_json::from_str(text).unwrap_or(Value::Null);
+            }
+            match parts {
+                true => object.insert(column.part.to_string(), value),
+                false => values.insert(column.name.clone(), value),
+            };
+        }
+        if parts {
+            values.insert(plan.name.clone(), Value::Object(object));
+        }
+    }
+    let mut identifiers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for identifier in component.iter().flat_map(|component| component.identifiers()) {
+        let name = identities.plan().types[identifier.kind as usize].name.as_str();
+        identifiers.entry(name).or_default().push(&identifier.value);
+    }
+    identifiers.values_mut().for_each(|values| values.sort_unstable());
+    let segments: Vec<&str> = profile.segments().map(|segment| segments[usize::from(segment)].as_str()).collect();
+    json!({ "id": profile.id.to_string(), "traits": values, "identifiers": identifiers, "segments": segments })
+}
+
+fn json_value(column: &arrow::array::ArrayRef, row: usize) -> Value {
+    use arrow::array::{Array, AsArray};
+    use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMicrosecondType};
+    if column.is_null(row) {
+        return Value::Null;
+    }
+    match column.data_type() {
+        DataType::Int64 => json!(column.as_primitive::<Int64Type>().value(row)),
+        DataType::Float64 => json!(column.as_primitive::<Float64Type>().value(row)),
+        DataType::Boolean => json!(column.as_boolean().value(row)),
+        DataType::Timestamp(..) => json!(time_text(column.as_primitive::<TimestampMicrosecondType>().value(row))),
+        DataType::Utf8 => json!(column.as_string::<i32>().value(row)),
+        _ => Value::Null,
+    }
+}
+
+fn join_renumbered(first: &RecordBatch, second: &RecordBatch) -> Result<RecordBatch, EngineError> {
+    let failed = |error: arrow::error::ArrowError| EngineError::Internal(format!("joining rows: {error}"));
+    let joined = arrow::compute::concat_batches(&first.schema(), [first, second]).map_err(failed)?;
+    let mut columns = joined.columns().to_vec();
+    if let Some(last) = columns.last_mut() {
+        *last = Arc::new(arrow::array::UInt32Array::from_iter_values(0..joined.num_rows() as u32));
+    }
+    RecordBatch::try_new(joined.schema(), columns).map_err(failed)
+}

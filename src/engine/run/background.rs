@@ -1,0 +1,137 @@
+//! What the loop does besides its input: timers that are due, and definitions that come to know the past.
+
+use super::*;
+use crate::engine::core::{Chunk, FillRecord};
+
+/// Events of a fill that are added in one commit: few enough that live events do not wait for long.
+const FILL_ROWS: usize = 5_000;
+
+/// A `now` that is further behind the wall clock than this does not follow it.
+const CLOCK_STANDS_US: TimeUs = 1_000_000;
+
+/// A timer further away than a day is looked at again then.
+const WAIT_MAX_US: TimeUs = 86_400_000_000;
+
+impl Loop {
+    /// Returns when timers are due or people have to be judged anew.
+    pub(super) fn wait_for_background(&self) -> impl Future<Output = ()> + use<> {
+        let busy = self.core.is_sweeping() || self.core.next_due() <= self.core.record.now;
+        // A clock that stands still brings no timer nearer; the next input looks again.
+        let wait_us = self.core.next_due().saturating_sub(clock::now_us());
+        let ticks = self.now(None) >= clock::now_us() - CLOCK_STANDS_US;
+        async move {
+            if busy {
+                return;
+            }
+            if !ticks || wait_us > WAIT_MAX_US {
+                return std::future::pending().await;
+            }
+            tokio::time::sleep(std::time::Duration::from_micros(wait_us.max(0) as u64)).await;
+        }
+    }
+
+    /// Fires timers that are due and judges the next people of a sweep, each a commit of bounded size.
+    pub(super) async fn work_in_background(&mut self) -> Result<(), EngineError> {
+        if self.core.must_read_timers() || self.core.is_sweeping() {
+            self.finish_commit().await?;
+        }
+        let now = self.now(None);
+        if let Some(staged) = self.core.fire_timers(now).await? {
+            self.finish_commit().await?;
+            self.launch(staged, Vec::new(), None);
+        }
+        if self.core.is_sweeping() {
+            self.finish_commit().await?;
+            if let Some(staged) = self.core.sweep(now).await? {
+                self.launch(staged, Vec::new(), None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts reading the history that a fill needs, once the tables hold all of it.
+    pub(super) async fn read_fill(&mut self) -> Result<(), EngineError> {
+        let Some(fill) = self.core.fill.clone().filter(|fill| fill.swept.is_none()) else { return Ok(()) };
+        if self.filling || self.core.rebuild.is_some() {
+            return Ok(());
+        }
+        if self.core.outbox.range(..=fill.upto).next().is_some() {
+            return Ok(());
+        }
+        self.filling = true;
+        let restore = Restore::new(&self.pipeline.transform.fields);
+        let filter = fill.filter(self.core.slots(), &self.pipeline, self.core.record.now);
+        let (history, engine, status) = (self.history.clone(), self.engine.clone(), self.status.clone());
+        tokio::spawn(async move {
+            // Fails only when the engine is gone; the next start goes on.
+            if let Err(error) = fill_from(&*history, restore, filter, &fill, &engine, &status).await {
+                let _ = engine.send(Input::Failed(error)).await;
+            }
+        });
+        Ok(())
+    }
+
+    /// How far a fill is.
+    pub(super) fn tell_fill(&self) {
+        let text = self.core.fill.as_ref().map(|fill| match fill.swept {
+            None => format!(
+                "{} events added, up to commit {} of {}",
+                fill.events,
+                fill.cursor.map_or(0, |c| c.0),
+                fill.upto
+            ),
+            Some(number) => {
+                format!("{} events added; {number} of {} profiles judged", fill.events, self.core.record.next_profile)
+            }
+        });
+        metrics::gauge!("tributary_fill_running").set(if text.is_some() { 1.0 } else { 0.0 });
+        self.status.change(|status| status.fill = text);
+    }
+}
+
+/// Reads the events that a fill needs and hands them over, some at a time. A side that is away only delays.
+async fn fill_from(
+    history: &dyn History,
+    restore: Restore,
+    filter: HistoryFilter,
+    fill: &FillRecord,
+    engine: &mpsc::Sender<Input>,
+    status: &SharedStatus,
+) -> Result<(), EngineError> {
+    // The commit in which the last chunk ended is read again, for what is left of it.
+    let after = fill.cursor.map_or(0, |(commit, _)| commit.saturating_sub(1));
+    let range = CommitRange { after, upto: fill.upto };
+    let mut reader = HistoryReader::new(history, restore, filter, range);
+    let mut warned = String::new();
+    loop {
+        let stored = match reader.next().await {
+            Ok(Some(stored)) => stored,
+            Ok(None) => break,
+            Err(error @ EngineError::Internal(_)) => return Err(error),
+            Err(error) => {
+                let problem = error.to_string();
+                if problem != warned {
+                    tracing::warn!(%error, "a new definition waits for the history that it needs");
+                    warned.clone_from(&problem);
+                }
+                status.change(|status| status.fill = Some(problem));
+                tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+                continue;
+            }
+        };
+        let mut start = stored.places.partition_point(|place| fill.cursor.is_some_and(|cursor| *place <= cursor));
+        while start < stored.len() {
+            let length = FILL_ROWS.min(stored.len() - start);
+            let part = stored.slice(start, length);
+            let cursor = part.places[length - 1];
+            let (done, added) = oneshot::channel();
+            let command = Command::Fill { chunk: Box::new(Chunk { stored: part, cursor }), done };
+            if engine.send(Input::Command(command)).await.is_err() || added.await.is_err() {
+                return Ok(());
+            }
+            start += length;
+        }
+    }
+    let _ = engine.send(Input::Command(Command::HistoryRead)).await;
+    Ok(())
+}

@@ -1,0 +1,107 @@
+//! Promise 4, SEMANTICS §10: a definition that is new or changed knows the past up to an exact commit, and goes on live
+//! from there. Whatever comes in between, and wherever it is stopped, the end is that of a state that had the
+//! definition from the start.
+
+use std::path::Path;
+
+use crate::order;
+use crate::world::{World, for_seeds, random_events};
+
+const BEFORE: &str = r#"traits:
+  plan:     { latest: traits.plan }
+  orders:   { count: "*", event: Order Completed, where: "properties.total > 150" }
+  gone:     { max: properties.total, event: Order Completed }
+segments:
+  customers: "orders >= 1"
+  big:       "gone > 100"
+  old:       "events > 1"
+  pro:       "plan = 'pro'"
+"#;
+
+/// `orders` and with it `customers` mean something else, `big` and `both` too, `old` and `gone` are gone, the rest is new.
+const AFTER: &str = r#"traits:
+  plan:     { latest: traits.plan }
+  orders:   { count: "*", event: Order Completed }
+  home:     { latest: traits.plan, on_merge: survivor }
+  revenue:  { sum: properties.total, event: Order Completed }
+  mean:     { mean: properties.total, event: Order Completed }
+  recent:   { count: "*", window: 12h }
+  by_plan:  { count: "*", event: Order Completed, by: properties.currency }
+  engaged:  { formula: "orders + recent" }
+  stage:    { stages: [ { some: "recent > 2" }, { none: "true" } ] }
+segments:
+  customers: "orders >= 1"
+  big:       "revenue > 300"
+  pro:       "plan = 'pro'"
+  both:      "in_segment('big') AND in_segment('pro')"
+  lively:    "engaged > 3"
+  some:      "stage = 'some'"
+  half:      { sample: 50% }
+"#;
+
+fn write(folder: &Path, definitions: &str) {
+    let head = order::PIPELINE.split("traits:").next().expect("text");
+    std::fs::write(folder.join("order.yaml"), format!("{head}{definitions}")).expect("file");
+}
+
+/// Random people and events; the definitions change after some of them; live batches, pieces of the fill, crashes and
+/// steps of the sweep come in any order.
+#[test]
+fn a_fill_ends_where_the_definition_would_have_been_from_the_start() {
+    for_seeds("FILL_SEED", 30, |seed| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let folder = tempfile::tempdir().expect("folder");
+        let count = random.usize(20..120);
+        let events = random_events(&mut random, count, 0);
+        let clock = events.iter().map(|event| event.timestamp).max().expect("an event") - random.i64(0..3_600_000_000);
+
+        write(folder.path(), AFTER);
+        let mut expected = World::new(folder.path());
+        expected.clock = clock;
+        expected.apply_in_batches(&events, &mut random);
+
+        write(folder.path(), BEFORE);
+        let mut world = World::new(folder.path());
+        world.clock = clock;
+        let (first, mut rest) = events.split_at(random.usize(1..events.len()));
+        world.apply_in_batches(first, &mut random);
+        write(folder.path(), AFTER);
+        world.redefine(folder.path());
+        assert!(world.core.fill.is_some(), "seed {seed}");
+        let mut rounds = 0;
+        while world.core.fill.is_some() || !rest.is_empty() {
+            match random.u8(0..10) {
+                0..4 => {
+                    let (batch, after) = rest.split_at(random.usize(0..=rest.len().min(10)));
+                    rest = after;
+                    if !batch.is_empty() {
+                        world.apply(batch);
+                    }
+                }
+                4..9 if world.core.is_sweeping() => drop(world.sweep()),
+                4..9 => drop(world.fill_some(random.usize(1..20))),
+                _ => world.restart(),
+            }
+            rounds += 1;
+            assert!(rounds < 10_000, "the fill does not come to its end (seed {seed})");
+        }
+        let (seen, wanted) = (world.seen(), expected.seen());
+        assert_eq!(seen.members, wanted.members, "members (seed {seed})");
+        assert_eq!(seen.profiles.keys().collect::<Vec<_>>(), wanted.profiles.keys().collect::<Vec<_>>());
+        for (id, profile) in &wanted.profiles {
+            assert_eq!(seen.profiles.get(id), Some(profile), "profile {id} (seed {seed})");
+        }
+        assert_eq!(world.digest(), expected.digest(), "digest (seed {seed})");
+        // What the past says is told apart from what happened.
+        let causes = |world: &World, cause: &str| {
+            world.rows("segment_changes").iter().filter(|row| row["cause"] == cause).count()
+        };
+        assert_eq!(causes(&expected, "fill"), 0);
+        let old = world.rows("segment_changes").into_iter().filter(|row| row["segment"] == "old");
+        assert!(
+            old.clone()
+                .filter(|row| row["change"] == "exited")
+                .all(|row| row["cause"] == "removed" || row["cause"] == "merge")
+        );
+    });
+}
