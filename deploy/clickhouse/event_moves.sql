@@ -1,11 +1,14 @@
 -- Stored events that a correction (split, ban, strike) gave to another profile than the one in `events` and
--- `profile_merges` alone say. The latest row of an event counts, and later merges apply to it. `current_events` does both.
+-- `profile_merges` alone say, or to another session. The latest row of an event counts, and what became of its profile and
+-- session later applies to it. `current_events` does both.
 CREATE TABLE IF NOT EXISTS event_moves
 (
     event_batch     UInt64                            COMMENT '_batch of the event',
     event_seq       UInt32                            COMMENT '_seq of the event',
     message_id      String                            COMMENT 'the event',
+    timestamp       DateTime64(6, 'UTC')              COMMENT 'when it happened',
     profile_id      Nullable(String)                  COMMENT 'the profile it belongs to since, null when it is nobody''s any more',
+    session_id      Nullable(String)                  COMMENT 'the session it belongs to since, null when it is in none',
     cause           LowCardinality(String)            COMMENT 'split, ban or strike',
     _batch          UInt64                            COMMENT 'the commit',
     _seq            UInt32                            COMMENT 'the row within commit and table',

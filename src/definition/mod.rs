@@ -361,7 +361,8 @@ fn timezone(definition: &Definition, reader: &Reader) -> Tz {
         }
         return Tz::UTC;
     };
-    if !matches!(zone, Tz::UTC | Tz::Etc__UTC) {
+    let followed = definition.sessions.as_ref().is_some_and(|sessions| sessions.split_on_midnight);
+    if !followed && !matches!(zone, Tz::UTC | Tz::Etc__UTC) {
         let message = "only `sessions` with `split_on: midnight` follow this time zone so far";
         let help = "expressions cut days and hours in UTC; write UTC to say that this is meant".to_string();
         reader.findings.warning(timezone.span, message, help);

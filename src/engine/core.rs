@@ -206,8 +206,7 @@ impl Core {
         let now = self.record.now;
         let input = Input { events: &events, profile_of_row: &touched.profile_of_row, best: &resolved.best, now };
         let traits = self.traits.apply(&input, None, &mut profiles)?;
-        let late = self.traits.count(&input, &mut profiles);
-        let sessions = (self.traits.session_ids(&input, &profiles), late);
+        let sessions = self.traits.count(&input, &mut profiles);
         let session_rows = self.traits.take_sessions(&mut profiles);
         self.relinked = resolved.identifiers.iter().map(|row| row.number).collect();
         let round = Round {

@@ -12,6 +12,7 @@ use hashbrown::{HashMap, HashSet};
 
 use super::EngineError;
 use crate::event::{EventBatch, ProfileId, TimeUs};
+use crate::session::SessionId;
 use crate::sink::CommitRange;
 use crate::transform::Restore;
 
@@ -52,14 +53,16 @@ pub struct Stored {
     pub events: EventBatch,
     /// The profile that each belongs to, before merges are followed: as stored, or as moved since.
     pub profiles: Vec<Option<ProfileId>>,
+    /// The session of each, likewise.
+    pub sessions: Vec<Option<SessionId>>,
     /// What identity decided, see `identity_decision`.
     pub decisions: StringArray,
     /// `_batch` and `_seq`.
     pub places: Vec<(u64, u32)>,
 }
 
-/// Where an event was moved to.
-type Moves = HashMap<(u64, u32), Option<ProfileId>>;
+/// The profile and the session that an event was moved to.
+type Moves = HashMap<(u64, u32), (Option<ProfileId>, Option<SessionId>)>;
 
 impl Stored {
     /// From rows of the `events` table.
@@ -78,17 +81,15 @@ impl Stored {
         let ids = column("profile_id", DataType::Utf8)?;
         let decisions = column("identity_decision", DataType::Utf8)?;
         let places: Vec<(u64, u32)> = places(&batches, &numbers);
-        let ids = ids.as_string::<i32>();
-        let profiles = places
+        let sessions = column("session_id", DataType::Utf8)?;
+        let (ids, sessions) = (ids.as_string::<i32>(), sessions.as_string::<i32>());
+        let (profiles, sessions) = places
             .iter()
             .enumerate()
-            .map(|(row, place)| match moves.get(place) {
-                Some(moved) => *moved,
-                None => id_at(ids, row),
-            })
-            .collect();
+            .map(|(row, place)| moves.get(place).copied().unwrap_or((id_at(ids, row), session_at(sessions, row))))
+            .unzip();
         let events = restore.events(rows).map_err(failed)?;
-        Ok(Stored { events, profiles, decisions: decisions.as_string::<i32>().clone(), places })
+        Ok(Stored { events, profiles, sessions, decisions: decisions.as_string::<i32>().clone(), places })
     }
 
     pub fn len(&self) -> usize {
@@ -104,6 +105,7 @@ impl Stored {
         Stored {
             events: EventBatch { batch: self.events.batch.slice(start, length) },
             profiles: self.profiles[start..start + length].to_vec(),
+            sessions: self.sessions[start..start + length].to_vec(),
             decisions: self.decisions.slice(start, length),
             places: self.places[start..start + length].to_vec(),
         }
@@ -118,6 +120,11 @@ fn places(batches: &ArrayRef, numbers: &ArrayRef) -> Vec<(u64, u32)> {
 
 fn id_at(ids: &StringArray, row: usize) -> Option<ProfileId> {
     if ids.is_null(row) { None } else { ids.value(row).parse().ok() }
+}
+
+fn session_at(ids: &StringArray, row: usize) -> Option<SessionId> {
+    // Written as ids of profiles are.
+    id_at(ids, row).map(|id| SessionId(id.0))
 }
 
 /// Walks the events of the commits `(cursor, upto]`.
@@ -192,10 +199,11 @@ impl<'h> HistoryReader<'h> {
                 cast(&found, &wanted).map_err(|error| EngineError::Internal(format!("event_moves: {error}")))
             };
             let places = places(&column("event_batch", DataType::UInt64)?, &column("event_seq", DataType::UInt32)?);
-            let ids = column("profile_id", DataType::Utf8)?;
-            let ids = ids.as_string::<i32>();
+            let (ids, sessions) = (column("profile_id", DataType::Utf8)?, column("session_id", DataType::Utf8)?);
+            let (ids, sessions) = (ids.as_string::<i32>(), sessions.as_string::<i32>());
+            let to = |row| (id_at(ids, row), session_at(sessions, row));
             // Oldest first: the latest counts.
-            moves.extend(places.into_iter().enumerate().map(|(row, place)| (place, id_at(ids, row))));
+            moves.extend(places.into_iter().enumerate().map(|(row, place)| (place, to(row))));
         }
         Ok(moves)
     }

@@ -13,7 +13,7 @@ use super::EngineError;
 use super::core::{StageChange, Told};
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, column};
 use crate::identity::{Cause, Conflict, Decision, Extracted, IdentifierRow, IdentityPlan, Merge};
-use crate::profile::{BUILT_IN, TraitPlan};
+use crate::profile::{BUILT_IN, SessionsOf, TraitPlan};
 use crate::segment::Transition;
 use crate::session::SessionId;
 use crate::sink::{Attempt, Table};
@@ -70,8 +70,7 @@ pub fn events(
     id_of_row: &[Option<ProfileId>],
     extracted: &Extracted<'_>,
     decisions: &[(u32, Decision)],
-    sessions: &[Option<SessionId>],
-    late: &[u32],
+    SessionsOf { ids: sessions, late }: &SessionsOf,
     commit: u64,
 ) -> Result<RecordBatch, EngineError> {
     // Ids of sessions are written as those of profiles are.
@@ -208,13 +207,17 @@ pub fn identity_conflicts(
     finish(table, columns, commit)
 }
 
-/// A stored event that belongs to another profile than merges alone would say.
+/// A stored event that belongs to another profile or session than merges alone would say.
 pub struct EventMove {
     /// `_batch` and `_seq` of the event.
     pub place: (u64, u32),
     pub message_id: Box<str>,
     /// None: nobody.
     pub to: Option<ProfileId>,
+    /// When it happened.
+    pub at: TimeUs,
+    /// The session it is in now.
+    pub session: Option<SessionId>,
 }
 
 pub fn event_moves(table: &Table, moves: &[EventMove], cause: &str, commit: u64) -> Result<RecordBatch, EngineError> {
@@ -222,7 +225,9 @@ pub fn event_moves(table: &Table, moves: &[EventMove], cause: &str, commit: u64)
         Arc::new(UInt64Array::from_iter_values(moves.iter().map(|moved| moved.place.0))),
         Arc::new(UInt32Array::from_iter_values(moves.iter().map(|moved| moved.place.1))),
         texts(moves.iter().map(|moved| &*moved.message_id)),
+        times(moves.iter().map(|moved| moved.at)),
         ids(moves.iter().map(|moved| moved.to)),
+        ids(moves.iter().map(|moved| moved.session.map(|id| ProfileId(id.0)))),
         texts(moves.iter().map(|_| cause)),
     ];
     finish(table, columns, commit)

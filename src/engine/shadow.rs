@@ -12,6 +12,7 @@ use crate::definition::Pipeline;
 use crate::event::{ProfileId, ProfileNumber, TimeUs, column};
 use crate::identity::{Component, Corrections, Decisions, Identities, NO_PROFILE, extract};
 use crate::profile::{Input, Profile, Traits};
+use crate::session::SessionId;
 use crate::state::WriteBatch;
 
 pub struct Shadow {
@@ -31,8 +32,13 @@ pub struct Shadow {
 pub struct ShadowRow {
     pub place: (u64, u32),
     pub message_id: Box<str>,
-    /// The profile it belonged to so far, before merges are followed.
-    pub was: Option<ProfileId>,
+    pub at: TimeUs,
+    /// The profile and the session that it belonged to so far, before merges are followed.
+    pub was: (Option<ProfileId>, Option<SessionId>),
+    /// The session that it would begin.
+    pub own_session: SessionId,
+    /// The session that it came into, before [`Follow`](crate::session::Follow).
+    pub session: Option<SessionId>,
     /// Index into [`Rebuilt::groups`]; None: nobody's.
     pub group: Option<usize>,
     number: ProfileNumber,
@@ -137,13 +143,18 @@ impl Shadow {
         let (numbers, mut profiles): (Vec<ProfileNumber>, Vec<Profile>) = touched.into_iter().unzip();
         let input = Input { events, profile_of_row: &profile_of_row, best: &resolved.best, now: self.now };
         self.traits.apply(&input, which, &mut profiles)?;
-        self.traits.count(&input, &mut profiles);
+        let sessions = self.traits.count(&input, &mut profiles);
+        self.traits.note_sessions(&input, &sessions, &stored.sessions, &mut profiles);
         self.profiles.extend(numbers.into_iter().zip(profiles));
-        let message_ids = events.strings(column::MESSAGE_ID);
+        let (message_ids, sources) = (events.strings(column::MESSAGE_ID), events.strings(column::SOURCE));
+        let timestamps = events.times(column::TIMESTAMP);
         self.rows.extend(resolved.numbers.iter().enumerate().map(|(row, number)| ShadowRow {
             place: stored.places[row],
             message_id: message_ids.value(row).into(),
-            was: stored.profiles[row],
+            at: timestamps.value(row),
+            was: (stored.profiles[row], stored.sessions[row]),
+            own_session: SessionId::of(sources.value(row), message_ids.value(row)),
+            session: sessions.ids[row],
             group: None,
             number: *number,
         }));

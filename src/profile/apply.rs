@@ -21,7 +21,6 @@ use super::sequence::{Sequence, SequencePoint};
 use super::window::Panes;
 use crate::event::{EventBatch, ProfileId, TimeUs, ValueType, column};
 use crate::expression::{BoundExpression, EvaluateError, Expression, ExpressionError, NOW_COLUMN, Projected};
-
 use crate::session::{Columns, SessionId, SessionRow, SessionsPlan};
 
 /// A trait could not be computed for a batch: the definitions passed their checks, so this is a fault of ours.
@@ -68,6 +67,15 @@ pub struct Input<'a> {
     pub best: &'a [u64],
     /// Events after it have not happened yet.
     pub now: TimeUs,
+}
+
+/// What became of a batch's events.
+#[derive(Debug, Default)]
+pub struct SessionsOf {
+    /// The session of each row.
+    pub ids: Vec<Option<SessionId>>,
+    /// Rows that came too late for any, in order.
+    pub late: Vec<u32>,
 }
 
 impl Traits {
@@ -122,45 +130,64 @@ impl Traits {
         });
     }
 
-    /// Counts every row for `profiles[profile_of_row[row]]`: what all profiles have, their sessions among it. Gives the rows
-    /// that came too late for any session.
-    pub fn count(&self, input: &Input<'_>, profiles: &mut [Profile]) -> Vec<u32> {
+    /// Counts every row for `profiles[profile_of_row[row]]`: what all profiles have, their sessions among it.
+    pub fn count(&self, input: &Input<'_>, profiles: &mut [Profile]) -> SessionsOf {
         let timestamps = input.events.times(column::TIMESTAMP);
         let columns = Columns::of(&self.sessions, input.events);
-        for profile in profiles.iter_mut() {
-            profile.sessions.settle(&self.sessions, profile.floor());
-        }
         let mut late = Vec::new();
         for (row, profile) in input.profile_of_row.iter().enumerate() {
             let Some(profile) = profile.and_then(|index| profiles.get_mut(index as usize)) else { continue };
+            let at = timestamps.value(row);
+            // Measured event by event, so that it does not depend on where batches end.
+            let in_time = at >= profile.floor();
             profile.events += 1;
-            profile.first_seen = profile.first_seen.min(timestamps.value(row));
-            profile.last_seen = profile.last_seen.max(timestamps.value(row));
-            if columns.event(row).is_some_and(|event| !profile.sessions.apply(&self.sessions, &event)) {
+            profile.first_seen = profile.first_seen.min(at);
+            profile.last_seen = profile.last_seen.max(at);
+            if columns.event(row).is_some_and(|event| !in_time || !profile.sessions.apply(&self.sessions, &event)) {
                 late.push(row as u32);
             }
         }
-        late
-    }
-
-    /// The session of each row, once all rows have been counted.
-    pub fn session_ids(&self, input: &Input<'_>, profiles: &[Profile]) -> Vec<Option<SessionId>> {
-        let columns = Columns::of(&self.sessions, input.events);
-        let id = |(row, profile): (usize, &Option<u32>)| {
+        let mut ids: Vec<Option<SessionId>> = Vec::with_capacity(input.profile_of_row.len());
+        let mut is_late = late.iter().peekable();
+        ids.extend(input.profile_of_row.iter().enumerate().map(|(row, profile)| {
+            if is_late.next_if(|late| **late as usize == row).is_some() {
+                return None;
+            }
             let profile = profiles.get(profile.map(|index| index as usize)?)?;
             profile.sessions.id_of(&self.sessions, &columns.event(row)?)
-        };
-        input.profile_of_row.iter().enumerate().map(id).collect()
+        }));
+        SessionsOf { ids, late }
     }
 
-    /// What is to be said of the sessions of these profiles; they remember that it was.
+    /// What is to be said of the sessions of these profiles; they remember that it was, and forget what no event can change.
     pub fn take_sessions(&self, profiles: &mut [Profile]) -> Vec<(ProfileId, SessionRow)> {
         let mut rows = Vec::new();
         for profile in profiles {
             let id = profile.id;
             rows.extend(profile.sessions.take(&self.sessions).into_iter().map(|row| (id, row)));
+            profile.sessions.settle(&self.sessions, profile.floor());
         }
         rows
+    }
+
+    /// The same where profiles are made anew from stored events: the rows are kept for later. `was` are the sessions that the
+    /// events were stored in; ids that the table may have from before are told of as well.
+    pub fn note_sessions(&self, input: &Input<'_>, now: &SessionsOf, was: &[Option<SessionId>], profiles: &mut [Profile]) {
+        let columns = Columns::of(&self.sessions, input.events);
+        for (row, profile) in input.profile_of_row.iter().enumerate() {
+            let profile = profile.and_then(|index| profiles.get_mut(index as usize));
+            if let (Some(profile), Some(event), Some(_)) = (profile, columns.event(row), now.ids[row]) {
+                // A session begins with an event that is stored in it, or where a late campaign has cut another.
+                let id = SessionId::of(event.source, event.message_id);
+                if was[row] == Some(id) || (self.sessions.split_on_campaign && event.names_campaign()) {
+                    profile.sessions.recall(&event);
+                }
+            }
+        }
+        for profile in profiles {
+            profile.sessions.note(&self.sessions);
+            profile.sessions.settle(&self.sessions, profile.floor());
+        }
     }
 
     /// Applies every row to `profiles[profile_of_row[row]]`, before they are counted, for the traits in `which` (by index; all where None). Says

@@ -22,7 +22,7 @@ impl History for TableHistory {
 
     async fn moves(&self, range: CommitRange) -> Result<Vec<RecordBatch>, HistoryError> {
         self.query(&format!(
-            "SELECT event_batch, event_seq, profile_id FROM event_moves WHERE event_batch > {} AND event_batch <= {} \
+            "SELECT event_batch, event_seq, profile_id, session_id FROM event_moves WHERE event_batch > {} AND event_batch <= {} \
              ORDER BY _batch, _seq",
             range.after, range.upto
         ))
@@ -39,7 +39,7 @@ impl TableHistory {
 /// The same text for both engines, but for a time. Events that were moved to one of the profiles are few: they come by a join of
 /// their own, so that the filter on the stored id can use the table's index.
 fn events_sql(range: CommitRange, filter: &HistoryFilter, target: &Target) -> String {
-    let names = NAMES.iter().copied().chain(["profile_id", "identity_decision", "_batch", "_seq"]);
+    let names = NAMES.iter().copied().chain(["profile_id", "session_id", "identity_decision", "_batch", "_seq"]);
     let columns: Vec<String> = names.map(|name| format!("e.{0} AS {0}", quoted(name))).collect();
     let columns = columns.join(", ");
     let mut conditions = vec![format!("e._batch > {} AND e._batch <= {}", range.after, range.upto)];

@@ -14,6 +14,7 @@
 //! are only counted. Nothing here reads the store or a clock.
 
 mod columns;
+mod follow;
 mod plan;
 mod sessions;
 mod span;
@@ -22,10 +23,12 @@ mod span;
 mod tests;
 
 pub use columns::{Columns, fields};
+pub use follow::Follow;
 pub use plan::{GAP, SessionsPlan};
 pub use sessions::Sessions;
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use crate::event::TimeUs;
 
@@ -36,7 +39,10 @@ pub struct SessionId(pub [u8; 16]);
 impl SessionId {
     pub fn of(source: &str, message_id: &str) -> SessionId {
         // A source's name holds no zero byte.
-        SessionId(xxhash_rust::xxh3::xxh3_128(format!("{source}\0{message_id}").as_bytes()).to_be_bytes())
+        let mut text: SmallVec<[u8; 128]> = SmallVec::from_slice(source.as_bytes());
+        text.push(0);
+        text.extend_from_slice(message_id.as_bytes());
+        SessionId(xxhash_rust::xxh3::xxh3_128(&text).to_be_bytes())
     }
 }
 
@@ -66,6 +72,12 @@ pub struct SessionEvent<'a> {
     pub campaign: [Option<&'a str>; 3],
 }
 
+impl SessionEvent<'_> {
+    pub fn names_campaign(&self) -> bool {
+        self.campaign.iter().any(Option::is_some)
+    }
+}
+
 /// Source, medium and name together; at least one is there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Campaign {
@@ -89,13 +101,32 @@ pub struct SessionRow {
     pub last_page: Option<Box<str>>,
     /// The first one named in it.
     pub campaign: Option<Campaign>,
-    /// The id is gone: the session that its first event is in now. Then both times are that event's and the rest is empty.
+    /// The id is gone: the session that its first event is in now; the id itself where that event is in none any more. Then
+    /// both times are that event's and the rest is empty.
     pub merged_into: Option<SessionId>,
     /// The first of the sessions that only campaigns part from each other; its own id where there is no such split.
     pub chain_id: SessionId,
 }
 
 impl SessionRow {
+    /// The row of an id that no longer stands, where its first event is in `now`; None: in no session at all.
+    pub fn gone(id: SessionId, at: TimeUs, message_id: &str, now: Option<(SessionId, SessionId)>) -> SessionRow {
+        let (merged_into, chain_id) = now.unwrap_or((id, id));
+        SessionRow {
+            id,
+            started_at: at,
+            ended_at: at,
+            first_message_id: message_id.into(),
+            events: 0,
+            pages: 0,
+            first_page: None,
+            last_page: None,
+            campaign: None,
+            merged_into: Some(merged_into),
+            chain_id,
+        }
+    }
+
     pub fn duration_us(&self) -> TimeUs {
         self.ended_at.saturating_sub(self.started_at)
     }

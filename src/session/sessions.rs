@@ -11,8 +11,8 @@ use crate::state::codec;
 
 /// All of one profile's sessions that may still change, and how many are past.
 ///
-/// Per batch: [`settle`](Sessions::settle), then [`apply`](Sessions::apply) its events and [`merge`](Sessions::merge)
-/// profiles in any order, then ask [`id_of`](Sessions::id_of) each event, [`take`](Sessions::take) the rows to write, and
+/// Per batch: [`apply`](Sessions::apply) its events and [`merge`](Sessions::merge) profiles in any order, then ask
+/// [`id_of`](Sessions::id_of) each event, [`take`](Sessions::take) the rows to write, [`settle`](Sessions::settle), and
 /// store the state. An event that is applied twice is counted twice: de-duplication comes before.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sessions {
@@ -50,6 +50,13 @@ impl Sessions {
             return false;
         }
         self.touch(event.at, event.at);
+        // Most events go on with the latest session.
+        if !plan.split_on_campaign
+            && let Some(last) = self.spans.last_mut().filter(|last| last.takes(plan, event))
+        {
+            last.add(event);
+            return true;
+        }
         let point = Point::of(event);
         if plan.split_on_campaign {
             let index = self.points.partition_point(|other| other.moment <= point.moment);
@@ -143,6 +150,13 @@ impl Sessions {
         if self.floor.is_some_and(|floor| event.at < floor) {
             return None;
         }
+        if !plan.split_on_campaign {
+            let begun = self.spans.partition_point(|span| span.first.at < event.at);
+            let last = begun.checked_sub(1).map(|index| &self.spans[index]);
+            if let Some(span) = last.filter(|span| span.last_at >= event.at) {
+                return Some(span.first.id);
+            }
+        }
         let moment = Moment::of(event);
         let upto = self.points.partition_point(|point| point.moment <= moment);
         let Some(mut first) = self.points[..upto].last().map(|point| &point.moment) else {
@@ -179,6 +193,15 @@ impl Sessions {
         std::mem::take(&mut self.rows)
     }
 
+    /// An id that was made of an event of now may stand in the table from before, where this state is made anew: what has
+    /// become of it is to be said as well.
+    pub fn recall(&mut self, event: &SessionEvent) {
+        let moment = Moment::of(event);
+        if !self.issued.iter().any(|issued| issued.moment.id == moment.id) {
+            self.issued.push(Issued { moment, digest: 0 });
+        }
+    }
+
     fn touch(&mut self, from: TimeUs, to: TimeUs) {
         self.changed = Some(self.changed.map_or((from, to), |(a, b)| (a.min(from), b.max(to))));
     }
@@ -195,8 +218,8 @@ impl Sessions {
         open
     }
 
-    /// Makes the rows of what has changed.
-    fn note(&mut self, plan: &SessionsPlan) {
+    /// Makes the rows of what has changed, to be [taken](Sessions::take) with others later.
+    pub fn note(&mut self, plan: &SessionsPlan) {
         let Some((from, to)) = self.changed.take() else { return };
         let mut issued = std::mem::take(&mut self.issued);
         let mut rows = std::mem::take(&mut self.rows);
@@ -226,7 +249,9 @@ impl Sessions {
                 let now = chain.partition_point(|span| span.first <= issued.moment) - 1;
                 let now = &chain[now];
                 if now.first.id != issued.moment.id {
-                    let gone = gone(&issued.moment, now);
+                    let moment = &issued.moment;
+                    let now = Some((now.first.id, now.chain_id()));
+                    let gone = SessionRow::gone(moment.id, moment.at, &moment.message_id, now);
                     say(issued, gone);
                 }
             }
@@ -241,23 +266,6 @@ impl Weigh for Sessions {
             + self.points.iter().map(|point| size_of::<Point>() + point.weigh()).sum::<usize>()
             + self.issued.iter().map(|issued| size_of::<Issued>() + issued.moment.message_id.len()).sum::<usize>()
             + self.rows.capacity() * size_of::<SessionRow>()
-    }
-}
-
-/// The row of an id that no longer stands.
-fn gone(moment: &Moment, now: &Span) -> SessionRow {
-    SessionRow {
-        id: moment.id,
-        started_at: moment.at,
-        ended_at: moment.at,
-        first_message_id: moment.message_id.clone(),
-        events: 0,
-        pages: 0,
-        first_page: None,
-        last_page: None,
-        campaign: None,
-        merged_into: Some(now.first.id),
-        chain_id: now.chain_id(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Events as sessions keep them: one by one, or summed up.
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Campaign, SessionEvent, SessionId, SessionRow, SessionsPlan};
@@ -10,11 +12,24 @@ use crate::event::TimeUs;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Moment {
     pub at: TimeUs,
-    pub message_id: Box<str>,
+    pub message_id: String,
     pub id: SessionId,
 }
 
 impl Moment {
+    /// How an event stands to this one.
+    fn of_event(&self, event: &SessionEvent) -> Ordering {
+        let order = (event.at, event.message_id).cmp(&(self.at, &self.message_id));
+        order.then_with(|| SessionId::of(event.source, event.message_id).cmp(&self.id))
+    }
+
+    /// As [`of`](Moment::of), in the space that is there.
+    fn set(&mut self, event: &SessionEvent) {
+        (self.at, self.id) = (event.at, SessionId::of(event.source, event.message_id));
+        self.message_id.clear();
+        self.message_id.push_str(event.message_id);
+    }
+
     pub fn of(event: &SessionEvent) -> Moment {
         Moment { at: event.at, message_id: event.message_id.into(), id: SessionId::of(event.source, event.message_id) }
     }
@@ -31,19 +46,24 @@ pub struct Point {
 
 impl Point {
     pub fn of(event: &SessionEvent) -> Point {
-        let [source, medium, name] = event.campaign.map(|text| text.map(Box::from));
-        let named = source.is_some() || medium.is_some() || name.is_some();
         Point {
             moment: Moment::of(event),
             page: event.page,
             path: event.path.map(Box::from),
-            campaign: named.then(|| Box::new(Campaign { source, medium, name })),
+            campaign: Campaign::of(event).map(Box::new),
         }
     }
 
     pub fn weigh(&self) -> usize {
         let campaign = self.campaign.as_ref().map_or(0, |campaign| size_of::<Campaign>() + texts(campaign));
         self.moment.message_id.len() + self.path.as_ref().map_or(0, |path| path.len()) + campaign
+    }
+}
+
+impl Campaign {
+    fn of(event: &SessionEvent) -> Option<Campaign> {
+        let [source, medium, name] = event.campaign.map(|text| text.map(Box::from));
+        event.names_campaign().then_some(Campaign { source, medium, name })
     }
 }
 
@@ -61,8 +81,8 @@ pub struct Span {
     pub last_at: TimeUs,
     pub events: u32,
     pub pages: u32,
-    first_page: Dated<Box<str>>,
-    last_page: Dated<Box<str>>,
+    first_page: Dated<String>,
+    last_page: Dated<String>,
     /// The first one named. Where campaigns split, it is the only one.
     campaign: Dated<Campaign>,
     /// The chain, unless it begins here.
@@ -81,7 +101,7 @@ pub enum Between {
 
 impl Span {
     pub fn of(point: &Point) -> Span {
-        let page = point.path.as_ref().map(|path| Box::new((point.moment.clone(), path.clone())));
+        let page = point.path.as_ref().map(|path| Box::new((point.moment.clone(), path.to_string())));
         let campaign = point.campaign.as_deref();
         Span {
             first: point.moment.clone(),
@@ -92,6 +112,28 @@ impl Span {
             last_page: page,
             campaign: campaign.map(|campaign| Box::new((point.moment.clone(), campaign.clone()))),
             chain: None,
+        }
+    }
+
+    /// Whether an event lies in this span or follows it without a pause. The first event of all and those at one time with
+    /// it are not looked at.
+    pub fn takes(&self, plan: &SessionsPlan, event: &SessionEvent) -> bool {
+        event.at > self.first.at && (event.at <= self.last_at || !plan.apart(self.last_at, event.at))
+    }
+
+    /// Adds an event that the span [`takes`](Span::takes), mostly without new space.
+    pub fn add(&mut self, event: &SessionEvent) {
+        self.last_at = self.last_at.max(event.at);
+        self.events = self.events.saturating_add(1);
+        self.pages = self.pages.saturating_add(u32::from(event.page));
+        if let Some(path) = event.path {
+            put(&mut self.first_page, event, path, Ordering::Less);
+            put(&mut self.last_page, event, path, Ordering::Greater);
+        }
+        if event.names_campaign()
+            && self.campaign.as_ref().is_none_or(|known| known.0.of_event(event) == Ordering::Less)
+        {
+            self.campaign = Campaign::of(event).map(|campaign| Box::new((Moment::of(event), campaign)));
         }
     }
 
@@ -133,12 +175,12 @@ impl Span {
     }
 
     pub fn row(&self) -> SessionRow {
-        let path = |page: &Dated<Box<str>>| page.as_ref().map(|page| page.1.clone());
+        let path = |page: &Dated<String>| page.as_ref().map(|page| page.1.as_str().into());
         SessionRow {
             id: self.first.id,
             started_at: self.first.at,
             ended_at: self.last_at,
-            first_message_id: self.first.message_id.clone(),
+            first_message_id: self.first.message_id.as_str().into(),
             events: self.events,
             pages: self.pages,
             first_page: path(&self.first_page),
@@ -150,14 +192,27 @@ impl Span {
     }
 
     pub fn weigh(&self) -> usize {
-        let page = |page: &Dated<Box<str>>| {
-            page.as_ref().map_or(0, |page| size_of::<(Moment, Box<str>)>() + page.0.message_id.len() + page.1.len())
+        let page = |page: &Dated<String>| {
+            page.as_ref().map_or(0, |page| size_of::<(Moment, String)>() + page.0.message_id.len() + page.1.len())
         };
         let campaign = self
             .campaign
             .as_ref()
             .map_or(0, |campaign| size_of::<(Moment, Campaign)>() + campaign.0.message_id.len() + texts(&campaign.1));
         self.first.message_id.len() + page(&self.first_page) + page(&self.last_page) + campaign
+    }
+}
+
+/// Keeps the event's path if the event stands so to that of the one there is.
+fn put(page: &mut Dated<String>, event: &SessionEvent, path: &str, wanted: Ordering) {
+    match page {
+        None => *page = Some(Box::new((Moment::of(event), path.to_string()))),
+        Some(known) if known.0.of_event(event) == wanted => {
+            known.0.set(event);
+            known.1.clear();
+            known.1.push_str(path);
+        }
+        Some(_) => {}
     }
 }
 

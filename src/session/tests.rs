@@ -125,15 +125,6 @@ impl Tables {
         standing
     }
 
-    /// What the views compute: one step to the chain, and there by time.
-    fn session_of(&self, event: &Event, stored: SessionId) -> SessionId {
-        let chain = self.sessions[&stored].chain_id;
-        let begun = |row: &SessionRow| (row.started_at, row.first_message_id.clone(), row.id);
-        let here = (event.at, event.message_id.clone().into(), event.id());
-        let in_chain = self.sessions.values().filter(|row| row.merged_into.is_none() && row.chain_id == chain);
-        in_chain.filter(|row| begun(row) <= here).max_by_key(|row| begun(row)).map_or(chain, |row| row.id)
-    }
-
     /// That the tables say of these events what they would say if they had come in order.
     fn check(&self, plan: &SessionsPlan, events: &[Event], seed: u64) {
         let naive = naive(plan, events);
@@ -141,9 +132,11 @@ impl Tables {
         standing.iter_mut().for_each(|row| row.chain_id = row.id);
         let expected: Vec<SessionRow> = naive.iter().map(|session| expected_row(session)).collect();
         assert_eq!(standing, expected, "seed {seed}, {plan:?}");
+        let follow = Follow::of(self.sessions.values());
         for (event, stored) in &self.events {
             let session = naive.iter().find(|session| session.contains(event)).expect("a session");
-            assert_eq!(self.session_of(event, *stored), session[0].id(), "seed {seed}: {event:?}");
+            let found = follow.session(*stored, event.at, &event.message_id);
+            assert_eq!(found, session[0].id(), "seed {seed}: {event:?}");
             let row = &self.sessions[stored];
             let own = naive.iter().find(|session| session.iter().any(|other| other.id() == row.id)).expect("a session");
             assert_eq!(row.merged_into.unwrap_or(row.id), own[0].id(), "seed {seed}: one step");

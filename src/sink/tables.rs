@@ -126,8 +126,9 @@ pub fn identity_conflicts() -> Table {
     )
 }
 
-/// One row per stored event that a correction moved to another profile than `profile_merges` alone says. The latest
-/// row of (`event_batch`, `event_seq`) counts; without a `profile_id` the event is nobody's any more.
+/// One row per stored event that a correction moved to another profile than `profile_merges` alone says, or to another
+/// session than the one it is stored in. The latest row of (`event_batch`, `event_seq`) counts; without a `profile_id` the event
+/// is nobody's any more.
 pub fn event_moves() -> Table {
     table(
         "event_moves",
@@ -136,7 +137,9 @@ pub fn event_moves() -> Table {
             ("event_batch", DataType::UInt64, false),
             ("event_seq", DataType::UInt32, false),
             ("message_id", DataType::Utf8, false),
+            ("timestamp", time_type(), false),
             ("profile_id", DataType::Utf8, true),
+            ("session_id", DataType::Utf8, true),
             // `split`, `ban` or `strike`
             ("cause", DataType::Utf8, false),
         ],

@@ -143,17 +143,24 @@ fn latest(dialect: Dialect, table: &Table, keys: &[&str], shown: &[&str], only: 
 /// there through the merges; and in the session that they belong to now.
 fn current_events(dialect: Dialect, table: &Table, moves: bool, sessions: bool) -> String {
     let (own, join) = valid_now(dialect, "e.profile_id");
-    let (now, moved) = if moves { moved(dialect, &own) } else { (own, String::new()) };
-    let (items, session) = event_items(dialect, table, &now, sessions);
+    let (own_session, session) = session_of(dialect, sessions, &Place::EVENTS);
+    let (profile, session_id, moved) = match moves {
+        true => {
+            let (not_moved, moved) = moved(dialect, sessions);
+            let or = |own: &str, name: &str| format!("CASE WHEN {not_moved} THEN {own} ELSE v.{name} END");
+            (or(&own, "profile_id"), or(&own_session, "session_id"), moved)
+        }
+        false => (own, own_session, String::new()),
+    };
+    let items = event_items(table, &profile, &session_id);
     format!(
         "SELECT {items}, e._batch AS _batch, e._seq AS _seq FROM events AS e{join}{moved}{session}{}",
         settings(dialect)
     )
 }
 
-/// The columns of events `e` in the profile `profile` and in their sessions of now, and the join that these need.
-fn event_items(dialect: Dialect, table: &Table, profile: &str, sessions: bool) -> (String, String) {
-    let (session, join) = if sessions { session_now(dialect) } else { ("e.session_id".to_string(), String::new()) };
+/// The columns of events `e` in this profile and session.
+fn event_items(table: &Table, profile: &str, session: &str) -> String {
     let items: Vec<String> = columns(table)
         .map(|field| match field.name().as_str() {
             "profile_id" => format!("{profile} AS profile_id"),
@@ -161,13 +168,32 @@ fn event_items(dialect: Dialect, table: &Table, profile: &str, sessions: bool) -
             name => format!("e.{0} AS {0}", quoted(name)),
         })
         .collect();
-    (items.join(", "), join)
+    items.join(", ")
 }
 
-/// The session that an event `e` is in now, and the join that it needs. The stored id leads to the first session of its
+/// Where events stand with `timestamp`, `message_id` and a `session_id`: a table or query, how it is called in a join, and the
+/// columns that name the event.
+struct Place<'a> {
+    rows: &'a str,
+    alias: &'a str,
+    batch: &'a str,
+    seq: &'a str,
+}
+
+impl Place<'static> {
+    const EVENTS: Place<'static> = Place { rows: "events", alias: "e", batch: "_batch", seq: "_seq" };
+}
+
+/// The session that an event is in now, and the join that it needs, if there are sessions at all.
+fn session_of(dialect: Dialect, sessions: bool, place: &Place) -> (String, String) {
+    if sessions { session_now(dialect, place) } else { (format!("{}.session_id", place.alias), String::new()) }
+}
+
+/// The session that an event is in now, and the join that it needs. The stored id leads to the first session of its
 /// chain in one step. Where late campaigns cut the chain, it is the last session of it that began before the event. Both are
 /// rare, so the engines first look for the ids that it happened to.
-fn session_now(dialect: Dialect) -> (String, String) {
+fn session_now(dialect: Dialect, place: &Place) -> (String, String) {
+    let Place { rows, alias, batch, seq } = place;
     const MOVED: &str = "SELECT session_id, chain_id, merged_into, started_at, first_message_id FROM session_ids \
          WHERE session_id IN (SELECT session_id FROM sessions WHERE chain_id IS NOT NULL) AND chain_id IS NOT NULL";
     let cuts = format!("{MOVED} AND merged_into IS NULL");
@@ -177,7 +203,7 @@ fn session_now(dialect: Dialect) -> (String, String) {
          UNION ALL SELECT chain_id FROM ({cuts}) AS w)"
     );
     let candidates = format!(
-        "FROM (SELECT * FROM events WHERE session_id IN (SELECT session_id FROM ({chained}) AS y)) AS x \
+        "FROM (SELECT * FROM {rows} WHERE session_id IN (SELECT session_id FROM ({chained}) AS y)) AS x \
          INNER JOIN ({chained}) AS h ON x.session_id = h.session_id INNER JOIN ({cuts}) AS k ON h.chain_id = k.chain_id \
          WHERE k.started_at < x.timestamp OR (k.started_at = x.timestamp AND k.first_message_id <= x.message_id)"
     );
@@ -186,25 +212,25 @@ fn session_now(dialect: Dialect) -> (String, String) {
             "ANY ",
             "nullIf(c.session_id, '')",
             format!(
-                "SELECT x._batch AS _batch, x._seq AS _seq, \
-                 argMax(k.session_id, (k.started_at, k.first_message_id)) AS session_id {candidates} GROUP BY x._batch, x._seq"
+                "SELECT x.{batch} AS _batch, x.{seq} AS _seq, \
+                 argMax(k.session_id, (k.started_at, k.first_message_id)) AS session_id {candidates} GROUP BY x.{batch}, x.{seq}"
             ),
         ),
         Dialect::DataFusion => (
             "",
             "c.session_id",
             format!(
-                "SELECT _batch, _seq, session_id FROM (SELECT x._batch AS _batch, x._seq AS _seq, k.session_id AS session_id, \
-                 row_number() OVER (PARTITION BY x._batch, x._seq ORDER BY k.started_at DESC, k.first_message_id DESC) AS _age \
+                "SELECT _batch, _seq, session_id FROM (SELECT x.{batch} AS _batch, x.{seq} AS _seq, k.session_id AS session_id, \
+                 row_number() OVER (PARTITION BY x.{batch}, x.{seq} ORDER BY k.started_at DESC, k.first_message_id DESC) AS _age \
                  {candidates}) AS numbered WHERE _age = 1"
             ),
         ),
     };
     (
-        format!("coalesce({none}, s.chain_id, e.session_id)"),
+        format!("coalesce({none}, s.chain_id, {alias}.session_id)"),
         format!(
-            " LEFT {any}JOIN ({MOVED}) AS s ON e.session_id = s.session_id \
-             LEFT {any}JOIN ({cut}) AS c ON e._batch = c._batch AND e._seq = c._seq"
+            " LEFT {any}JOIN ({MOVED}) AS s ON {alias}.session_id = s.session_id \
+             LEFT {any}JOIN ({cut}) AS c ON {alias}.{batch} = c._batch AND {alias}.{seq} = c._seq"
         ),
     )
 }
@@ -229,11 +255,11 @@ fn current_sessions(dialect: Dialect, table: &Table, merges: bool) -> String {
     format!("SELECT {} FROM ({latest}) AS i{join}{}", items.join(", "), settings(dialect))
 }
 
-/// The profile that an event `e` is in if it was moved, else `own`, and the join that it needs. The merges are applied to the
-/// moved ones on their own: so the join of all events with the merges is by a column of the events, and the engine may
-/// filter by it what it reads of the merges.
-fn moved(dialect: Dialect, own: &str) -> (String, String) {
-    let moves = latest(dialect, &tables::event_moves(), &["event_batch", "event_seq"], &["profile_id"], None);
+/// Whether an event `e` was not moved, and a join that has the profile and the session of now of those that were, as `v`. The
+/// merges are applied to the moved ones on their own: so the join of all events with the merges is by a column of the events, and
+/// the engine may filter by it what it reads of the merges. It is the same with sessions.
+fn moved(dialect: Dialect, sessions: bool) -> (String, String) {
+    let moves = latest_moves(dialect);
     let (any, unmatched, ids) = match dialect {
         // Without a match ClickHouse joins zeros and empty texts, and commits count from 1.
         Dialect::ClickHouse => (
@@ -245,23 +271,36 @@ fn moved(dialect: Dialect, own: &str) -> (String, String) {
         Dialect::DataFusion => ("", ["v.event_batch IS NULL", "i.profile_id IS NULL"], "profile_ids"),
     };
     let [not_moved, not_merged] = unmatched;
+    let rows = format!("({moves}) AS q");
+    let place = Place { rows: &rows, alias: "l", batch: "event_batch", seq: "event_seq" };
+    let (session, join) = session_of(dialect, sessions, &place);
     let moves = format!(
-        "SELECT l.event_batch AS event_batch, l.event_seq AS event_seq, \
+        "SELECT l.event_batch AS event_batch, l.event_seq AS event_seq, {session} AS session_id, \
          CASE WHEN {not_merged} THEN l.profile_id ELSE i.profile_id END AS profile_id \
-         FROM ({moves}) AS l LEFT {any}JOIN {ids} AS i ON l.profile_id = i.old_profile_id"
+         FROM ({moves}) AS l LEFT {any}JOIN {ids} AS i ON l.profile_id = i.old_profile_id{join}"
     );
     (
-        format!("CASE WHEN {not_moved} THEN {own} ELSE v.profile_id END"),
+        not_moved.to_string(),
         format!(" LEFT {any}JOIN ({moves}) AS v ON e._batch = v.event_batch AND e._seq = v.event_seq"),
     )
+}
+
+fn latest_moves(dialect: Dialect) -> String {
+    let shown = ["profile_id", "session_id", "timestamp", "message_id"];
+    latest(dialect, &tables::event_moves(), &["event_batch", "event_seq"], &shown, None)
 }
 
 /// The rows of `current_events` of one profile, given as a parameter. The profile of now is computed, so a condition on it
 /// can use no index; here the ids that became this profile are found first, then their events by the index.
 fn profile_events(table: &Table, moves: bool, sessions: bool) -> String {
     const ID: &str = "{profile_id:String}";
-    let (items, session) = event_items(Dialect::ClickHouse, table, &format!("toNullable({ID})"), sessions);
-    let select = format!("SELECT {items}, e._batch AS _batch, e._seq AS _seq FROM events AS e{session} WHERE");
+    let profile = format!("toNullable({ID})");
+    let select = |session_id: &str, join: &str| {
+        let items = event_items(table, &profile, session_id);
+        format!("SELECT {items}, e._batch AS _batch, e._seq AS _seq FROM events AS e{join} WHERE")
+    };
+    let (session_id, join) = session_of(Dialect::ClickHouse, sessions, &Place::EVENTS);
+    let stayed = select(&session_id, &join);
     // Itself if it is still there, and the ids whose latest merge leads here.
     let ids = format!(
         "SELECT {ID} WHERE {ID} NOT IN (SELECT old_profile_id FROM profile_ids WHERE old_profile_id = {ID}) \
@@ -269,17 +308,17 @@ fn profile_events(table: &Table, moves: bool, sessions: bool) -> String {
          (SELECT old_profile_id FROM profile_merges WHERE profile_id = {ID})"
     );
     if !moves {
-        return format!("{select} e.profile_id IN ({ids})");
+        return format!("{stayed} e.profile_id IN ({ids})");
     }
-    let key = ["event_batch", "event_seq"];
-    let latest = latest(Dialect::ClickHouse, &tables::event_moves(), &key, &["profile_id"], None);
+    let latest = latest_moves(Dialect::ClickHouse);
+    let moved = select("v.session_id", &moved(Dialect::ClickHouse, sessions).1);
     let here = format!(
         "FROM ({latest}) WHERE profile_id IN ({ids}) AND (event_batch, event_seq) IN \
          (SELECT event_batch, event_seq FROM event_moves WHERE profile_id IN ({ids}))"
     );
     format!(
-        "{select} e.profile_id IN ({ids}) AND (e._batch, e._seq) NOT IN (SELECT event_batch, event_seq FROM event_moves) \
-         UNION ALL {select} e._batch IN (SELECT event_batch {here}) AND (e._batch, e._seq) IN (SELECT event_batch, event_seq {here})"
+        "{stayed} e.profile_id IN ({ids}) AND (e._batch, e._seq) NOT IN (SELECT event_batch, event_seq FROM event_moves) \
+         UNION ALL {moved} e._batch IN (SELECT event_batch {here}) AND (e._batch, e._seq) IN (SELECT event_batch, event_seq {here})"
     )
 }
 
@@ -457,7 +496,8 @@ pub(crate) mod tests {
 
     /// Sessions that late events join and cut, commit by commit; the answers are in [`SESSIONS`].
     pub(crate) fn late_events() -> (Vec<Table>, Vec<Vec<(Table, RecordBatch)>>) {
-        let (events, sessions, merges) = (tables::events(), tables::sessions(), tables::profile_merges());
+        let (events, sessions) = (tables::events(), tables::sessions());
+        let (merges, moves) = (tables::profile_merges(), tables::event_moves());
         let rows =
             |table: &Table, commit, given: &[(&str, Vec<Option<&str>>)]| (table.clone(), batch(table, commit, given));
         // Id, second of its start, first message id, the id it was merged into, its chain.
@@ -545,16 +585,32 @@ pub(crate) mod tests {
                 ),
                 rows(&merges, 3, &[("old_profile_id", some(&[A])), ("profile_id", some(&[B]))]),
             ],
+            // A correction strikes one event and puts two others into sessions that are not what they were.
+            vec![
+                of(4, &[("plain", "00", "plain", Some("plain"), None)]),
+                rows(
+                    &moves,
+                    4,
+                    &[
+                        ("event_batch", some(&["1", "1", "1"])),
+                        ("event_seq", some(&["0", "1", "6"])),
+                        ("message_id", some(&["plain", "none", "s2"])),
+                        ("timestamp", some(&["2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "2026-01-01T00:00:39Z"])),
+                        ("profile_id", vec![None, Some(A), Some(A)]),
+                        ("session_id", vec![None, Some("second"), Some("whole")]),
+                    ],
+                ),
+            ],
         ];
-        (vec![events, sessions, merges], commits)
+        (vec![events, sessions, merges, moves], commits)
     }
 
     pub(crate) const SESSIONS: [(&str, &str, &str); 4] = [
         (
             "SELECT message_id, session_id FROM current_events ORDER BY message_id",
-            "a-tie,start\nbridged,first\ncut,half\nfront,front\nlater,reborn\nnone,\nplain,plain\nreborn,reborn\n\
+            "a-tie,start\nbridged,first\ncut,half\nfront,front\nlater,reborn\nnone,first\nplain,\nreborn,reborn\n\
              s0,start\ns1,start\ns2,half\nz-tie,half",
-            "one step to the chain, and there by (time, message id)",
+            "one step to the chain, and there by (time, message id); the same from where a correction put them",
         ),
         (
             "SELECT message_id FROM current_events WHERE session_id = 'half' ORDER BY message_id",
@@ -563,12 +619,12 @@ pub(crate) mod tests {
         ),
         (
             "SELECT session_id, chain_id, substr(profile_id, 1, 2) FROM current_sessions ORDER BY session_id",
-            "first,,b0\nfront,,b0\nhalf,start,b0\nplain,,b0\nreborn,front,b0\nstart,,b0",
+            "first,,b0\nfront,,b0\nhalf,start,b0\nreborn,front,b0\nstart,,b0",
             "without those that are gone, in the profile of now",
         ),
         (
             "SELECT session_id, merged_into FROM session_ids WHERE merged_into IS NOT NULL ORDER BY session_id",
-            "second,first\nwhole,start",
+            "plain,plain\nsecond,first\nwhole,start",
             "what became of an id",
         ),
     ];

@@ -20,7 +20,7 @@ fn fresh(events: &[Event], random: &mut fastrand::Rng) -> (Seen, u128) {
 
 /// What a correction takes away.
 #[derive(Debug, Clone)]
-enum Taken {
+pub enum Taken {
     Link(String, String),
     Identifier(String),
     Event(String),
@@ -54,7 +54,7 @@ fn without(all: &[Taken], events: &[Event]) -> Vec<Event> {
 
 impl Taken {
     /// Something that the events have. A link that really joins two of them, where there is one.
-    fn random(random: &mut fastrand::Rng, events: &[Event]) -> Taken {
+    pub fn random(random: &mut fastrand::Rng, events: &[Event]) -> Taken {
         let linking: Vec<&Event> = events.iter().filter(|event| event.identifiers().len() > 1).collect();
         let event = linking[random.usize(0..linking.len())];
         let mut names = event.identifiers();
@@ -68,7 +68,7 @@ impl Taken {
         }
     }
 
-    fn correction(&self, world: &World) -> (Correction, Option<ProfileId>) {
+    pub fn correction(&self, world: &World) -> (Correction, Option<ProfileId>) {
         match self {
             Taken::Link(a, b) => (Correction::Cut(world.named(a), world.named(b)), None),
             Taken::Identifier(name) => (Correction::Ban(world.named(name)), None),

@@ -31,5 +31,6 @@ mod init;
 mod kafka;
 mod order;
 mod pipeline_tests;
+mod sessions;
 mod tidy;
 mod world;

@@ -229,14 +229,15 @@ fn the_tests_of_the_shipped_pipelines_pass() {
     }
 }
 
-/// The folders of `pipelines`, and the files of `pipelines/identity`: each of those is a pipeline by itself.
+/// The folders of `pipelines`, and the files of `pipelines/identity` and `pipelines/sessions`: each of those is a pipeline by
+/// itself.
 pub fn shipped_pipelines() -> Vec<PathBuf> {
     let paths = |folder: PathBuf| {
         let entries = std::fs::read_dir(folder).expect("folder");
         entries.map(|entry| entry.expect("entry").path()).collect::<Vec<_>>()
     };
     let (cases, mut all): (Vec<_>, Vec<_>) =
-        paths(root().join("pipelines")).into_iter().partition(|path| path.ends_with("identity"));
+        paths(root().join("pipelines")).into_iter().partition(|path| path.ends_with("identity") || path.ends_with("sessions"));
     let files = cases.into_iter().flat_map(paths);
     all.extend(files.filter(|path| path.extension().is_some_and(|ending| ending == "yaml")));
     all.sort();

@@ -385,7 +385,8 @@ impl World {
                         sum.0 += revenue;
                         sum.1 += orders;
                     }
-                    "rejected_events" | "identity_conflicts" | "deliveries" | "stage_changes" | "definitions" => {}
+                    "rejected_events" | "identity_conflicts" | "deliveries" | "stage_changes" | "definitions"
+                    | "sessions" => {}
                     other => panic!("unexpected table {other}"),
                 }
             }

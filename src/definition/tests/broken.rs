@@ -439,7 +439,7 @@ error: there is no trait `nmae`
   |
 9 |       - { id: s, send: { to: crn, body: { a: "Dear {{ profile.traits.nmae }}", b: "{{ profil.id }}", c: "{{ event.type }}" } } }
   |                                                                      ^^^^
-  = help: there are `first_seen`, `last_seen` and `events`
+  = help: there are `first_seen`, `last_seen`, `events` and `sessions`
 error: this template cannot know `profil`
  --> p.yaml:9:87
   |

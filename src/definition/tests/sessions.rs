@@ -55,7 +55,7 @@ fn what_is_written_is_the_plan_and_its_version() {
 #[test]
 fn the_time_zone_says_what_follows_it() {
     check(
-        &[SOURCE, ("p.yaml", "timezone: America/New_York\nsessions: { split_on: midnight }\n")],
+        &[SOURCE, ("p.yaml", "timezone: America/New_York\n")],
         r#"warning: only `sessions` with `split_on: midnight` follow this time zone so far
  --> p.yaml:1:11
   |

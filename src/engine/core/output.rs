@@ -4,8 +4,8 @@ use super::judge::{Findings, Round};
 use super::*;
 use crate::activation::StageMove;
 use crate::engine::session_rows;
-use crate::profile::BUILT_IN;
-use crate::session::{SessionId, SessionRow};
+use crate::profile::{BUILT_IN, SessionsOf};
+use crate::session::SessionRow;
 
 impl Core {
     /// Seals what the transitions and events of a round set off.
@@ -89,7 +89,7 @@ impl Core {
         extracted: &Extracted<'_>,
         resolved: &Resolved,
         touched: &Touched,
-        (sessions, late): &(Vec<Option<SessionId>>, Vec<u32>),
+        sessions: &SessionsOf,
         others: &[Reject],
         staged: &mut Staged,
     ) -> Result<(), EngineError> {
@@ -101,7 +101,7 @@ impl Core {
         let decisions = &resolved.decisions;
         add(
             &tables.events,
-            rows::events(&tables.events, events, &id_of_row, extracted, decisions, sessions, late, commit)?,
+            rows::events(&tables.events, events, &id_of_row, extracted, decisions, sessions, commit)?,
         );
         let id_of: HashMap<ProfileNumber, ProfileId> =
             touched.numbers.iter().copied().zip(touched.ids.iter().copied()).collect();

@@ -9,6 +9,7 @@ use super::*;
 use crate::engine::shadow::{Group, Rebuilt};
 use crate::engine::{Corrected, rows};
 use crate::identity::{Correction, Identifier, IdentifierRow, Merge};
+use crate::session::{Follow, SessionRow};
 
 /// Where the ids lead that a person was ever shown under.
 struct Ids<'a> {
@@ -73,30 +74,40 @@ impl Core {
             activate: job.activate && !profiles.is_empty(),
         };
         let traits = self.judge(&mut profiles, round, &mut findings, staged).await?;
-        let session_rows = self.traits.take_sessions(&mut profiles);
-        self.add_sessions(&session_rows, staged)?;
+        let mut session_rows = self.traits.take_sessions(&mut profiles);
         if profiles.is_empty() {
             findings.transitions = exits(&live, old.id, now);
         }
         findings.transitions.iter_mut().for_each(|transition| transition.cause = Cause::Split);
         findings.stages.iter_mut().for_each(|change| change.cause = Cause::Split);
         let transitions = &findings.transitions;
-        let moves: Vec<rows::EventMove> = rebuilt
-            .rows
-            .into_iter()
-            .filter_map(|row| {
-                let to = row.group.and_then(|group| place[group]).map(|index| ids[index]);
-                let was = row.was.map(|id| leads_to.get(&id).copied().unwrap_or(id));
-                (was != to).then_some(rows::EventMove { place: row.place, message_id: row.message_id, to })
-            })
-            .collect();
+        let follow = Follow::of(session_rows.iter().map(|(_, row)| row));
+        let (mut moves, mut gone_sessions) = (Vec::new(), Vec::new());
+        let mut events_moved = 0;
+        for row in rebuilt.rows {
+            let to = row.group.and_then(|group| place[group]).map(|index| ids[index]);
+            let was = row.was.0.map(|id| leads_to.get(&id).copied().unwrap_or(id));
+            let session = row.session.filter(|_| to.is_some());
+            let session = session.map(|session| follow.session(session, row.at, &row.message_id));
+            if session.is_none() && row.was.1 == Some(row.own_session) {
+                gone_sessions.push((old.id, SessionRow::gone(row.own_session, row.at, &row.message_id, None)));
+            }
+            events_moved += u64::from(was != to);
+            if was != to || row.was.1 != session {
+                let (place, message_id) = (row.place, row.message_id);
+                moves.push(rows::EventMove { place, message_id, to, at: row.at, session });
+            }
+        }
+        drop(follow);
+        session_rows.extend(gone_sessions);
+        self.add_sessions(&session_rows, staged)?;
         let entered = transitions.iter().filter(|transition| transition.entered).count();
         let corrected = Corrected {
             refused: None,
             busy: false,
             was: old.id.to_string(),
             profiles: ids.iter().map(ToString::to_string).collect(),
-            events_moved: moves.len() as u64,
+            events_moved,
             entered: entered as u64,
             exited: (transitions.len() - entered) as u64,
         };
