@@ -327,7 +327,7 @@ fn what_is_late_is_measured_event_by_event() {
 #[test]
 fn another_definition_begins_anew() {
     let mut world = world(RULES[0]);
-    let mut click = |minute: i64| {
+    let click = |minute: i64| {
         let mut event = random_events(&mut fastrand::Rng::with_seed(1), 1, minute as usize).remove(0);
         (event.user_id, event.email, event.anonymous_id) = (Some("u1".to_string()), None, None);
         event.timestamp = 1_774_700_000_000_000 + minute * MINUTE_US;

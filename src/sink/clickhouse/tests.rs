@@ -309,8 +309,7 @@ mod real {
         use crate::query::{Output, Target, query, render};
         let _server = SERVER.lock().await;
         let (mut sink, _) = fresh("sink_sessions").await;
-        let (mut tables, commits) = late_events();
-        tables.push(tables::event_moves());
+        let (tables, commits) = late_events();
         sink.prepare(&tables).await.expect("prepare");
         for (commit, rows) in (1u64..).zip(commits) {
             sink.ship(range(commit - 1, commit), &rows).await.expect("ship");
@@ -325,7 +324,9 @@ mod real {
             assert_eq!(csv(sql).await, expect, "{why}");
         }
         let of_one = "profile_events(profile_id = 'b0000000000000000000000000000002')";
-        assert_eq!(csv(&SESSIONS[0].0.replace("current_events", of_one)).await, SESSIONS[0].1, "of one profile");
+        // All but the one that is nobody's any more.
+        let theirs = SESSIONS[0].1.replace("plain,\n", "");
+        assert_eq!(csv(&SESSIONS[0].0.replace("current_events", of_one)).await, theirs, "of one profile");
         let schema = async |sql: &str| query(&target, sql).await.expect(sql)[0].schema();
         let current = schema("SELECT * FROM current_events LIMIT 0").await;
         assert_eq!(current.fields(), schema(&format!("SELECT * FROM {of_one} LIMIT 0")).await.fields());
