@@ -31,4 +31,5 @@ mod kafka;
 mod order;
 mod pipeline_tests;
 mod tidy;
+mod time;
 mod world;
