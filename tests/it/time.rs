@@ -126,7 +126,12 @@ fn a_restart_after_silence_catches_up_in_order_and_starves_no_event() {
         world.clock = begin;
         let event = |number: usize, at: i64| {
             let time = chrono::DateTime::from_timestamp_micros(at).expect("a time").to_rfc3339();
-            (at, format!(r#"{{"type":"track","event":"Seen","messageId":"{number}-{at}","userId":"u{number}","timestamp":"{time}"}}"#))
+            (
+                at,
+                format!(
+                    r#"{{"type":"track","event":"Seen","messageId":"{number}-{at}","userId":"u{number}","timestamp":"{time}"}}"#
+                ),
+            )
         };
         for first in (0..PEOPLE).step_by(3_000) {
             let part = first..PEOPLE.min(first + 3_000);
@@ -136,8 +141,11 @@ fn a_restart_after_silence_catches_up_in_order_and_starves_no_event() {
 
         world.restart();
         world.clock = begin + 72 * HOUR;
-        let ids: BTreeMap<String, String> =
-            world.rows("identifiers").into_iter().map(|mut row| (row.remove("value").unwrap(), row.remove("profile_id").unwrap())).collect();
+        let ids: BTreeMap<String, String> = world
+            .rows("identifiers")
+            .into_iter()
+            .map(|mut row| (row.remove("value").unwrap(), row.remove("profile_id").unwrap()))
+            .collect();
         let due: BTreeMap<&String, i64> =
             (0..PEOPLE).map(|number| (&ids[&format!("u{number}")], seen[number] + HOUR)).collect();
         let silent = world.commits.len();
@@ -170,14 +178,18 @@ fn a_restart_after_silence_catches_up_in_order_and_starves_no_event() {
                 latest_first_due = first_due.max().expect("people");
             }
             for row in rows {
-                let at = chrono::NaiveDateTime::parse_from_str(row["changed_at"].trim_end_matches('Z'), "%Y-%m-%dT%H:%M:%S%.f");
+                let at = chrono::NaiveDateTime::parse_from_str(
+                    row["changed_at"].trim_end_matches('Z'),
+                    "%Y-%m-%dT%H:%M:%S%.f",
+                );
                 let at = at.expect("a time").and_utc().timestamp_micros();
                 of_person.entry(&row["profile_id"]).or_default().push((at, &row["segment"], &row["change"]));
             }
         }
         for number in 0..PEOPLE {
             let due = seen[number] + HOUR;
-            let mut expected = vec![(due, "here", "exited"), (due, "away", "entered"), (due + 24 * HOUR, "long_ago", "entered")];
+            let mut expected =
+                vec![(due, "here", "exited"), (due, "away", "entered"), (due + 24 * HOUR, "long_ago", "entered")];
             if came.contains(&number) {
                 let now = begin + 72 * HOUR;
                 expected.extend([(now, "here", "entered"), (now, "away", "exited"), (now, "long_ago", "exited")]);

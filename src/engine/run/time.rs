@@ -137,9 +137,13 @@ mod tests {
     #[test]
     fn files_carry_their_time() {
         // (before, wall clock, latest event, now)
-        for (before, wall, happened, expect) in
-            [(10, 100, 50, 50), (60, 100, 50, 60), (10, 100, TimeUs::MIN, 10), (10, 100, 500, 100), (110, 100, 500, 110)]
-        {
+        for (before, wall, happened, expect) in [
+            (10, 100, 50, 50),
+            (60, 100, 50, 60),
+            (10, 100, TimeUs::MIN, 10),
+            (10, 100, 500, 100),
+            (110, 100, 500, 110),
+        ] {
             assert_eq!(now_of_files(before, wall, happened), expect, "{before} {wall} {happened}");
         }
     }
