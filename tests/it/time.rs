@@ -99,6 +99,58 @@ fn the_worked_cases_come_out_the_same_however_time_is_cut() {
     assert!(tried > 50, "only {tried} cases");
 }
 
+const WINDOW: &str = r#"pipeline: window
+sources:
+  site: { file: { path: none.ndjson }, format: { json: segment } }
+traits:
+  hour: { count: "*", window: 1h }
+segments:
+  busy: "hour >= 2"
+"#;
+
+/// SEMANTICS §1: `now` never decreases, also over a restart; §6: a timer that flips nothing says nothing, and what `profiles` shows
+/// of a window is as of `_as_of`.
+#[test]
+fn now_never_decreases_and_a_timer_that_flips_nothing_says_nothing() {
+    let folder = tempfile::tempdir().expect("folder");
+    std::fs::write(folder.path().join("window.yaml"), WINDOW).expect("file");
+    let mut world = World::new(folder.path());
+    let begin = 1_772_000_000_000_000;
+    world.clock = begin;
+    world.apply_json("site", std::iter::once(seen(1, begin)));
+    assert!(world.core.next_due() <= begin + HOUR, "when the pane leaves");
+    world.pass(begin + 2 * HOUR);
+    assert_eq!(world.core.next_due(), i64::MAX, "nothing is left to come");
+    assert!(world.rows("segment_changes").is_empty());
+    assert_eq!(world.rows("profiles").len(), 1);
+    assert_eq!(world.rows("profiles")[0]["hour"], "1");
+    for restart in [false, true] {
+        if restart {
+            world.restart();
+        }
+        // The machine's clock was set back.
+        world.clock = begin;
+        world.apply_json("site", std::iter::once(seen(1, begin + 1 + i64::from(restart))));
+        assert_eq!(world.core.record.now, begin + 2 * HOUR);
+        let rows = world.rows("profiles");
+        let last = rows.last().expect("a row");
+        assert_eq!((last["hour"].as_str(), micros(&last["_as_of"])), ("0", begin + 2 * HOUR));
+    }
+}
+
+/// Somebody is seen.
+fn seen(number: usize, at: i64) -> (i64, String) {
+    let time = chrono::DateTime::from_timestamp_micros(at).expect("a time").to_rfc3339();
+    let rest = format!(r#""messageId":"{number}-{at}","userId":"u{number}","timestamp":"{time}""#);
+    (at, format!(r#"{{"type":"track","event":"Seen",{rest}}}"#))
+}
+
+/// A time as tables show it.
+fn micros(text: &str) -> i64 {
+    let time = chrono::NaiveDateTime::parse_from_str(text.trim_end_matches('Z'), "%Y-%m-%dT%H:%M:%S%.f");
+    time.expect("a time").and_utc().timestamp_micros()
+}
+
 const SILENCE: &str = r#"pipeline: silence
 sources:
   site: { file: { path: none.ndjson }, format: { json: segment } }
@@ -122,20 +174,11 @@ fn a_restart_after_silence_catches_up_in_order_and_starves_no_event() {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut world = World::new(folder.path());
         let begin = 1_772_000_000_000_000;
-        let seen: Vec<i64> = (0..PEOPLE).map(|_| begin - random.i64(0..HOUR)).collect();
+        let last: Vec<i64> = (0..PEOPLE).map(|_| begin - random.i64(0..HOUR)).collect();
         world.clock = begin;
-        let event = |number: usize, at: i64| {
-            let time = chrono::DateTime::from_timestamp_micros(at).expect("a time").to_rfc3339();
-            (
-                at,
-                format!(
-                    r#"{{"type":"track","event":"Seen","messageId":"{number}-{at}","userId":"u{number}","timestamp":"{time}"}}"#
-                ),
-            )
-        };
         for first in (0..PEOPLE).step_by(3_000) {
             let part = first..PEOPLE.min(first + 3_000);
-            world.apply_json("site", part.map(|number| event(number, seen[number])));
+            world.apply_json("site", part.map(|number| seen(number, last[number])));
         }
         assert!(world.core.next_due() > begin, "those whose hour is over were found so at once");
 
@@ -147,7 +190,7 @@ fn a_restart_after_silence_catches_up_in_order_and_starves_no_event() {
             .map(|mut row| (row.remove("value").unwrap(), row.remove("profile_id").unwrap()))
             .collect();
         let due: BTreeMap<&String, i64> =
-            (0..PEOPLE).map(|number| (&ids[&format!("u{number}")], seen[number] + HOUR)).collect();
+            (0..PEOPLE).map(|number| (&ids[&format!("u{number}")], last[number] + HOUR)).collect();
         let silent = world.commits.len();
         let mut came: BTreeSet<usize> = BTreeSet::new();
         let mut rounds = 0;
@@ -158,7 +201,7 @@ fn a_restart_after_silence_catches_up_in_order_and_starves_no_event() {
             let number = random.usize(0..PEOPLE);
             came.insert(number);
             let now = world.clock;
-            world.apply_json("site", std::iter::once(event(number, now)));
+            world.apply_json("site", std::iter::once(seen(number, now)));
             rounds += 1;
             assert!(rounds < 10);
         }
@@ -178,16 +221,12 @@ fn a_restart_after_silence_catches_up_in_order_and_starves_no_event() {
                 latest_first_due = first_due.max().expect("people");
             }
             for row in rows {
-                let at = chrono::NaiveDateTime::parse_from_str(
-                    row["changed_at"].trim_end_matches('Z'),
-                    "%Y-%m-%dT%H:%M:%S%.f",
-                );
-                let at = at.expect("a time").and_utc().timestamp_micros();
+                let at = micros(&row["changed_at"]);
                 of_person.entry(&row["profile_id"]).or_default().push((at, &row["segment"], &row["change"]));
             }
         }
         for number in 0..PEOPLE {
-            let due = seen[number] + HOUR;
+            let due = last[number] + HOUR;
             let mut expected =
                 vec![(due, "here", "exited"), (due, "away", "entered"), (due + 24 * HOUR, "long_ago", "entered")];
             if came.contains(&number) {
