@@ -6,7 +6,7 @@ use super::spec::Sql;
 use crate::aggregate::AggregatePlan;
 
 /// Tables and views that are there anyway.
-const TAKEN: [&str; 18] = [
+const TAKEN: [&str; 19] = [
     "events",
     "current_events",
     "profile_events",
@@ -22,6 +22,7 @@ const TAKEN: [&str; 18] = [
     "segment_members",
     "sessions",
     "current_sessions",
+    "session_ids",
     "deliveries",
     "rejected_events",
     "tributary_state",
