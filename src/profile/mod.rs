@@ -18,7 +18,7 @@ mod window;
 mod tests;
 
 pub use accumulator::{Accumulator, Scalar};
-pub use apply::{Input, NOW_PLACE, TraitError, Traits};
+pub use apply::{Input, NOW_PLACE, Taken, TraitError, Traits};
 pub use columns::Change;
 pub use keyed::MAX_KEYS;
 pub use plan::{EventRule, OnMerge, Stage, TraitColumn, TraitKind, TraitPlan, TraitRule};

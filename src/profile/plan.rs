@@ -100,6 +100,13 @@ pub enum TraitKind {
     Mean,
 }
 
+impl TraitKind {
+    /// Whether the value is that of one event.
+    pub fn stands_for_one_event(&self) -> bool {
+        matches!(self, TraitKind::Latest | TraitKind::First | TraitKind::Min | TraitKind::Max)
+    }
+}
+
 impl TraitPlan {
     /// None for a trait that is computed from others.
     pub fn event_rule(&self) -> Option<&EventRule> {
