@@ -109,9 +109,10 @@ fn one(index: usize, traits: &Traits, stored: &Stored, input: &Input<'_>) -> Res
     let text = |index: usize, row: usize| stored.events.text(index, row).unwrap_or("").to_string();
     let partition = stored.events.batch.column(column::PARTITION).as_primitive::<Int32Type>();
     let offset = stored.events.batch.column(column::OFFSET).as_primitive::<Int64Type>();
+    let events = stored.events.strings(column::EVENT);
     let shown = shown.take(SHOWN).map(|taken| Event {
         at: taken.at,
-        name: text(column::EVENT, taken.row),
+        name: text(if events.is_valid(taken.row) { column::EVENT } else { column::TYPE }, taken.row),
         message_id: text(column::MESSAGE_ID, taken.row),
         position: Position {
             source: text(column::SOURCE, taken.row).into(),

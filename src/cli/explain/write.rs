@@ -59,7 +59,7 @@ pub fn as_text(explained: &Explained<'_>) -> String {
         NowIs::State => "the time of the last commit, since nothing runs",
         NowIs::Files => "as far as the files have come",
     };
-    text.line(0, &format!("now is {}", time_text(explained.now)), why);
+    text.line(0, &format!("now is {}: {why}", time_text(explained.now)), "");
     text.blank();
     if let What::Segment { index, .. } = explained.what {
         standing(explained, index as u16, &mut text);
@@ -67,6 +67,7 @@ pub fn as_text(explained: &Explained<'_>) -> String {
         if let Some(tree) = &explained.tree {
             node(tree, 0, explained, &mut text);
             if has_unknown(tree) {
+                text.blank();
                 text.line(0, "? is unknown, since a value is null, and counts as false", "");
             }
             text.blank();
@@ -188,34 +189,23 @@ fn has_unknown(node: &Node) -> bool {
 
 fn node(of: &Node, depth: usize, explained: &Explained<'_>, text: &mut Text) {
     let mark = mark(of.holds);
-    let leaf = match &of.kind {
-        Kind::All => {
-            text.line(depth, &format!("{mark} all of"), "");
-            None
-        }
-        Kind::Any => {
-            text.line(depth, &format!("{mark} any of"), "");
-            None
-        }
-        Kind::Not => {
-            text.line(depth, &format!("{mark} not"), "");
-            None
-        }
-        Kind::Condition(leaf) => {
-            text.line(depth, &format!("{mark} {}", leaf.sql), &leaf_values(leaf, explained));
-            Some(leaf)
-        }
+    let (title, leaf) = match &of.kind {
+        Kind::All => ("all of", None),
+        Kind::Any => ("any of", None),
+        Kind::Not => ("not", None),
+        Kind::Condition(leaf) => (leaf.sql.as_str(), Some(leaf)),
     };
-    if let (Some(leaf), Some((at, to))) = (leaf, of.change) {
-        let what = match to {
-            Some(true) => "true",
-            Some(false) => "false",
-            None => "unknown",
-        };
-        let when = format!("{what} at {} ({}), if no event comes", time_text(at), from_now(explained.now, at));
-        text.line(depth + 2, &when, "");
-        inner(leaf, depth, explained, text);
-    } else if let Some(leaf) = leaf {
+    let values = leaf.map(|leaf| leaf_values(leaf, explained)).unwrap_or_default();
+    text.line(depth, &format!("{mark} {title}"), &values);
+    if let Some(leaf) = leaf {
+        if let Some((at, to)) = of.change {
+            let what = match to {
+                Some(true) => "true",
+                Some(false) => "false",
+                None => "unknown",
+            };
+            text.line(depth + 2, &format!("{what} from {} ({})", time_text(at), from_now(explained.now, at)), "");
+        }
         inner(leaf, depth, explained, text);
     }
     of.parts.iter().for_each(|part| node(part, depth + 1, explained, text));
@@ -230,11 +220,8 @@ fn inner(leaf: &Leaf, depth: usize, explained: &Explained<'_>, text: &mut Text) 
             (false, 0) => "never a member".to_string(),
             (false, _) => format!("no member since {}", time_text(membership.since)),
         };
-        text.line(
-            depth + 2,
-            &format!("segment {}: {since}", plan.name),
-            if tree.is_none() { plan.rule.text() } else { String::new() }.as_str(),
-        );
+        let definition = if tree.is_none() { plan.rule.text() } else { String::new() };
+        text.line(depth + 2, &format!("segment {}: {since}", plan.name), &definition);
         tree.iter().for_each(|tree| node(tree, depth + 2, explained, text));
     }
 }
@@ -258,7 +245,7 @@ fn trait_view(view: &TraitView, behind: Option<&Behind>, explained: &Explained<'
     text.line(0, &values, &rule_text(plan));
     if let Some((at, to)) = &view.change {
         let to = pairs(&mut view.values.iter().map(|(name, _)| name).zip(to));
-        let line = format!("{to} at {} ({}), if no event comes", time_text(*at), from_now(explained.now, *at));
+        let line = format!("{to} from {} ({}), if no event comes", time_text(*at), from_now(explained.now, *at));
         text.line(1, &line, "");
     }
     for (name, stage) in &view.stages {
