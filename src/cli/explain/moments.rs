@@ -52,7 +52,9 @@ impl<'a> Moments<'a> {
             fields.push(Field::new(since_column(name), time_type(), true));
         }
         fields.push(Field::new(NOW_COLUMN, time_type(), true));
-        let profile = look.profile.clone();
+        let mut profile = look.profile.clone();
+        // Segments that are defined no more.
+        profile.memberships.retain(|(segment, _)| usize::from(*segment) < pipeline.segments.len());
         let judged = if profile.as_of == TimeUs::MIN { now } else { profile.as_of.min(now) };
         let columns = traits.columns(std::slice::from_ref(&profile), &[judged])?;
         let schema = Arc::new(Schema::new(fields));

@@ -141,10 +141,10 @@ fn remarks(explained: &Explained<'_>) -> Vec<String> {
             Readiness::Filling if what == "trait" => "is being filled from the past and counts as null until then",
             Readiness::Filling => "is being filled from the past: who is in it has not been settled yet",
             Readiness::Changed if what == "trait" => {
-                "means something else in the state: no run has taken this one over"
+                "means something else in the state, and counts as null until a run takes this over"
             }
             Readiness::Changed => {
-                "means something else in the state: no run has taken this one over, who is in it follows the old one"
+                "means something else in the state, and that says who is in it until a run takes this over"
             }
             Readiness::New => "is not in the state: no run has taken it over",
         };
