@@ -10,6 +10,7 @@ mod fill;
 mod judge;
 mod lists;
 mod load;
+mod look;
 mod output;
 mod switch;
 mod timers;
@@ -17,6 +18,7 @@ mod timers;
 pub use correct::{Begun, RebuildRecord};
 pub use fill::{Chunk, FillRecord};
 pub use load::{Known, accept, compare};
+pub use look::{Look, Readiness, look};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -27,7 +27,7 @@ mod shadow;
 mod ship;
 mod status;
 
-pub use core::{Begun, Chunk, Core, FillRecord, Known, RebuildRecord, Staged, accept, compare};
+pub use core::{Begun, Chunk, Core, FillRecord, Known, Look, Readiness, RebuildRecord, Staged, accept, compare, look};
 pub use digest::digest;
 pub use prepare::{Prepared, Preparer};
 pub use preview::{Preview, preview};

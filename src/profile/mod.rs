@@ -25,7 +25,7 @@ mod window;
 mod tests;
 
 pub use accumulator::{Accumulator, Scalar};
-pub use apply::{Input, NOW_PLACE, TraitError, Traits};
+pub use apply::{Input, NOW_PLACE, Taken, TraitError, Traits};
 pub use columns::Change;
 pub use distinct::Distinct;
 pub use frequencies::{Frequencies, VALUES_MAX};

@@ -125,6 +125,13 @@ pub struct Step {
     pub filter: Option<Expression>,
 }
 
+impl TraitKind {
+    /// Whether the value is that of one event.
+    pub fn stands_for_one_event(&self) -> bool {
+        matches!(self, TraitKind::Latest | TraitKind::First | TraitKind::Min | TraitKind::Max)
+    }
+}
+
 impl TraitPlan {
     /// The name of one of its stages.
     pub fn stage(&self, index: Option<u16>) -> Option<&str> {

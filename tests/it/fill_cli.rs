@@ -105,7 +105,10 @@ fn events(from: usize, to: usize) -> String {
             _ => format!(r#""userId":"u{person}""#),
         };
         let (event, properties) = match random.u8(0..4) {
-            0 => ("Order Completed", format!(r#"{{"total":{},"order_id":"o{}","currency":"EUR"}}"#, random.u32(1..90), random.u8(0..9))),
+            0 => (
+                "Order Completed",
+                format!(r#"{{"total":{},"order_id":"o{}","currency":"EUR"}}"#, random.u32(1..90), random.u8(0..9)),
+            ),
             _ => ("Product Viewed", r#"{"sku":"s1"}"#.to_string()),
         };
         let at = chrono::DateTime::from_timestamp(1_772_000_000 + n as i64 * 30, 0).expect("a time").to_rfc3339();

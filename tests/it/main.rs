@@ -19,6 +19,7 @@ mod crash;
 mod definitions;
 mod demo;
 mod deploy;
+mod explain;
 mod expressions;
 mod fencing;
 mod fill;

@@ -101,6 +101,24 @@ impl FillRecord {
         (!nothing).then_some(record)
     }
 
+    /// How far it is, for people. `next_profile` as in the engine's record.
+    pub fn progress(&self, next_profile: ProfileNumber) -> String {
+        let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        let not_ready = match (self.traits.len(), self.segments.len()) {
+            (0, segments) => count(segments, "segment"),
+            (traits, 0) => count(traits, "trait"),
+            (traits, segments) => format!("{} and {}", count(traits, "trait"), count(segments, "segment")),
+        };
+        let events = count(self.events as usize, "event");
+        let place = match self.swept {
+            None => format!("{events} read back, up to commit {} of {}", self.cursor.map_or(0, |at| at.0), self.upto),
+            Some(swept) => {
+                format!("{events} read back, {swept} of {} profiles judged anew", next_profile.saturating_sub(1))
+            }
+        };
+        format!("{not_ready} not ready: {place}")
+    }
+
     /// Whether some trait that is filled is made of events.
     fn reads_history(&self, slots: &Slots, pipeline: &Pipeline) -> bool {
         self.plans(slots, pipeline).any(|plan| matches!(plan.rule, TraitRule::Events(_)))
@@ -335,5 +353,31 @@ impl Core {
         };
         self.judge(profiles, round, findings, staged).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_says_how_many_definitions_wait_and_how_far_it_is() {
+        let fill = |traits: u32, segments: u32, cursor, events, swept| FillRecord {
+            traits: (0..traits).collect(),
+            segments: (0..segments).collect(),
+            removed: Vec::new(),
+            upto: 9,
+            cursor,
+            events,
+            swept,
+        };
+        let rows = [
+            (fill(2, 3, None, 0, None), "2 traits and 3 segments not ready: 0 events read back, up to commit 0 of 9"),
+            (fill(1, 0, Some((5, 7)), 1, None), "1 trait not ready: 1 event read back, up to commit 5 of 9"),
+            (fill(0, 1, None, 0, Some(40)), "1 segment not ready: 0 events read back, 40 of 99 profiles judged anew"),
+        ];
+        for (fill, expected) in rows {
+            assert_eq!(fill.progress(100), expected, "{fill:?}");
+        }
     }
 }

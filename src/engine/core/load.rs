@@ -122,7 +122,7 @@ fn trait_columns(pipeline: &Pipeline) -> Vec<(String, crate::event::ValueType)> 
     columns.map(|column| (column.name.clone(), column.value_type)).collect()
 }
 
-async fn load_one<T: serde::de::DeserializeOwned + Default>(
+pub(super) async fn load_one<T: serde::de::DeserializeOwned + Default>(
     store: &dyn Store,
     key: &[u8],
     version: u8,

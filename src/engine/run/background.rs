@@ -73,17 +73,7 @@ impl Loop {
 
     /// How far a fill is.
     pub(super) fn tell_fill(&self) {
-        let text = self.core.fill.as_ref().map(|fill| match fill.swept {
-            None => format!(
-                "{} events added, up to commit {} of {}",
-                fill.events,
-                fill.cursor.map_or(0, |c| c.0),
-                fill.upto
-            ),
-            Some(number) => {
-                format!("{} events added; {number} of {} profiles judged", fill.events, self.core.record.next_profile)
-            }
-        });
+        let text = self.core.fill.as_ref().map(|fill| fill.progress(self.core.record.next_profile));
         metrics::gauge!("tributary_fill_running").set(if text.is_some() { 1.0 } else { 0.0 });
         self.status.change(|status| status.fill = text);
     }
