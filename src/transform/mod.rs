@@ -30,6 +30,7 @@ use crate::expression::{BoundExpression, Expression};
 
 use envelope::EnvelopeMap;
 use fields::FieldSet;
+pub use fields::spellings;
 pub use restore::Restore;
 pub use scope::{Aliases, Contracts, EventScope, MapScope};
 use steps::BoundStep;

@@ -26,6 +26,7 @@ mod identity;
 mod identity_cases;
 mod identity_cli;
 mod kafka;
+mod oracle;
 mod order;
 mod pipeline_tests;
 mod tidy;
