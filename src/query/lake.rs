@@ -25,7 +25,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::ObjectStoreExt as _;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::{QueryError, json};
+use super::{QueryError, hash, json};
 use crate::sink::Table;
 use crate::sink::lake::files;
 use crate::sink::lake::manifest::{LakeError, Location, TableFiles};
@@ -75,7 +75,7 @@ async fn context_over(tables: Vec<(Table, Arc<dyn TableProvider>)>) -> Result<Se
     // Pushing map keys (`identifiers['email']`) below a join fails where a filter is pushed as well.
     options.optimizer.enable_leaf_expression_pushdown = false;
     let context = SessionContext::new_with_config(config);
-    for function in json::functions() {
+    for function in json::functions().into_iter().chain(hash::functions()) {
         context.register_udf(function);
     }
     let mut shown = Vec::new();

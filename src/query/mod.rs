@@ -1,5 +1,6 @@
 //! SQL over the lake or ClickHouse: the same tables, the same views, the same JSON functions.
 
+mod hash;
 mod history;
 mod json;
 mod lake;

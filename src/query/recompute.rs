@@ -34,7 +34,7 @@ pub fn traits_sql(pipeline: &Pipeline, dialect: Dialect, now: TimeUs) -> String 
     let built_in = BUILT_IN.iter().map(|(name, _)| *name);
     let columns = pipeline.traits.iter().flat_map(|plan| plan.columns.iter().map(|column| column.name.as_str()));
     let names: Vec<String> = ["profile_id"].into_iter().chain(built_in).chain(columns).map(quoted).collect();
-    statement.whole(&format!("SELECT {} FROM ({}) AS r", names.join(", "), statement.people(&traits, &BTreeSet::new())))
+    statement.people(&traits, &BTreeSet::new()).finish(|people| format!("SELECT {} FROM {people}", names.join(", ")))
 }
 
 /// One row (`segment`, `profile_id`) per current profile and segment that it is in as of `now`: of the segments with these
@@ -43,7 +43,7 @@ pub fn members_sql(pipeline: &Pipeline, dialect: Dialect, now: TimeUs, only: Opt
     let statement = Statement { pipeline, dialect, now };
     let wanted = |plan: &SegmentPlan| only.is_none_or(|names| names.contains(&plan.name.as_str()));
     let shown: Vec<&SegmentPlan> = pipeline.segments.iter().filter(|plan| wanted(plan)).collect();
-    statement.whole(&statement.members(&shown))
+    statement.members(&shown)
 }
 
 struct Statement<'a> {
@@ -52,28 +52,65 @@ struct Statement<'a> {
     now: TimeUs,
 }
 
-impl Statement<'_> {
-    /// Puts the values of events before a SELECT, and what it relies on behind it.
-    fn whole(&self, select: &str) -> String {
-        let settings = match self.dialect {
-            Dialect::ClickHouse => " SETTINGS join_use_nulls = 1",
-            Dialect::DataFusion => "",
-        };
-        format!("WITH {} AS ({}) {select}{settings}", events::EVENTS, self.events())
+/// People in steps, each a name in the WITH of the statement: what is computed from columns comes after them.
+struct Steps {
+    dialect: Dialect,
+    with: Vec<String>,
+    count: usize,
+    /// Columns of the next step, and what they are.
+    next: Vec<(String, String)>,
+}
+
+impl Steps {
+    /// Adds a column that reads these.
+    fn add<'c>(&mut self, name: &str, value: String, mut reads: impl Iterator<Item = &'c str>) {
+        if reads.any(|read| self.next.iter().any(|(name, _)| name == read)) {
+            self.step();
+        }
+        self.next.push((name.to_string(), value));
     }
 
-    /// A SELECT of all current profiles with the columns of these traits, and those since when they are in these segments.
-    fn people(&self, traits: &BTreeSet<usize>, since: &BTreeSet<&str>) -> String {
+    fn step(&mut self) {
+        if self.next.is_empty() {
+            return;
+        }
+        let columns: Vec<String> =
+            self.next.drain(..).map(|(name, value)| format!("{value} AS {}", quoted(&name))).collect();
+        let (from, to) = (self.count, self.count + 1);
+        self.with.push(format!("people_{to} AS (SELECT p.*, {} FROM people_{from} AS p)", columns.join(", ")));
+        self.count = to;
+    }
+
+    /// The statement that ends with this SELECT of the last of them.
+    fn finish(mut self, select: impl FnOnce(&str) -> String) -> String {
+        self.step();
+        let settings = match self.dialect {
+            Dialect::ClickHouse => "\nSETTINGS join_use_nulls = 1",
+            Dialect::DataFusion => "",
+        };
+        format!("WITH {}\n{}{settings}", self.with.join(",\n"), select(&format!("people_{}", self.count)))
+    }
+}
+
+fn reads(expression: &Expression) -> impl Iterator<Item = &str> {
+    expression.inputs.iter().map(|input| input.column.as_str())
+}
+
+impl Statement<'_> {
+    /// All current profiles with the columns of these traits, and those since when they are in these segments.
+    fn people(&self, traits: &BTreeSet<usize>, since: &BTreeSet<&str>) -> Steps {
+        let mut with = vec![format!("{} AS ({})", events::EVENTS, self.events(traits))];
         let mut columns: Vec<String> =
             ["profile_id", "first_seen", "last_seen", "events"].map(|name| format!("p.{name} AS {name}")).to_vec();
         let mut from = format!("({}) AS p", self.built_in());
         let mut join = |alias: &str, sql: String| {
-            from.push_str(&format!(" LEFT JOIN ({sql}) AS {alias} ON p.profile_id = {alias}.profile_id"));
+            with.push(format!("{alias} AS ({sql})"));
+            from.push_str(&format!(" LEFT JOIN {alias} ON p.profile_id = {alias}.profile_id"));
         };
         for index in traits {
             let plan = &self.pipeline.traits[*index];
             let TraitRule::Events(rule) = &plan.rule else { continue };
-            let alias = format!("t{index}");
+            let alias = format!("trait_{index}");
             for column in &plan.columns {
                 let name = quoted(&column.name);
                 columns.push(match events::when_empty(rule, column.part) {
@@ -84,74 +121,77 @@ impl Statement<'_> {
             join(&alias, self.event_trait(plan, rule));
         }
         for (index, segment) in since.iter().enumerate() {
-            let alias = format!("s{index}");
+            let alias = format!("since_{index}");
             columns.push(format!("{alias}.changed_at AS {}", quoted(&since_column(segment))));
             join(&alias, self.since(segment));
         }
-        let mut sql = format!("SELECT {} FROM {from}", columns.join(", "));
-        // What is computed from others goes around them, one by one: it may be read by the next.
+        with.push(format!("people_0 AS (SELECT {} FROM {from})", columns.join(", ")));
+        let mut steps = Steps { dialect: self.dialect, with, count: 0, next: Vec::new() };
         for index in traits {
             let plan = &self.pipeline.traits[*index];
-            let value = match &plan.rule {
-                TraitRule::Events(_) => continue,
-                TraitRule::Formula(formula) => self.over_people(formula),
+            let Some(column) = plan.columns.first() else { continue };
+            match &plan.rule {
+                TraitRule::Events(_) => {}
+                TraitRule::Formula(formula) => steps.add(&column.name, self.over_people(formula), reads(formula)),
                 TraitRule::Stages(stages) => {
-                    let stages = stages.iter().map(|stage| {
+                    let names = stages.iter().map(|stage| {
                         format!("WHEN {} THEN {}", self.over_people(&stage.condition), self.dialect.text(&stage.name))
                     });
-                    format!("CASE {} ELSE NULL END", stages.collect::<Vec<_>>().join(" "))
+                    let value = format!("CASE {} ELSE NULL END", names.collect::<Vec<_>>().join(" "));
+                    steps.add(&column.name, value, stages.iter().flat_map(|stage| reads(&stage.condition)));
                 }
-            };
-            let columns: Vec<String> =
-                plan.columns.iter().map(|column| format!("{value} AS {}", quoted(&column.name))).collect();
-            sql = format!("SELECT r.*, {} FROM ({sql}) AS r", columns.join(", "));
+            }
         }
-        sql
+        steps
     }
 
     fn members(&self, shown: &[&SegmentPlan]) -> String {
         let segments = self.segments_behind(shown);
-        let mut traits = BTreeSet::new();
-        let mut since = BTreeSet::new();
+        let (mut traits, mut since) = (BTreeSet::new(), BTreeSet::new());
         for plan in segments.iter().map(|index| &self.pipeline.segments[*index]) {
             match &plan.rule {
                 SegmentRule::Predicate(predicate) => {
                     self.traits_behind(predicate, &mut traits);
-                    let (now, time) = (since_column(""), |input: &'_ Resolved| input.column.clone());
-                    for column in predicate.inputs.iter().map(time) {
-                        let name = column.strip_prefix(&now);
-                        let known = self.pipeline.segments.iter().find(|plan| Some(plan.name.as_str()) == name);
-                        since.extend(known.map(|plan| plan.name.as_str()));
-                    }
+                    let prefix = since_column("");
+                    since.extend(reads(predicate).filter_map(|column| column.strip_prefix(&prefix)));
                 }
                 SegmentRule::List => drop(since.insert(plan.name.as_str())),
                 SegmentRule::Sample { .. } => {}
             }
         }
-        let mut sql = self.people(&traits, &since);
+        let mut steps = self.people(&traits, &since);
         for index in segments {
             let plan = &self.pipeline.segments[index];
-            let is = match &plan.rule {
-                SegmentRule::Predicate(predicate) => format!("coalesce({}, false)", self.over_people(predicate)),
-                SegmentRule::Sample { below } => self.is_sampled(&plan.name, *below),
-                SegmentRule::List => format!("({} IS NOT NULL)", quoted(&since_column(&plan.name))),
-            };
-            sql = format!("SELECT r.*, {is} AS {} FROM ({sql}) AS r", quoted(&membership_column(&plan.name)));
+            let column = membership_column(&plan.name);
+            match &plan.rule {
+                SegmentRule::Predicate(predicate) => {
+                    let is = format!("coalesce({}, false)", self.over_people(predicate));
+                    steps.add(&column, is, reads(predicate));
+                }
+                SegmentRule::Sample { below } => {
+                    steps.add(&column, self.is_sampled(&plan.name, *below), std::iter::empty());
+                }
+                SegmentRule::List => {
+                    let is = format!("({} IS NOT NULL)", quoted(&since_column(&plan.name)));
+                    steps.add(&column, is, std::iter::empty());
+                }
+            }
         }
-        let names: Vec<String> = shown
-            .iter()
-            .map(|plan| {
-                let (column, name) = (quoted(&membership_column(&plan.name)), self.dialect.text(&plan.name));
-                format!("CASE WHEN {column} THEN {name} ELSE '' END")
-            })
-            .chain(shown.is_empty().then(|| "''".to_string()))
-            .collect();
-        let names = names.join(", ");
+        let names = shown.iter().map(|plan| {
+            let (column, name) = (quoted(&membership_column(&plan.name)), self.dialect.text(&plan.name));
+            format!("CASE WHEN {column} THEN {name} ELSE '' END")
+        });
+        let names: Vec<String> = names.chain(shown.is_empty().then(|| "''".to_string())).collect();
         let each = match self.dialect {
-            Dialect::ClickHouse => format!("arrayJoin([{names}])"),
-            Dialect::DataFusion => format!("unnest(make_array({names}))"),
+            Dialect::ClickHouse => format!("arrayJoin([{}])", names.join(", ")),
+            Dialect::DataFusion => format!("unnest(make_array({}))", names.join(", ")),
         };
-        format!("SELECT segment, profile_id FROM (SELECT {each} AS segment, profile_id FROM ({sql}) AS r) AS m WHERE segment <> ''")
+        steps.finish(|people| {
+            format!(
+                "SELECT segment, profile_id FROM (SELECT {each} AS segment, profile_id FROM {people}) AS members \
+                 WHERE segment <> ''"
+            )
+        })
     }
 
     /// Since when people are in a segment, by the changes up to now.
@@ -170,11 +210,7 @@ impl Statement<'_> {
     fn is_sampled(&self, segment: &str, below: u64) -> String {
         let Ok(below) = u32::try_from(below) else { return "true".to_string() };
         let text = format!("concat({}, profile_id)", self.dialect.text(&format!("{segment}:")));
-        let hash = match self.dialect {
-            Dialect::ClickHouse => format!("lower(hex(SHA256(assumeNotNull({text}))))"),
-            Dialect::DataFusion => format!("encode(sha256({text}), 'hex')"),
-        };
-        format!("(substr({hash}, 1, 8) < '{below:08x}')")
+        format!("(substr(hex(SHA256({text})), 1, 8) < '{below:08X}')")
     }
 
     /// The indices of these segments and of those that they refer to.

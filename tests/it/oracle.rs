@@ -70,10 +70,13 @@ fn run(seed: u64, clickhouse: bool, count: &Count) {
             }
         }
         world.fire();
+        let t0 = std::time::Instant::now();
         add(&count.lake, oracle.check_lake(&world));
+        let t1 = std::time::Instant::now();
         if clickhouse {
             add(&count.clickhouse, oracle.check_clickhouse(&world));
         }
+        println!("TIMES lake {:?} clickhouse {:?}", t1 - t0, t1.elapsed());
     }
     // Long after the last event.
     world.clock += random.i64(1..400) * 24 * HOUR_US;

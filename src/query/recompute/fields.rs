@@ -8,15 +8,15 @@ use super::Statement;
 use super::events::EVENTS;
 use crate::event::{Field, NAMES, Root, ValueType};
 use crate::expression::{Dialect, Expression, Resolved};
-use crate::profile::{EventRule, TraitPlan};
+use crate::profile::EventRule;
 use crate::sink::views::quoted;
 use crate::transform::spellings;
 
 impl Statement<'_> {
-    /// The events of today's profiles, with every column that a trait reads.
-    pub(super) fn events(&self) -> String {
+    /// The events of today's profiles, with every column that these traits read.
+    pub(super) fn events(&self, traits: &BTreeSet<usize>) -> String {
         let mut read: BTreeSet<&str> = ["timestamp", "message_id", "source", "event"].into();
-        for rule in self.pipeline.traits.iter().filter_map(TraitPlan::event_rule) {
+        for rule in traits.iter().filter_map(|index| self.pipeline.traits[*index].event_rule()) {
             let EventRule { filter, input, by, presence, .. } = rule;
             let expressions = [filter, input, by].into_iter().flatten();
             read.extend(expressions.flat_map(|expression| &expression.inputs).map(|input| input.column.as_str()));

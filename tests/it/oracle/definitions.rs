@@ -149,9 +149,11 @@ fn event_trait(random: &mut fastrand::Rng, name: &str, known: &mut Known) -> Str
     } else if random.u8(0..3) == 0 {
         parts.push(format!("event: {}", one(random, &["Looked Around", "Rated", "[Rated, Looked Around]"])));
     }
-    let filter = one(random, FILTERS);
+    // Of orders only what their contract has.
+    let known_of = |sql: &&str| !orders || !sql.contains("properties.") || sql.contains("properties.total");
+    let filters: Vec<&str> = FILTERS.iter().copied().filter(known_of).collect();
     if random.u8(0..3) == 0 {
-        parts.push(format!("where: {}", quoted(filter)));
+        parts.push(format!("where: {}", quoted(one(random, &filters))));
     }
     if matches!(rule, "latest" | "first") && random.u8(0..3) == 0 {
         parts.push(format!("on_merge: {}", one(random, &["latest", "earliest", "source_priority"])));
@@ -160,7 +162,8 @@ fn event_trait(random: &mut fastrand::Rng, name: &str, known: &mut Known) -> Str
         parts.push(one(random, WINDOWS).to_string());
     }
     if random.u8(0..4) == 0 && kind != Kind::Json {
-        parts.push(format!("by: {}", quoted(one(random, KEYS))));
+        let keys: Vec<&str> = KEYS.iter().copied().filter(known_of).collect();
+        parts.push(format!("by: {}", quoted(one(random, &keys))));
         known.values.push((format!("{name}.keys"), Kind::Long));
         known.values.push((format!("{name}.overflow"), Kind::Boolean));
         known.values.push((name.to_string(), Kind::Json));
