@@ -46,6 +46,8 @@ struct Reads {
     traits: Vec<bool>,
     built_in: bool,
     time: bool,
+    /// Segments that it names itself.
+    segments: Vec<u16>,
 }
 
 /// Where a column of a predicate is found.
@@ -130,6 +132,7 @@ impl Segments {
                             reads.add(&of_traits[index]);
                         }
                         Some(Place::Member(other) | Place::Since(other)) => {
+                            reads.segments.push(other);
                             // It comes before this one.
                             if let Some(bound) = segments.bound.get_mut(other as usize) {
                                 bound.is_read = true;
@@ -216,6 +219,7 @@ impl Segments {
         for (row, profile) in profiles.iter().enumerate() {
             profile.segments().for_each(|segment| members[segment as usize].push(row as u32));
         }
+        let mut changed = vec![false; self.plans.len()];
         let everyone = judged.whole.len() == rows;
         let some: UInt32Array = judged.whole.iter().copied().collect();
         for index in 0..self.plans.len() {
@@ -227,7 +231,12 @@ impl Segments {
                 _ if !self.ready[index] => {
                     judged.whole.iter().for_each(|row| settle.row(*row, is_member(*row, profiles), profiles));
                 }
-                (SegmentRule::Predicate(_), Some(predicate)) if everyone || self.is_touched(index, judged.touch) => {
+                // Samples and lists change without any trait.
+                (SegmentRule::Predicate(_), Some(predicate))
+                    if everyone
+                        || self.is_touched(index, judged.touch)
+                        || self.bound[index].reads.segments.iter().any(|other| changed[usize::from(*other)]) =>
+                {
                     let column = |code: usize| self.column(code, judged, &members, profiles);
                     let is =
                         predicate.evaluate_predicate(&column, rows).map_err(|source| self.failed(index, source))?;
@@ -261,6 +270,7 @@ impl Segments {
                     }
                 }
             }
+            changed[index] = settle.changed;
             if self.bound[index].is_read && settle.changed {
                 // Later predicates see it as it is now.
                 members[index] = (0..rows as u32).filter(|row| is_member(*row, profiles)).collect();

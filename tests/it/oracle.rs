@@ -70,13 +70,10 @@ fn run(seed: u64, clickhouse: bool, count: &Count) {
             }
         }
         world.fire();
-        let t0 = std::time::Instant::now();
         add(&count.lake, oracle.check_lake(&world));
-        let t1 = std::time::Instant::now();
         if clickhouse {
             add(&count.clickhouse, oracle.check_clickhouse(&world));
         }
-        println!("TIMES lake {:?} clickhouse {:?}", t1 - t0, t1.elapsed());
     }
     // Long after the last event.
     world.clock += random.i64(1..400) * 24 * HOUR_US;
@@ -87,6 +84,20 @@ fn run(seed: u64, clickhouse: bool, count: &Count) {
     if clickhouse {
         add(&count.clickhouse, oracle.check_clickhouse(&world));
     }
+}
+
+/// What the oracle has found.
+#[test]
+fn who_is_in_a_sample_is_in_what_names_only_the_sample() {
+    let folder = tempfile::tempdir().expect("folder");
+    let definitions = "pipeline: oracle\nsources: { site: { file: { path: none.ndjson }, format: { json: segment } } }\n\
+                       segments: { all: { sample: 100% }, named: \"in_segment('all')\" }\n";
+    std::fs::write(folder.path().join("oracle.yaml"), definitions).expect("file");
+    let mut world = World::new(folder.path());
+    let event = r#"{"messageId":"m1","userId":"u1","type":"track","event":"Rated","timestamp":"2026-01-01T00:00:00Z"}"#;
+    world.apply_json("site", std::iter::once((1_767_225_600_000_000, event.to_string())));
+    let entered: Vec<String> = world.rows("segment_changes").into_iter().map(|row| row["segment"].clone()).collect();
+    assert_eq!(entered, ["all", "named"]);
 }
 
 fn worlds(usual: u64) -> u64 {

@@ -91,7 +91,9 @@ impl Oracle {
         }
         let target = clickhouse.target.clone();
         let ask = |sql: String| {
+            let t0 = std::time::Instant::now();
             let answer = self.runtime.block_on(query(&target, &sql));
+            println!("CH {:?}", t0.elapsed());
             one_batch(answer.unwrap_or_else(|error| panic!("{error}\n{sql}\nseed {}\n{}", self.seed, self.definitions)))
         };
         let traits = ask(traits_sql(&world.pipeline, Dialect::ClickHouse, world.clock));
@@ -142,15 +144,29 @@ impl Oracle {
             rows.map(|(_, rows)| rows.clone()).collect()
         };
         let tables = self.tables.iter().map(|table| (table.clone(), rows_of(table))).collect();
-        self.runtime.block_on(memory_context(tables)).expect("a session")
+        let context = self.runtime.block_on(memory_context(tables)).expect("a session");
+        // A few rows and many statements: what counts is the time to plan them.
+        let state = context.state_ref();
+        let mut state = state.write();
+        state.config_mut().options_mut().optimizer.max_passes = 1;
+        state.config_mut().options_mut().execution.target_partitions = 1;
+        drop(state);
+        context
     }
 
     fn ask_lake(&self, context: &SessionContext, sql: &str) -> RecordBatch {
         let answer = self.runtime.block_on(async {
+            let t0 = std::time::Instant::now();
             let frame = context.sql(sql).await?;
             let schema = frame.schema().as_arrow().clone();
-            let mut batches = frame.collect().await?;
-            batches.push(RecordBatch::new_empty(schema.into()));
+            let t1 = std::time::Instant::now();
+            let plan = frame.create_physical_plan().await?;
+            let t2 = std::time::Instant::now();
+            let mut batches = datafusion::physical_plan::collect(plan, context.task_ctx()).await?;
+            println!("ASK sql {:?} plan {:?} run {:?} {}", t1-t0, t2-t1, t2.elapsed(), sql.len());
+            if batches.is_empty() {
+                batches.push(RecordBatch::new_empty(schema.into()));
+            }
             Ok::<_, datafusion::error::DataFusionError>(batches)
         });
         one_batch(answer.unwrap_or_else(|error| panic!("{error}\n{sql}\nseed {}\n{}", self.seed, self.definitions)))
