@@ -51,7 +51,7 @@ pub enum Holds {
     /// A map with exactly one name in it.
     Single(&'static Holds),
     Nothing,
-    /// Envelope columns to SQL or `{ value: … }`; true: nested to any depth.
+    /// Envelope columns to SQL or `{ value: … }`.
     Targets,
     /// An event of a test: keys of the envelope.
     Event,

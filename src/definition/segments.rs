@@ -55,7 +55,7 @@ pub fn segments(checker: &Checker, definition: &Definition, traits: &[TraitPlan]
 fn references(rule: &SegmentRule) -> impl Iterator<Item = &str> {
     let inputs = match rule {
         SegmentRule::Predicate(expression) => expression.inputs.as_slice(),
-        SegmentRule::Sample { .. } | SegmentRule::List => &[],
+        SegmentRule::Sample { .. } | SegmentRule::List | SegmentRule::Nobody => &[],
     };
     let (member, since) = (membership_column(""), since_column(""));
     inputs.iter().filter_map(move |input| {
@@ -74,7 +74,7 @@ fn order(checker: &Checker, mut waiting: Vec<Waiting>, traits: &[TraitPlan]) -> 
         // The meaning changes with that of the traits and segments it reads.
         let mut reads = match &rule {
             SegmentRule::Predicate(predicate) => versions_of(traits, predicate),
-            SegmentRule::Sample { .. } | SegmentRule::List => Vec::new(),
+            SegmentRule::Sample { .. } | SegmentRule::List | SegmentRule::Nobody => Vec::new(),
         };
         for name in references(&rule) {
             reads.extend(plans.iter().find(|plan| plan.name == name).map(|plan| plan.version.to_string()));

@@ -5,6 +5,7 @@
 //! commit fails the process ends, so nothing is ever rolled back.
 
 mod correct;
+mod definitions;
 mod fill;
 mod judge;
 mod lists;
@@ -15,10 +16,12 @@ mod timers;
 
 pub use correct::{Begun, RebuildRecord};
 pub use fill::{Chunk, FillRecord};
+pub use load::{Known, accept, compare};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub(super) use self::definitions::Told;
 use self::judge::Round;
 pub(super) use self::judge::{Findings, StageChange};
 use self::lists::Lists;
@@ -41,13 +44,13 @@ use super::{Command, CorrectionRequest, EngineError};
 use crate::activation::{Activations, Rendered, time_text};
 use crate::aggregate::Aggregator;
 use crate::definition::Pipeline;
-use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs};
+use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, ValueType};
 use crate::identity::{
     self, Component, Correction, Corrections, Decisions, Extracted, IdentifierType, Identities, NO_PROFILE, Resolved,
     extract,
 };
 use crate::profile::{Input, Profile, ProfileRecord, Slots, Traits};
-use crate::segment::{Cause, Moved, Segments, Touch, Transition};
+use crate::segment::{Cause, Moved, SegmentRule, Segments, Touch, Transition};
 use crate::sink::{Attempt, AttemptOutcome, CommitRange, Queued, Table, tables};
 use crate::state::cache::Cache;
 use crate::state::keys::{self, Tag};
@@ -81,6 +84,9 @@ pub struct Core {
     kept: Vec<u64>,
     /// What has to be filled from the past.
     pub fill: Option<FillRecord>,
+    /// What the tables know of the definitions, and whether that may have changed.
+    told: Vec<Told>,
+    must_tell: bool,
     pub record: EngineRecord,
     pub sink: SinkRecord,
     /// Commits whose rows the table sink has not acknowledged, with their tables.
@@ -97,6 +103,7 @@ struct CoreTables {
     event_moves: Table,
     segment_changes: Table,
     stage_changes: Table,
+    definitions: Table,
     deliveries: Table,
     rejected_events: Table,
 }
@@ -118,7 +125,7 @@ pub struct Staged {
 impl Core {
     /// See [`digest`](super::digest()).
     pub async fn digest(&self) -> Result<u128, StoreError> {
-        super::digest(&*self.store, &self.slots, &self.traits.plans, self.record.now).await
+        super::digest(&*self.store, &self.slots, &self.traits, self.record.now).await
     }
 
     pub fn corrections(&self) -> &Corrections {
@@ -148,6 +155,7 @@ impl Core {
 
     /// The rows go into the outbox, and the engine's record with them.
     fn seal(&mut self, staged: &mut Staged) -> Result<(), EngineError> {
+        self.tell_definitions(staged)?;
         let commit = staged.commit;
         for (table, batch) in &staged.rows {
             staged.writes.put(keys::number_name(Tag::Outbox, commit, &table.name), outbox::encode(batch)?);
@@ -189,7 +197,6 @@ impl Core {
 
         // What was due before the batch happens before it, then the merges, then the events, then the judgement.
         let mut findings = Findings::default();
-        self.sweep_ahead(&mut profiles, &touched.numbers, &mut findings, staged).await?;
         let absorbed = self.catch_up(&mut profiles, &touched, &resolved, &mut findings, staged).await?;
         let merged = self.merge_profiles(&mut profiles, absorbed, &touched, &resolved);
         touched.ids = profiles.iter().map(|profile| profile.id).collect();
@@ -197,8 +204,8 @@ impl Core {
 
         let now = self.record.now;
         let input = Input { events: &events, profile_of_row: &touched.profile_of_row, best: &resolved.best, now };
-        self.traits.count(&input, &mut profiles);
         let traits = self.traits.apply(&input, None, &mut profiles)?;
+        self.traits.count(&input, &mut profiles);
         self.relinked = resolved.identifiers.iter().map(|row| row.number).collect();
         let round = Round {
             numbers: &touched.numbers,
@@ -347,7 +354,8 @@ impl Core {
             .collect()
     }
 
-    /// Fires what was due before the batch, for its profiles as they were; takes those that are absorbed with it.
+    /// What comes before the batch, for its profiles as they were and those that are absorbed with it: a sweep that has not
+    /// come to them yet, and what was due. Gives those absorbed.
     async fn catch_up(
         &mut self,
         profiles: &mut Vec<Profile>,
@@ -358,17 +366,20 @@ impl Core {
     ) -> Result<Vec<(ProfileNumber, Profile)>, EngineError> {
         // Bodies describe those absorbed with the identifiers of whom they have become.
         let mut numbers = touched.numbers.clone();
+        let mut own = touched.numbers.clone();
         let mut absorbed: Vec<(ProfileNumber, TimeUs)> = Vec::new();
         for (loser, into) in &resolved.absorbed {
             let Some(profile) = self.profiles.remove(loser).filter(|_| touched.index.contains_key(into)) else {
                 continue;
             };
             numbers.push(*into);
+            own.push(*loser);
             absorbed.push((*into, profile.timer));
             self.set_timer(*loser, profile.timer, TimeUs::MAX, staged);
             staged.writes.delete(keys::profile(*loser));
             profiles.push(profile);
         }
+        self.sweep_ahead(profiles, &numbers, &own, findings, staged).await?;
         self.fire_due(profiles, &numbers, findings, staged).await?;
         let gone = profiles.split_off(touched.numbers.len());
         Ok(absorbed.into_iter().map(|(into, _)| into).zip(gone).collect())
@@ -405,7 +416,7 @@ impl Core {
             } else {
                 merged.moved.push(Moved { into: index, id: profile.id, segments: profile.segments().collect() });
             }
-            mine.merge(&self.traits.plans, profile);
+            self.traits.merge(mine, profile);
         }
         merged.whole = merged.shown.keys().copied().collect();
         merged.whole.sort_unstable();

@@ -10,11 +10,11 @@ use arrow::datatypes::DataType;
 use hashbrown::HashMap;
 
 use super::EngineError;
-use super::core::{Findings, StageChange};
+use super::core::{StageChange, Told};
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, column};
 use crate::identity::{Cause, Conflict, Decision, Extracted, IdentifierRow, IdentityPlan, Merge};
-use crate::profile::{TraitPlan, TraitRule};
-use crate::segment::{self, Transition};
+use crate::profile::TraitPlan;
+use crate::segment::Transition;
 use crate::sink::{Attempt, Table};
 
 /// Adds `_batch` and `_seq` and makes the batch of a table.
@@ -222,24 +222,15 @@ pub fn event_moves(table: &Table, moves: &[EventMove], cause: &str, commit: u64)
 pub fn segment_changes(
     table: &Table,
     segments: &[String],
-    Findings { transitions, removed, .. }: &Findings,
-    now: TimeUs,
+    transitions: &[Transition],
     commit: u64,
 ) -> Result<RecordBatch, EngineError> {
-    let name = |t: &Transition| segments[t.segment as usize].as_str();
-    let change = |t: &Transition| if t.entered { "entered" } else { "exited" };
     let columns: Vec<ArrayRef> = vec![
-        texts(transitions.iter().map(name).chain(removed.iter().map(|(_, segment)| segment.as_str()))),
-        ids(transitions.iter().map(|t| t.id).chain(removed.iter().map(|(id, _)| *id)).map(Some)),
-        texts(transitions.iter().map(change).chain(removed.iter().map(|_| "exited"))),
-        texts(
-            transitions
-                .iter()
-                .map(|t| t.cause)
-                .chain(removed.iter().map(|_| segment::Cause::Removed))
-                .map(|c| c.name()),
-        ),
-        times(transitions.iter().map(|t| t.at).chain(removed.iter().map(|_| now))),
+        texts(transitions.iter().map(|t| segments[t.segment as usize].as_str())),
+        ids(transitions.iter().map(|t| Some(t.id))),
+        texts(transitions.iter().map(|t| if t.entered { "entered" } else { "exited" })),
+        texts(transitions.iter().map(|t| t.cause.name())),
+        times(transitions.iter().map(|t| t.at)),
     ];
     finish(table, columns, commit)
 }
@@ -252,17 +243,26 @@ pub fn stage_changes(
     commit: u64,
 ) -> Result<RecordBatch, EngineError> {
     let plan = |change: &StageChange| &traits[change.trait_index as usize];
-    let name = |change: &StageChange, stage: Option<u16>| match &plan(change).rule {
-        TraitRule::Stages(stages) => stage.and_then(|stage| stages.get(stage as usize)).map(|stage| stage.name.clone()),
-        TraitRule::Events(_) | TraitRule::Formula(_) => None,
-    };
     let columns: Vec<ArrayRef> = vec![
         texts(changes.iter().map(|change| plan(change).name.as_str())),
         ids(changes.iter().map(|change| Some(change.id))),
-        Arc::new(changes.iter().map(|change| name(change, change.from)).collect::<StringArray>()),
-        Arc::new(changes.iter().map(|change| name(change, change.to)).collect::<StringArray>()),
+        Arc::new(changes.iter().map(|change| plan(change).stage(change.from)).collect::<StringArray>()),
+        Arc::new(changes.iter().map(|change| plan(change).stage(change.to)).collect::<StringArray>()),
         texts(changes.iter().map(|change| change.cause.name())),
         times(changes.iter().map(|change| change.at)),
+    ];
+    finish(table, columns, commit)
+}
+
+pub fn definitions(table: &Table, told: &[&Told], now: TimeUs, commit: u64) -> Result<RecordBatch, EngineError> {
+    let versions: Vec<String> = told.iter().map(|told| format!("{:016x}", told.version)).collect();
+    let columns: Vec<ArrayRef> = vec![
+        texts(told.iter().map(|told| if told.is_segment { "segment" } else { "trait" })),
+        texts(told.iter().map(|told| told.name.as_str())),
+        texts(versions.iter().map(String::as_str)),
+        Arc::new(told.iter().map(|told| Some(told.ready)).collect::<BooleanArray>()),
+        Arc::new(told.iter().map(|told| Some(told.removed)).collect::<BooleanArray>()),
+        times(told.iter().map(|_| now)),
     ];
     finish(table, columns, commit)
 }

@@ -224,8 +224,15 @@ impl Segments {
         let some: UInt32Array = judged.whole.iter().copied().collect();
         for index in 0..self.plans.len() {
             let segment = index as u16;
-            let mut settle =
-                Settle { judged, segment, members: &members[index], transitions: &mut transitions, changed: false };
+            let is_gone = matches!(self.plans[index].rule, SegmentRule::Nobody);
+            let mut settle = Settle {
+                judged,
+                segment,
+                members: &members[index],
+                transitions: &mut transitions,
+                changed: false,
+                is_gone,
+            };
             let is_member = |row: u32, profiles: &[Profile]| profiles[row as usize].membership(segment).member;
             match (&self.plans[index].rule, &self.bound[index].predicate) {
                 _ if !self.ready[index] => {
@@ -263,7 +270,8 @@ impl Segments {
                         settle.row(*row, is, profiles);
                     }
                 }
-                _ => {
+                (SegmentRule::Nobody, _) => judged.whole.iter().for_each(|row| settle.row(*row, false, profiles)),
+                (SegmentRule::List | SegmentRule::Predicate(_), _) => {
                     for row in 0..rows as u32 {
                         let listed = (judged.listed)(row, segment).unwrap_or_else(|| is_member(row, profiles));
                         settle.row(row, listed, profiles);
@@ -341,6 +349,8 @@ struct Settle<'a> {
     /// Who was a member, in order.
     members: &'a [u32],
     transitions: &'a mut Vec<Transition>,
+    /// Whether the segment is defined no more.
+    is_gone: bool,
     /// Whether someone is a member who was none, or the other way round.
     changed: bool,
 }
@@ -378,7 +388,11 @@ impl Settle<'_> {
         }
         let entry = membership.entries;
         if is != shown {
-            let cause = if is == was { Cause::Merge } else { self.judged.cause };
+            let cause = match self.judged.cause {
+                _ if is == was => Cause::Merge,
+                Cause::Fill if self.is_gone => Cause::Removed,
+                cause => cause,
+            };
             let (segment, entered) = (self.segment, is);
             self.transitions.push(Transition { profile: row, segment, id, entered, cause, entry, at });
         }

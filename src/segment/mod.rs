@@ -34,6 +34,8 @@ pub enum SegmentRule {
     },
     /// Who has one of the identifiers of a list.
     List,
+    /// Defined no more: whoever is in it leaves.
+    Nobody,
 }
 
 impl SegmentRule {
@@ -43,6 +45,7 @@ impl SegmentRule {
             SegmentRule::Predicate(predicate) => predicate.sql.clone(),
             SegmentRule::Sample { below } => format!("a sample of {:.1}%", *below as f64 / 42_949_672.96),
             SegmentRule::List => "a list".to_string(),
+            SegmentRule::Nobody => "defined no more".to_string(),
         }
     }
 }

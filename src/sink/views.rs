@@ -58,6 +58,11 @@ pub fn views(tables: &[Table], dialect: Dialect) -> Vec<View> {
                 "segment_members",
                 latest(dialect, table, &["segment", "profile_id"], &["changed_at"], Some(("change", "= 'entered'"))),
             )),
+            TableKind::Definitions => {
+                let shown = ["version", "ready", "changed_at"];
+                let sql = latest(dialect, table, &["kind", "name"], &shown, Some(("removed", "= false")));
+                views.push(view("current_definitions", sql));
+            }
             TableKind::Aggregate => views.extend(table.aggregate_name().map(|name| view(name, combined(table)))),
             TableKind::Events
             | TableKind::ProfileMerges

@@ -8,6 +8,7 @@ pub mod heartbeat;
 pub mod keys;
 pub mod location;
 pub mod memory;
+pub mod overlay;
 pub mod slate;
 
 use async_trait::async_trait;

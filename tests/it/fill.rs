@@ -93,9 +93,15 @@ fn a_fill_ends_where_the_definition_would_have_been_from_the_start() {
         }
         assert_eq!(world.digest(), expected.digest(), "digest (seed {seed})");
         // What the past says is told apart from what happened.
-        let causes = |world: &World, cause: &str| world.rows("segment_changes").iter().filter(|row| row["cause"] == cause).count();
+        let causes = |world: &World, cause: &str| {
+            world.rows("segment_changes").iter().filter(|row| row["cause"] == cause).count()
+        };
         assert_eq!(causes(&expected, "fill"), 0);
         let old = world.rows("segment_changes").into_iter().filter(|row| row["segment"] == "old");
-        assert!(old.clone().filter(|row| row["change"] == "exited").all(|row| row["cause"] == "removed" || row["cause"] == "merge"));
+        assert!(
+            old.clone()
+                .filter(|row| row["change"] == "exited")
+                .all(|row| row["cause"] == "removed" || row["cause"] == "merge")
+        );
     });
 }

@@ -181,6 +181,7 @@ impl World {
     pub fn redefine(&mut self, folder: &Path) {
         let (pipeline, _) = definition::load(folder, Mode::Run).expect("definitions");
         self.preparer = Preparer::new(&pipeline, None).expect("a preparer");
+        self.runtime.block_on(tributary::engine::accept(&*self.store, &pipeline)).expect("accepted");
         self.pipeline = pipeline;
         self.restart();
     }
@@ -190,7 +191,8 @@ impl World {
         let Some(fill) = self.core.fill.clone().filter(|fill| fill.swept.is_none()) else { return false };
         let restore = Restore::new(&self.pipeline.transform.fields);
         let filter = fill.filter(self.core.slots(), &self.pipeline, self.core.record.now);
-        let range = CommitRange { after: fill.cursor.map_or(0, |(commit, _)| commit.saturating_sub(1)), upto: fill.upto };
+        let range =
+            CommitRange { after: fill.cursor.map_or(0, |(commit, _)| commit.saturating_sub(1)), upto: fill.upto };
         let tables = Rows(self.commits.iter().flat_map(|commit| commit.rows.iter().cloned()).collect());
         let mut reader = HistoryReader::new(&tables, restore, filter, range);
         let mut chunk = None;
@@ -217,13 +219,6 @@ impl World {
     pub fn sweep(&mut self) -> bool {
         let staged = self.runtime.block_on(self.core.sweep(self.clock)).expect("swept");
         staged.map(|staged| self.commit(staged)).is_some()
-    }
-
-    /// Fires all timers that are due.
-    pub fn fire(&mut self) {
-        while let Some(staged) = self.runtime.block_on(self.core.fire_timers(self.clock)).expect("fired") {
-            self.commit(staged);
-        }
     }
 
     pub fn apply(&mut self, events: &[Event]) {
@@ -295,7 +290,8 @@ impl World {
     }
 
     pub fn finish(&mut self, shadow: Shadow) -> Corrected {
-        let (staged, corrected) = self.runtime.block_on(self.core.finish_rebuild(shadow, self.clock)).expect("switched");
+        let (staged, corrected) =
+            self.runtime.block_on(self.core.finish_rebuild(shadow, self.clock)).expect("switched");
         self.commit(staged);
         corrected
     }
@@ -407,7 +403,7 @@ impl World {
                         sum.0 += revenue;
                         sum.1 += orders;
                     }
-                    "rejected_events" | "identity_conflicts" | "deliveries" | "stage_changes" => {}
+                    "rejected_events" | "identity_conflicts" | "deliveries" | "stage_changes" | "definitions" => {}
                     other => panic!("unexpected table {other}"),
                 }
             }

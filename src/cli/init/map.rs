@@ -60,8 +60,7 @@ pub fn mapped(sample: &Sample, name: &str) -> Result<Mapped, Failure> {
                 typed.iter().map(|(name, value_type)| (name.clone(), type_name(*value_type).into())).collect();
             let mut csv = json!({ "columns": types });
             if *delimiter != b',' {
-                let shown = if *delimiter == b'\t' { "\\t".to_string() } else { char::from(*delimiter).to_string() };
-                csv["delimiter"] = shown.into();
+                csv["delimiter"] = char::from(*delimiter).to_string().into();
             }
             (json!({ "csv": csv }), Format::Csv { columns: typed }, None)
         }
@@ -128,7 +127,6 @@ fn envelope(sample: &Sample) -> Mapped {
     let format = match sample.payload {
         Payload::Json => json!({ "json": "segment" }),
         Payload::Csv { delimiter: b',' } => json!("csv"),
-        Payload::Csv { delimiter: b'\t' } => json!({ "csv": { "delimiter": "\\t" } }),
         Payload::Csv { delimiter } => json!({ "csv": { "delimiter": char::from(delimiter).to_string() } }),
         Payload::Avro { .. } => json!("avro"),
     };

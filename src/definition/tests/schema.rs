@@ -286,15 +286,12 @@ fn keys_that_readers_list_by_themselves_are_in_the_schema() {
     let list = Regex::new(r"known:\s*&\[([^\]]*)\]").unwrap();
     let name = Regex::new(r#""([a-z_]+)""#).unwrap();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/definition/sections");
-    let mut listed = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
         for names in list.captures_iter(&text) {
             for name in name.captures_iter(&names[1]) {
-                listed += 1;
                 assert!(known.contains(&name[1].to_string()), "the schema does not know `{}`", &name[1]);
             }
         }
     }
-    println!("{listed} keys are listed in code");
 }

@@ -81,13 +81,19 @@ impl FillRecord {
             .filter(|index| half_done(slots.traits()[usize::from(*index)].slot))
             .collect();
         slots.renew(again.iter().copied());
-        let traits = again.iter().chain(&differences.traits);
+        let changed = differences.traits.iter().map(|(index, _)| index);
+        let traits = again.iter().chain(changed);
         record.traits = traits.map(|index| slots.traits()[usize::from(*index)].slot).collect();
         let to_judge = |slot: &SlotOf| old.as_ref().is_some_and(|fill| fill.segments.contains(&slot.slot));
         let changed = |index: usize| differences.segments.iter().any(|(other, _)| usize::from(*other) == index);
         let segments = slots.segments().iter().enumerate();
+        let segments = segments.take(pipeline.segments.len());
         record.segments = segments.filter(|(index, s)| to_judge(s) || changed(*index)).map(|(_, s)| s.slot).collect();
+        // One that is defined again is not gone.
+        let defined = &slots.segments()[..pipeline.segments.len()];
+        record.removed.retain(|gone| defined.iter().all(|slot| slot.slot != gone.slot));
         record.removed.extend(differences.removed_segments.iter().cloned());
+        record.segments.extend(record.removed.iter().map(|slot| slot.slot));
         if !record.reads_history(slots, pipeline) {
             record.swept = Some(0);
         }
@@ -224,6 +230,8 @@ impl Core {
                 self.segments.ready.fill(true);
             }
         }
+        self.must_tell |=
+            self.fill.as_ref().map(|fill| fill.swept.is_some()) != fill.as_ref().map(|f| f.swept.is_some());
         self.fill = fill;
     }
 
@@ -247,16 +255,9 @@ impl Core {
                 return Err(StoreError::Damaged("a profile's key has another length".to_string()).into());
             };
             numbers.push(number);
-            let known = self.profiles.get(&number).is_some();
-            if !known || !fill.removed.is_empty() {
+            if self.profiles.get(&number).is_none() {
                 let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", value)?;
-                for slot in record.member_of() {
-                    let gone = fill.removed.iter().find(|removed| removed.slot == slot);
-                    findings.removed.extend(gone.map(|removed| (record.id(), removed.name.clone())));
-                }
-                if !known {
-                    self.profiles.insert_clean(number, record.load(&self.slots));
-                }
+                self.profiles.insert_clean(number, record.load(&self.slots));
             }
         }
         let done = page.len() < PROFILES_AT_ONCE;
@@ -273,26 +274,28 @@ impl Core {
         }
         self.put_profiles(&numbers, profiles, &stored, &mut staged);
         self.profiles.shrink();
-        if done {
+        if done && !fill.removed.is_empty() {
             let gone = |name: &String| fill.removed.iter().any(|removed| removed.name == *name);
             self.record.segment_sizes.retain(|(name, _)| !gone(name));
+            load::forget_segments(&*self.store, &fill.removed, &mut staged.writes).await?;
         }
         self.set_fill((!done).then_some(FillRecord { swept: Some(last), ..fill }), &mut staged);
         self.seal(&mut staged)?;
         Ok(Some(staged))
     }
 
-    /// Judges those of a batch whose turn in the sweep has not come, before its events are applied.
+    /// Judges those of a batch whose turn in the sweep (by their `own` numbers) has not come, before its events are applied.
     pub(super) async fn sweep_ahead(
         &mut self,
         profiles: &mut [Profile],
         numbers: &[ProfileNumber],
+        own: &[ProfileNumber],
         findings: &mut Findings,
         staged: &mut Staged,
     ) -> Result<(), EngineError> {
         let Some(swept) = self.fill.as_ref().and_then(|fill| fill.swept) else { return Ok(()) };
         let rows: Vec<usize> =
-            (0..profiles.len()).filter(|row| numbers[*row] > swept && profiles[*row].events > 0).collect();
+            (0..profiles.len()).filter(|row| own[*row] > swept && profiles[*row].events > 0).collect();
         let whose: Vec<ProfileNumber> = rows.iter().map(|row| numbers[*row]).collect();
         let mut ahead: Vec<Profile> = rows.iter().map(|row| profiles[*row].take()).collect();
         self.judge_past(&mut ahead, &whose, findings, staged).await?;

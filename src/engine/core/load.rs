@@ -1,6 +1,8 @@
 //! What a start reads: the records, the definitions and their slots, every identifier once.
 
 use super::*;
+use crate::profile::{Differences, SlotOf};
+use crate::segment::SegmentPlan;
 
 impl Core {
     /// Loads the state for this pipeline. `events` is the schema of the prepared batches.
@@ -19,7 +21,7 @@ impl Core {
                 .await?;
         let sink: SinkRecord =
             load_one(&*store, &keys::name(Tag::Sink, SinkRecord::KEY), SinkRecord::VERSION, "sink record").await?;
-        let (slots, fill) = definitions(&*store, pipeline, &record).await?;
+        let (slots, fill) = definitions(&*store, pipeline, &record, false).await?;
 
         let mut identities = Identities::new(pipeline.identity.clone(), record.next_profile, cache_bytes / 3);
         warm_identifiers(&*store, &mut identities).await?;
@@ -35,12 +37,15 @@ impl Core {
         let dedupe = Dedupe::load(&*store, pipeline.dedupe.within).await?;
 
         let mut traits = Traits::new(pipeline.traits.clone(), events)?;
-        let mut segments = Segments::new(pipeline.segments.clone(), &traits)?;
+        let gone = slots.segments().iter().skip(pipeline.segments.len());
+        let gone =
+            gone.map(|slot| SegmentPlan { name: slot.name.clone(), version: slot.version, rule: SegmentRule::Nobody });
+        let mut segments = Segments::new(pipeline.segments.iter().cloned().chain(gone).collect(), &traits)?;
         if let Some(fill) = &fill {
             fill.set_ready(&slots, &mut traits.ready, &mut segments.ready);
         }
         let timers = Timers::load(&*store).await?;
-        let segment_names: Vec<String> = pipeline.segments.iter().map(|plan| plan.name.clone()).collect();
+        let segment_names: Vec<String> = segments.plans.iter().map(|plan| plan.name.clone()).collect();
         let activations = Activations::new(pipeline.activations.clone(), &segment_names, events)?;
         let mut aggregates = Vec::new();
         for plan in &pipeline.aggregates {
@@ -68,6 +73,7 @@ impl Core {
                 event_moves: tables::event_moves(),
                 segment_changes: tables::segment_changes(),
                 stage_changes: tables::stage_changes(),
+                definitions: tables::definitions(),
                 deliveries: tables::deliveries(),
                 rejected_events: tables::rejected_events(),
             },
@@ -76,6 +82,8 @@ impl Core {
             lists: Lists::default(),
             relinked: HashSet::new(),
             fill,
+            told: load_one(&*store, &keys::name(Tag::Engine, Told::KEY), Told::VERSION, "definitions").await?,
+            must_tell: true,
             restore: Restore::new(&pipeline.transform.fields),
             rebuild,
             kept,
@@ -98,6 +106,7 @@ impl Core {
             tables::event_moves(),
             tables::segment_changes(),
             tables::stage_changes(),
+            tables::definitions(),
             tables::deliveries(),
             tables::rejected_events(),
         ];
@@ -123,12 +132,75 @@ async fn load_one<T: serde::de::DeserializeOwned + Default>(
     }
 }
 
+/// What a state knows of definitions, compared with these.
+pub struct Known {
+    pub differences: Differences,
+    /// The rules of identity that the state was made with differ in what may change: limits and blocks.
+    pub identity_rules_differ: bool,
+    /// A fill that is under way.
+    pub unfinished: Option<FillRecord>,
+    pub engine: EngineRecord,
+}
+
+/// Compares definitions with those that a state was last run with; changes nothing.
+///
+/// # Errors
+/// Besides the store's: identity rules that would change profile ids.
+pub async fn compare(store: &dyn Store, pipeline: &Pipeline) -> Result<Known, EngineError> {
+    let key = keys::name(Tag::Engine, EngineRecord::KEY);
+    let engine: EngineRecord = load_one(store, &key, EngineRecord::VERSION, "engine record").await?;
+    let key = keys::name(Tag::Definition, DefinitionRecord::KEY);
+    let mut record: DefinitionRecord = load_one(store, &key, DefinitionRecord::VERSION, "definition record").await?;
+    if engine.commit > 0 {
+        check_identity(&record, pipeline)?;
+    }
+    let identity_rules_differ = engine.commit > 0 && record.identity_rules != pipeline.identity.rules();
+    let traits = pipeline.traits.iter().map(|plan| (plan.name.as_str(), plan.version));
+    let segments = pipeline.segments.iter().map(|plan| (plan.name.as_str(), plan.version));
+    let mut differences = record.slots.assign(traits, segments);
+    let unfinished = store.get(&keys::name(Tag::Engine, FillRecord::KEY)).await?;
+    let unfinished: Option<FillRecord> =
+        unfinished.map(|value| codec::decode(FillRecord::VERSION, "fill", &value)).transpose()?;
+    // Their removal was accepted before.
+    differences.removed_segments.retain(|slot| unfinished.iter().all(|fill| !fill.removed.contains(slot)));
+    Ok(Known { differences, identity_rules_differ, unfinished, engine })
+}
+
+/// Profile ids follow from identifier types and key: these must be the state's.
+fn check_identity(record: &DefinitionRecord, pipeline: &Pipeline) -> Result<(), EngineError> {
+    let types: Vec<String> = pipeline.identity.types.iter().map(IdentifierType::meaning).collect();
+    // A type added at the end is the worst of all: it cannot change the id of any profile.
+    if types.starts_with(&record.identifier_types) && record.identity_key == pipeline.identity.key.bytes() {
+        return Ok(());
+    }
+    Err(EngineError::Contradiction(format!(
+        "the identity rules differ from those this state was made with (then: {}; now: {}): profile ids would change. \
+         `tributary identity dry-run` shows what they would make of the events that are stored. Start with another \
+         --data to build the profiles anew, or put the rules back; only adding types at the end is possible on \
+         existing state",
+        record.identifier_types.join(", "),
+        types.join(", ")
+    )))
+}
+
+/// Takes these definitions over, removals among them. A start goes on from there.
+///
+/// # Errors
+/// As [`compare`].
+pub async fn accept(store: &dyn Store, pipeline: &Pipeline) -> Result<(), EngineError> {
+    let key = keys::name(Tag::Engine, EngineRecord::KEY);
+    let engine: EngineRecord = load_one(store, &key, EngineRecord::VERSION, "engine record").await?;
+    definitions(store, pipeline, &engine, true).await?;
+    Ok(())
+}
+
 /// Gives every trait and segment its slot, says what has to be filled from the past, and refuses identity rules other
 /// than the state was made with.
 async fn definitions(
     store: &dyn Store,
     pipeline: &Pipeline,
     engine: &EngineRecord,
+    accept_removal: bool,
 ) -> Result<(Slots, Option<FillRecord>), EngineError> {
     let used = engine.commit > 0;
     let key = keys::name(Tag::Definition, DefinitionRecord::KEY);
@@ -137,17 +209,7 @@ async fn definitions(
     let types: Vec<String> = pipeline.identity.types.iter().map(IdentifierType::meaning).collect();
     let rules = pipeline.identity.rules();
     if used {
-        // A type added at the end is the worst of all: it cannot change the id of any profile.
-        if !types.starts_with(&record.identifier_types) || record.identity_key != pipeline.identity.key.bytes() {
-            return Err(EngineError::Contradiction(format!(
-                "the identity rules differ from those this state was made with (then: {}; now: {}): profile ids would change. \
-                 `tributary identity dry-run` shows what they would make of the events that are stored. Start with another \
-                 --data to build the profiles anew, or put the rules back; only adding types at the end is possible on \
-                 existing state",
-                record.identifier_types.join(", "),
-                types.join(", ")
-            )));
-        }
+        check_identity(&record, pipeline)?;
         if record.identity_rules != rules {
             tracing::warn!(
                 "limits or blocked values of `identity` have changed: they hold from now on, and what was joined stays joined \
@@ -160,9 +222,15 @@ async fn definitions(
     record.identity_key = pipeline.identity.key.bytes();
     let traits = pipeline.traits.iter().map(|plan| (plan.name.as_str(), plan.version));
     let segments = pipeline.segments.iter().map(|plan| (plan.name.as_str(), plan.version));
-    let differences = record.slots.assign(traits, segments);
+    let mut differences = record.slots.assign(traits, segments);
     let unfinished = store.get(&keys::name(Tag::Engine, FillRecord::KEY)).await?;
-    let unfinished = unfinished.map(|value| codec::decode(FillRecord::VERSION, "fill", &value)).transpose()?;
+    let unfinished: Option<FillRecord> =
+        unfinished.map(|value| codec::decode(FillRecord::VERSION, "fill", &value)).transpose()?;
+    // Their removal was accepted before.
+    differences.removed_segments.retain(|slot| unfinished.iter().all(|fill| !fill.removed.contains(slot)));
+    if used && !accept_removal {
+        refuse_removal(&differences, engine)?;
+    }
     let fill = match used {
         true => FillRecord::plan(unfinished, &differences, &mut record.slots, pipeline, engine.commit),
         false => None,
@@ -178,6 +246,36 @@ async fn definitions(
         store.commit(writes).await?;
     }
     Ok((record.slots, fill))
+}
+
+/// Takes segments that nobody is in any more out of what the state knows.
+pub(super) async fn forget_segments(
+    store: &dyn Store,
+    gone: &[SlotOf],
+    writes: &mut WriteBatch,
+) -> Result<(), StoreError> {
+    let key = keys::name(Tag::Definition, DefinitionRecord::KEY);
+    let mut record: DefinitionRecord = load_one(store, &key, DefinitionRecord::VERSION, "definition record").await?;
+    record.slots.forget_segments(gone);
+    writes.put(key, codec::encode(DefinitionRecord::VERSION, &record));
+    Ok(())
+}
+
+/// A definition that is in use may be gone by mistake: a file that was moved, a name mistyped.
+fn refuse_removal(differences: &Differences, engine: &EngineRecord) -> Result<(), EngineError> {
+    let size = |name: &str| engine.segment_sizes.iter().find(|(known, _)| known == name).map_or(0, |(_, size)| *size);
+    let segments = differences.removed_segments.iter().filter(|slot| size(&slot.name) > 0);
+    // A changed trait has another version under its name: it is not gone.
+    let gone: Vec<String> =
+        segments.map(|slot| format!("segment {} ({} members)", slot.name, size(&slot.name))).collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    Err(EngineError::Contradiction(format!(
+        "{} is defined no more, and people are in it: `tributary plan` shows what its removal would do, `tributary apply` \
+         accepts it; or put the definition back",
+        gone.join(", ")
+    )))
 }
 
 /// Reads all identifiers once: the filter must know every one of them, and the cache takes what fits.
