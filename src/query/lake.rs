@@ -46,7 +46,8 @@ async fn context_of(location: &Location) -> Result<SessionContext, QueryError> {
     })?;
     let mut tables = Vec::new();
     for table in &manifest.tables {
-        let provider = table_provider(location, table).map_err(|error| QueryError::Unavailable(error.strip_backtrace()))?;
+        let provider =
+            table_provider(location, table).map_err(|error| QueryError::Unavailable(error.strip_backtrace()))?;
         tables.push((table.table(false), provider));
     }
     context_over(tables).await

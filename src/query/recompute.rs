@@ -5,7 +5,8 @@
 //! the stream says:
 //!
 //! - `on_merge: survivor` and lists of people are not in the tables: the former is null, the latter are as
-//!   `segment_changes` has them.
+//!   `segment_changes` has them. Funnels and sequences are null too.
+//! - `NAME.count` of `distinct` is exact where the stream's is an estimate.
 //! - `has_been` reads `segment_changes`, by the row that was last at that time, under today's profile id. Someone whose
 //!   profiles were joined while a member has been one since that row, and not since the earlier entry on either side.
 //! - Numbers are read by the engines' JSON functions: as texts they are written anew (`12.50` is `12.5`), and whole
@@ -156,7 +157,7 @@ impl Statement<'_> {
                     since.extend(reads(predicate).filter_map(|column| column.strip_prefix(&prefix)));
                 }
                 SegmentRule::List => drop(since.insert(plan.name.as_str())),
-                SegmentRule::Sample { .. } => {}
+                SegmentRule::Sample { .. } | SegmentRule::Nobody => {}
             }
         }
         let mut steps = self.people(&traits, &since);
@@ -171,6 +172,7 @@ impl Statement<'_> {
                 SegmentRule::Sample { below } => {
                     steps.add(&column, self.is_sampled(&plan.name, *below), std::iter::empty());
                 }
+                SegmentRule::Nobody => steps.add(&column, "false".to_string(), std::iter::empty()),
                 SegmentRule::List => {
                     let is = format!("({} IS NOT NULL)", quoted(&since_column(&plan.name)));
                     steps.add(&column, is, std::iter::empty());
@@ -225,7 +227,9 @@ impl Statement<'_> {
             found.insert(index);
             let SegmentRule::Predicate(predicate) = &plan.rule else { continue };
             let member = membership_column("");
-            names.extend(predicate.inputs.iter().filter_map(|input| Some(input.column.strip_prefix(&member)?.to_string())));
+            names.extend(
+                predicate.inputs.iter().filter_map(|input| Some(input.column.strip_prefix(&member)?.to_string())),
+            );
         }
         found
     }

@@ -153,8 +153,9 @@ pub fn spellings(path: &[String]) -> Vec<Vec<String>> {
     let mut all = vec![path.to_vec()];
     for mixture in 1..1_usize << path.len().min(6) {
         let keys = path.iter().zip(&other).enumerate();
-        let mixed: Vec<String> =
-            keys.map(|(index, (own, other))| if mixture >> index & 1 == 1 { other.clone() } else { own.clone() }).collect();
+        let mixed: Vec<String> = keys
+            .map(|(index, (own, other))| if mixture >> index & 1 == 1 { other.clone() } else { own.clone() })
+            .collect();
         if !all.contains(&mixed) {
             all.push(mixed);
         }

@@ -167,10 +167,16 @@ fn a_fill_survives(clickhouse: Option<&str>) {
     );
     for line in counted.lines().skip(1) {
         let parts: Vec<&str> = line.split(',').collect();
-        let said = plan.lines().find(|said| said.contains(&format!("segment {} ", parts[0]))).expect("a line of the plan");
+        let said =
+            plan.lines().find(|said| said.contains(&format!("segment {} ", parts[0]))).expect("a line of the plan");
         let word = if parts[1] == "entered" { "would enter" } else { "would leave" };
         // Those whom live events made members before their turn came are not the fill's.
-        let planned: i64 = said.split(word).next().and_then(|before| before.split_whitespace().last()).and_then(|n| n.parse().ok()).expect("a number");
+        let planned: i64 = said
+            .split(word)
+            .next()
+            .and_then(|before| before.split_whitespace().last())
+            .and_then(|n| n.parse().ok())
+            .expect("a number");
         let came: i64 = parts[2].parse().expect("a number");
         assert!((planned - came).abs() <= 400, "{line}\n{said}");
     }

@@ -88,10 +88,16 @@ fn run(seed: u64, clickhouse: bool, count: &Count) {
 
 /// What the oracle has found.
 #[test]
-fn who_is_in_a_sample_is_in_what_names_only_the_sample() {
+fn someone_new_is_judged_for_what_reads_nothing_but_samples() {
     let folder = tempfile::tempdir().expect("folder");
-    let definitions = "pipeline: oracle\nsources: { site: { file: { path: none.ndjson }, format: { json: segment } } }\n\
-                       segments: { all: { sample: 100% }, named: \"in_segment('all')\" }\n";
+    let definitions = r#"pipeline: oracle
+sources: { site: { file: { path: none.ndjson }, format: { json: segment } } }
+segments:
+  all: { sample: 100% }
+  named: "in_segment('all')"
+  others: "NOT in_segment('all')"
+  others_too: "in_segment('others')"
+"#;
     std::fs::write(folder.path().join("oracle.yaml"), definitions).expect("file");
     let mut world = World::new(folder.path());
     let event = r#"{"messageId":"m1","userId":"u1","type":"track","event":"Rated","timestamp":"2026-01-01T00:00:00Z"}"#;

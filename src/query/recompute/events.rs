@@ -5,7 +5,9 @@ use arrow::datatypes::DataType;
 use super::Statement;
 use crate::event::ValueType;
 use crate::expression::Dialect;
-use crate::profile::{EventRule, MAX_KEYS, OnMerge, TraitKind, TraitPlan};
+use crate::profile::{
+    EventRule, GapPlan, GapStatistic, MAX_KEYS, OnMerge, TraitColumn, TraitKind, TraitPlan, VALUES_MAX,
+};
 use crate::sink::views::quoted;
 
 /// The name of the events with their values.
@@ -20,11 +22,24 @@ pub(super) fn when_empty(rule: &EventRule, part: &str) -> Option<&'static str> {
             _ => "'{}'",
         });
     }
-    match rule.kind {
-        TraitKind::Count => Some("0"),
-        TraitKind::Sum if rule.input_type == ValueType::Double => Some("0.0"),
-        TraitKind::Sum => Some("0"),
-        TraitKind::Latest | TraitKind::First | TraitKind::Min | TraitKind::Max | TraitKind::Mean => None,
+    match (&rule.kind, part) {
+        (TraitKind::Sum, _) if rule.input_type == ValueType::Double => Some("0.0"),
+        (TraitKind::Count | TraitKind::Sum, _) | (TraitKind::Distinct { .. }, "count") => Some("0"),
+        (TraitKind::MostFrequent | TraitKind::LeastFrequent, "overflow") => Some("false"),
+        (TraitKind::Distinct { .. }, _) => Some("'[]'"),
+        (
+            TraitKind::Latest
+            | TraitKind::First
+            | TraitKind::Min
+            | TraitKind::Max
+            | TraitKind::Mean
+            | TraitKind::MostFrequent
+            | TraitKind::LeastFrequent
+            | TraitKind::Gap(_),
+            _,
+        ) => None,
+        // Not said in SQL.
+        (TraitKind::Funnel(_) | TraitKind::Sequence(_), _) => None,
     }
 }
 
@@ -33,7 +48,7 @@ impl Statement<'_> {
     pub(super) fn event_trait(&self, plan: &TraitPlan, rule: &EventRule) -> String {
         let Some(main) = plan.columns.first().map(|column| quoted(&column.name)) else { return String::new() };
         if rule.by.is_none() {
-            return self.values(rule, &["profile_id"], &main);
+            return self.values(rule, "profile_id", &plan.columns);
         }
         let column = |part: &str| {
             let column = plan.columns.iter().find(|column| column.part == part);
@@ -47,18 +62,20 @@ impl Statement<'_> {
             self.rows(rule),
             self.takes_part(rule)
         );
-        let member = format!("concat({}, ':', {})", self.quoted_json("event_key"), self.json("key_value", rule));
-        let object = match self.dialect {
-            Dialect::ClickHouse => format!(
-                "arrayStringConcat(arrayMap(x -> x.2, arraySort(groupArray((assumeNotNull(event_key), assumeNotNull({member}))))), ',')"
-            ),
-            Dialect::DataFusion => format!("string_agg({member}, ',' ORDER BY event_key)"),
+        let value = match &rule.kind {
+            // A list is a text.
+            TraitKind::Distinct { .. } => self.quoted_json("key_value"),
+            _ => self.json("key_value", rule),
         };
+        let member = format!("concat({}, ':', {value})", self.quoted_json("event_key"));
+        let object = self.list("event_key", &member);
+        let key_value =
+            TraitColumn { name: "key_value".to_string(), part: "", value_type: rule.input_type, nullable: true };
         let shown = format!(
             "SELECT profile_id, concat('{{', {object}, '}}') AS object, {} AS shown_keys FROM ({}) AS k \
              WHERE key_value IS NOT NULL GROUP BY profile_id",
             self.count("*"),
-            self.values(rule, &["profile_id", "event_key"], "key_value"),
+            self.values(rule, "profile_id, event_key", &[key_value]),
         );
         let whole = format!("n.all_keys <= {MAX_KEYS}");
         format!(
@@ -68,15 +85,21 @@ impl Statement<'_> {
         )
     }
 
-    /// A SELECT of a trait's value by these.
-    fn values(&self, rule: &EventRule, by: &[&str], name: &str) -> String {
-        let (by, rows) = (by.join(", "), self.rows(rule));
+    /// A SELECT of these columns of a trait, by profile or by profile and key.
+    fn values(&self, rule: &EventRule, by: &str, columns: &[TraitColumn]) -> String {
+        let rows = self.rows(rule);
         let mut is = self.takes_part(rule);
         if let Some(window) = &rule.window {
             let first = window.first_pane(self.now).saturating_mul(window.pane_us);
             let (first, now) = (self.dialect.time(first), self.dialect.time(self.now));
             is = format!("{is} AND event_time >= {first} AND event_time <= {now}");
         }
+        // The name of the main value, and that of the one beside it.
+        let name = columns.first().map(|column| quoted(&column.name)).unwrap_or_default();
+        let beside = |value: String| {
+            columns.get(1).map_or_else(String::new, |column| format!(", {value} AS {}", quoted(&column.name)))
+        };
+        let count = self.count("*");
         let aggregate = match &rule.kind {
             TraitKind::Latest | TraitKind::First => {
                 let order = if rule.prefers_earlier() { "ASC" } else { "DESC" };
@@ -84,24 +107,76 @@ impl Statement<'_> {
                     OnMerge::SourcePriority => format!("{}, ", self.rank(&rule.source_order)),
                     OnMerge::Latest | OnMerge::Earliest | OnMerge::Survivor => String::new(),
                 };
+                // The best identifier of an event is not in the tables.
+                let value =
+                    if rule.on_merge == OnMerge::Survivor { "nullif(event_value, event_value)" } else { "event_value" };
                 return format!(
-                    "SELECT {by}, {} AS {name} FROM (SELECT {by}, event_value, row_number() OVER (PARTITION BY {by} ORDER BY \
-                     {rank}event_time {order}, event_id {order}, event_value DESC NULLS LAST) AS place \
-                     FROM ({rows}) AS e WHERE {is}) AS e WHERE place = 1",
-                    // The best identifier of an event is not in the tables.
-                    if rule.on_merge == OnMerge::Survivor { "nullif(event_value, event_value)" } else { "event_value" }
+                    "SELECT {by}, {value} AS {name} FROM (SELECT {by}, event_value, row_number() OVER (PARTITION BY {by} \
+                     ORDER BY {rank}event_time {order}, event_id {order}, event_value DESC NULLS LAST) AS place \
+                     FROM ({rows}) AS e WHERE {is}) AS e WHERE place = 1"
                 );
             }
-            TraitKind::Count => self.count("*"),
+            TraitKind::MostFrequent | TraitKind::LeastFrequent => {
+                let order = if rule.kind == TraitKind::MostFrequent { "DESC" } else { "ASC" };
+                let overflow = beside(format!("all_values > {VALUES_MAX}"));
+                return format!(
+                    "SELECT {by}, CASE WHEN all_values <= {VALUES_MAX} THEN event_value ELSE NULL END AS {name}{overflow} FROM \
+                     (SELECT {by}, event_value, count(*) OVER (PARTITION BY {by}) AS all_values, row_number() OVER (PARTITION BY \
+                     {by} ORDER BY events {order}, event_value ASC) AS place FROM (SELECT {by}, event_value, count(*) AS events \
+                     FROM ({rows}) AS e WHERE {is} GROUP BY {by}, event_value) AS e) AS e WHERE place = 1"
+                );
+            }
+            TraitKind::Distinct { keep } => {
+                let list = self.list("event_value", &self.json("event_value", rule));
+                let beside = beside(count.clone());
+                return format!(
+                    "SELECT {by}, CASE WHEN {count} <= {keep} THEN concat('[', {list}, ']') ELSE NULL END AS {name}{beside} \
+                     FROM (SELECT {by}, event_value FROM ({rows}) AS e WHERE {is} GROUP BY {by}, event_value) AS e GROUP BY {by}"
+                );
+            }
+            TraitKind::Gap(plan) => return self.gap(plan, by, &name, &rows, &is),
+            TraitKind::Funnel(_) | TraitKind::Sequence(_) => {
+                let nulls: Vec<String> =
+                    columns.iter().map(|column| format!("NULL AS {}", quoted(&column.name))).collect();
+                return format!("SELECT profile_id, {} FROM {EVENTS} AS e WHERE false", nulls.join(", "));
+            }
+            TraitKind::Count => count,
             TraitKind::Sum => self.number(&self.exact_sum(rule), rule),
             TraitKind::Mean => {
-                let (sum, count) = (self.exact_sum(rule), self.count("*"));
-                format!("{} / {}", self.unscaled(&sum, rule), self.double(&count))
+                format!("{} / {}", self.unscaled(&self.exact_sum(rule), rule), self.double(&count))
             }
             TraitKind::Min => "min(event_value)".to_string(),
             TraitKind::Max => "max(event_value)".to_string(),
         };
         format!("SELECT {by}, {aggregate} AS {name} FROM ({rows}) AS e WHERE {is} GROUP BY {by}")
+    }
+
+    /// The gaps between the latest events; a copy of one is not another.
+    fn gap(&self, plan: &GapPlan, by: &str, name: &str, rows: &str, is: &str) -> String {
+        let at = match self.dialect {
+            Dialect::ClickHouse => "toUnixTimestamp64Micro(event_value)",
+            Dialect::DataFusion => "CAST(event_value AS BIGINT)",
+        };
+        let latest = format!(
+            "SELECT {by}, at FROM (SELECT {by}, at, row_number() OVER (PARTITION BY {by} ORDER BY at DESC) AS place FROM \
+             (SELECT DISTINCT {by}, {at} AS at, event_source, event_id FROM ({rows}) AS e WHERE {is}) AS e) AS e WHERE place <= {}",
+            plan.keep
+        );
+        match plan.statistic {
+            GapStatistic::Mean => format!(
+                "SELECT {by}, {} / {} / 1e6 AS {name} FROM ({latest}) AS e GROUP BY {by} HAVING count(*) > 1",
+                self.double("max(at) - min(at)"),
+                self.double(&format!("{} - 1", self.count("*")))
+            ),
+            GapStatistic::Quantile(level) => format!(
+                "SELECT {by}, {} / 1e6 AS {name} FROM (SELECT {by}, gap, row_number() OVER (PARTITION BY {by} ORDER BY gap) AS place, \
+                 count(*) OVER (PARTITION BY {by}) AS gaps FROM (SELECT {by}, at - before AS gap FROM (SELECT {by}, at, \
+                 min(at) OVER (PARTITION BY {by} ORDER BY at ROWS BETWEEN 1 PRECEDING AND 1 PRECEDING) AS before, \
+                 row_number() OVER (PARTITION BY {by} ORDER BY at) AS number FROM ({latest}) AS e) AS e WHERE number > 1) AS e) AS e \
+                 WHERE place = least(floor({level:?} * gaps), gaps - 1) + 1",
+                self.double("gap")
+            ),
+        }
     }
 
     /// A SELECT of the events of a trait with what it reads of them.
@@ -145,7 +220,11 @@ impl Statement<'_> {
         let ranks = sources.iter().enumerate();
         let ranks: Vec<String> =
             ranks.map(|(rank, source)| format!("WHEN {} THEN {rank}", self.dialect.text(source))).collect();
-        if ranks.is_empty() { "0".to_string() } else { format!("CASE event_source {} ELSE {} END", ranks.join(" "), sources.len()) }
+        if ranks.is_empty() {
+            "0".to_string()
+        } else {
+            format!("CASE event_source {} ELSE {} END", ranks.join(" "), sources.len())
+        }
     }
 
     /// The sum as an integer of the trait's scale.
@@ -198,11 +277,21 @@ impl Statement<'_> {
         format!("concat('\"', replace(replace({value}, {backslash}, {twice}), '\"', {quote}), '\"')")
     }
 
-    /// A value of `by` as JSON.
+    /// Texts of a group with commas between them, in the order of `key`; neither is null.
+    fn list(&self, key: &str, text: &str) -> String {
+        match self.dialect {
+            Dialect::ClickHouse => format!(
+                "arrayStringConcat(arrayMap(x -> x.2, arraySort(groupArray((assumeNotNull({key}), assumeNotNull({text}))))), ',')"
+            ),
+            Dialect::DataFusion => format!("string_agg({text}, ',' ORDER BY {key})"),
+        }
+    }
+
+    /// A value as JSON.
     fn json(&self, value: &str, rule: &EventRule) -> String {
         let data_type = match (&rule.kind, rule.input_type) {
             (TraitKind::Count, _) => DataType::Int64,
-            (TraitKind::Mean, _) => DataType::Float64,
+            (TraitKind::Mean | TraitKind::Gap(_), _) => DataType::Float64,
             (_, input) => input.arrow(),
         };
         match data_type {

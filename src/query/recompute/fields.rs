@@ -98,16 +98,17 @@ impl Statement<'_> {
         match value_type {
             ValueType::String => {
                 let text = call("JSONExtractString");
-                format!("CASE WHEN {first} = '\"' THEN {text} WHEN {number} OR {raw} IN ('true', 'false') THEN {raw} ELSE NULL END")
+                format!(
+                    "CASE WHEN {first} = '\"' THEN {text} WHEN {number} OR {raw} IN ('true', 'false') THEN {raw} ELSE NULL END"
+                )
             }
             ValueType::Double => format!("CASE WHEN {number} THEN {} ELSE NULL END", call("JSONExtractFloat")),
             ValueType::Long => {
                 let (double, long) = (call("JSONExtractFloat"), call("JSONExtractInt"));
                 format!("CASE WHEN {number} AND {double} = floor({double}) THEN {long} ELSE NULL END")
             }
-            ValueType::Boolean => {
-                self.boolean(&format!("CASE WHEN {raw} = 'true' THEN true WHEN {raw} = 'false' THEN false ELSE NULL END"))
-            }
+            ValueType::Boolean => self
+                .boolean(&format!("CASE WHEN {raw} = 'true' THEN true WHEN {raw} = 'false' THEN false ELSE NULL END")),
             ValueType::Timestamp => {
                 let text = self.formula("CAST(x AS TIMESTAMP)", &call("JSONExtractString"), DataType::Utf8);
                 let millis = self.formula("to_timestamp_millis(x)", &call("JSONExtractInt"), DataType::Int64);

@@ -140,7 +140,8 @@ impl Oracle {
 
     fn lake(&self, world: &World) -> SessionContext {
         let rows_of = |table: &Table| -> Vec<RecordBatch> {
-            let rows = world.commits.iter().flat_map(|commit| &commit.rows).filter(|(other, _)| other.name == table.name);
+            let rows =
+                world.commits.iter().flat_map(|commit| &commit.rows).filter(|(other, _)| other.name == table.name);
             rows.map(|(_, rows)| rows.clone()).collect()
         };
         let tables = self.tables.iter().map(|table| (table.clone(), rows_of(table))).collect();
@@ -163,7 +164,7 @@ impl Oracle {
             let plan = frame.create_physical_plan().await?;
             let t2 = std::time::Instant::now();
             let mut batches = datafusion::physical_plan::collect(plan, context.task_ctx()).await?;
-            println!("ASK sql {:?} plan {:?} run {:?} {}", t1-t0, t2-t1, t2.elapsed(), sql.len());
+            println!("ASK sql {:?} plan {:?} run {:?} {}", t1 - t0, t2 - t1, t2.elapsed(), sql.len());
             if batches.is_empty() {
                 batches.push(RecordBatch::new_empty(schema.into()));
             }
@@ -179,8 +180,14 @@ impl Oracle {
         let stream = rows(&columns, &ids, columns.schema_ref());
         let computed_ids: Vec<String> = texts(traits, "profile_id");
         let computed = rows(traits, &computed_ids, columns.schema_ref());
-        let json: BTreeSet<&str> = world.pipeline.traits.iter().flat_map(|plan| &plan.columns)
-            .filter(|column| column.value_type == ValueType::Json).map(|column| column.name.as_str()).collect();
+        let json: BTreeSet<&str> = world
+            .pipeline
+            .traits
+            .iter()
+            .flat_map(|plan| &plan.columns)
+            .filter(|column| column.value_type == ValueType::Json)
+            .map(|column| column.name.as_str())
+            .collect();
         for (id, row) in &stream {
             let Some(other) = computed.get(id) else {
                 self.fail(world, &format!("whether there is a profile, on {engine}"), id, "yes", "no");

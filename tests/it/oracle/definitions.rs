@@ -1,4 +1,5 @@
-//! Random definitions as YAML. Left out is what the tables do not hold: `on_merge: survivor`, lists.
+//! Random definitions as YAML. Left out is what the statements do not say: `on_merge: survivor`, lists, funnels,
+//! sequences, estimates of many values.
 
 const HEAD: &str = r#"pipeline: oracle
 sources:
@@ -52,7 +53,8 @@ const FILTERS: &[&str] = &[
     "context.userAgent = 'b1'",
 ];
 
-const KEYS: &[&str] = &["properties.sku", "CAST(properties.stars AS BIGINT)", "context.active", "event", "context.campaign.source"];
+const KEYS: &[&str] =
+    &["properties.sku", "CAST(properties.stars AS BIGINT)", "context.active", "event", "context.campaign.source"];
 
 const WINDOWS: &[&str] = &[
     "window: 1m",
@@ -68,8 +70,18 @@ const WINDOWS: &[&str] = &[
     "window: 360d",
 ];
 
-const INTERVALS: &[&str] =
-    &["1 minute", "10 minutes", "1 hour", "5 hours 30 minutes", "1 day", "3 days", "30 days", "1 month", "1 year", "1 microsecond"];
+const INTERVALS: &[&str] = &[
+    "1 minute",
+    "10 minutes",
+    "1 hour",
+    "5 hours 30 minutes",
+    "1 day",
+    "3 days",
+    "30 days",
+    "1 month",
+    "1 year",
+    "1 microsecond",
+];
 
 fn one<'a, T: ?Sized>(random: &mut fastrand::Rng, of: &[&'a T]) -> &'a T {
     of[random.usize(0..of.len())]
@@ -128,22 +140,32 @@ fn event_trait(random: &mut fastrand::Rng, name: &str, known: &mut Known) -> Str
     };
     let numeric = matches!(kind, Kind::Long | Kind::Double);
     let ordered = numeric || matches!(kind, Kind::Text | Kind::Time);
-    let rule = match random.u8(0..8) {
+    let rule = match random.u8(0..10) {
         0 => "count",
         1 | 2 if numeric => "sum",
         3 if numeric => "mean",
         4 if ordered => "min",
         5 if ordered => "max",
         6 => "first",
+        7 if kind != Kind::Json => one(random, &["most_frequent", "least_frequent", "distinct"]),
+        8 if kind == Kind::Time => "gap",
         _ => "latest",
     };
     let everything = rule == "count" && random.bool();
     parts.push(format!("{rule}: {}", if everything { "\"*\"".to_string() } else { quoted(value) }));
     let of_result = match rule {
         "count" => Kind::Long,
-        "mean" => Kind::Double,
+        "mean" | "gap" => Kind::Double,
+        "distinct" => Kind::Json,
         _ => kind,
     };
+    match rule {
+        // Beyond what is listed the count is an estimate: so many different values nobody has.
+        "distinct" if random.bool() => parts.push("keep: 50".to_string()),
+        "gap" if random.bool() => parts.push(format!("quantile: {}", one(random, &["0", "0.25", "0.5", "0.9", "1"]))),
+        "gap" => parts.push(format!("keep: {}", one(random, &["2", "3", "5"]))),
+        _ => {}
+    }
     if orders {
         parts.push("event: Order Completed".to_string());
     } else if random.u8(0..3) == 0 {
@@ -168,6 +190,11 @@ fn event_trait(random: &mut fastrand::Rng, name: &str, known: &mut Known) -> Str
         known.values.push((format!("{name}.overflow"), Kind::Boolean));
         known.values.push((name.to_string(), Kind::Json));
     } else {
+        match rule {
+            "distinct" => known.values.push((format!("{name}.count"), Kind::Long)),
+            "most_frequent" | "least_frequent" => known.values.push((format!("{name}.overflow"), Kind::Boolean)),
+            _ => {}
+        }
         known.values.push((name.to_string(), of_result));
     }
     format!("{{ {} }}", parts.join(", "))
@@ -227,7 +254,9 @@ fn condition(random: &mut fastrand::Rng, known: &Known, depth: u8) -> String {
     match (kind, random.u8(0..8)) {
         (Kind::Json, _) | (_, 0) => format!("{name} IS {}NULL", ["", "NOT "][random.usize(0..2)]),
         (Kind::Long, _) => format!("{name} {comparison} {}", random.i64(-1..6)),
-        (Kind::Double, _) => format!("{name} {comparison} {}", one(random, &["0", "2.5", "10", "100", "-1.5", "0.000001"])),
+        (Kind::Double, _) => {
+            format!("{name} {comparison} {}", one(random, &["0", "2.5", "10", "100", "-1.5", "0.000001"]))
+        }
         (Kind::Text, 1..4) => format!("{name} IN ('s1', 'pro', 'stage0', 'many')"),
         (Kind::Text, _) => format!("{name} {comparison} '{}'", one(random, &["basic", "c1/shop", "b1", "5", "stage1"])),
         (Kind::Boolean, 1..4) => format!("{name} IS {}", one(random, &["TRUE", "NOT TRUE", "FALSE", "NOT FALSE"])),
