@@ -30,6 +30,7 @@ mod identity_cases;
 mod identity_cli;
 mod init;
 mod kafka;
+mod oracle;
 mod order;
 mod pipeline_tests;
 mod tidy;

@@ -17,9 +17,11 @@ use tributary::engine::history::{History, HistoryError, HistoryFilter, HistoryRe
 use tributary::engine::{Begun, Chunk, Command, Core, Corrected, CorrectionRequest, Preparer, Shadow, Staged};
 use tributary::event::{ProfileId, RawBatch};
 use tributary::identity::{Correction, Named};
+use tributary::profile::{Profile, ProfileRecord, Traits};
 use tributary::sink::CommitRange;
-use tributary::state::Store;
+use tributary::state::keys::{self, Tag};
 use tributary::state::memory::MemoryStore;
+use tributary::state::{Store, codec, scan_all};
 use tributary::transform::Restore;
 
 /// One event as its producer wrote it: identifiers by type, and the rest of the JSON.
@@ -305,6 +307,22 @@ impl World {
                 self.finish(shadow)
             }
         }
+    }
+
+    /// Everybody as stored, in no order.
+    pub fn people(&self) -> Vec<Profile> {
+        let stored = self.runtime.block_on(scan_all(&*self.store, &keys::prefix(Tag::Profile))).expect("profiles");
+        let load = |value: &[u8]| {
+            let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", value).expect("a profile");
+            record.load(self.core.slots())
+        };
+        stored.iter().map(|(_, value)| load(value)).collect()
+    }
+
+    /// The traits of these people as of the clock, a row each.
+    pub fn traits(&self, people: &[Profile]) -> RecordBatch {
+        let traits = Traits::new(self.pipeline.traits.clone(), &self.preparer.schema()).expect("traits");
+        traits.columns(people, &vec![self.clock; people.len()]).expect("columns")
     }
 
     pub fn digest(&self) -> u128 {
