@@ -103,7 +103,13 @@ impl Statement<'_> {
         let mut with = vec![format!("{} AS ({})", events::EVENTS, self.events(traits))];
         let mut columns: Vec<String> =
             ["profile_id", "first_seen", "last_seen", "events"].map(|name| format!("p.{name} AS {name}")).to_vec();
-        let mut from = format!("({}) AS p", self.built_in());
+        // Where a visit ends is the stream's to say: its table is counted.
+        columns.push("coalesce(visits.sessions, 0) AS sessions".to_string());
+        with.push(format!(
+            "visits AS (SELECT profile_id, {} AS sessions FROM current_sessions GROUP BY profile_id)",
+            self.count("*")
+        ));
+        let mut from = format!("({}) AS p LEFT JOIN visits ON p.profile_id = visits.profile_id", self.built_in());
         let mut join = |alias: &str, sql: String| {
             with.push(format!("{alias} AS ({sql})"));
             from.push_str(&format!(" LEFT JOIN {alias} ON p.profile_id = {alias}.profile_id"));

@@ -221,6 +221,13 @@ impl World {
         staged.map(|staged| self.commit(staged)).is_some()
     }
 
+    /// Fires all timers that are due.
+    pub fn fire(&mut self) {
+        while let Some(staged) = self.runtime.block_on(self.core.fire_timers(self.clock)).expect("fired") {
+            self.commit(staged);
+        }
+    }
+
     pub fn apply(&mut self, events: &[Event]) {
         self.apply_json("site", events.iter().map(|event| (event.timestamp, event.json())));
     }
@@ -321,7 +328,8 @@ impl World {
 
     /// The traits of these people as of the clock, a row each.
     pub fn traits(&self, people: &[Profile]) -> RecordBatch {
-        let traits = Traits::new(self.pipeline.traits.clone(), &self.preparer.schema()).expect("traits");
+        let traits = Traits::new(self.pipeline.traits.clone(), self.pipeline.sessions.clone(), &self.preparer.schema())
+            .expect("traits");
         traits.columns(people, &vec![self.clock; people.len()]).expect("columns")
     }
 

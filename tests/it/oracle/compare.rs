@@ -233,7 +233,8 @@ impl Oracle {
             let TraitRule::Stages(stages) = &plan.rule else { continue };
             for (profile, id) in people.iter().zip(&ids) {
                 let found = profile.stages.iter().find(|(other, _)| usize::from(*other) == index);
-                let found = found.map_or("∅", |(_, stage)| stages[usize::from(*stage)].name.as_str());
+                let found =
+                    found.and_then(|(_, of)| of.stage).map_or("∅", |stage| stages[usize::from(stage)].name.as_str());
                 if found != stream[id][&plan.name] {
                     self.fail(world, &format!("stage {} as last found", plan.name), id, found, &stream[id][&plan.name]);
                 }
