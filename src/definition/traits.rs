@@ -120,7 +120,11 @@ fn computed_trait(
                         checker.reader.findings.error(sql.span, message, None);
                         return None;
                     }
-                    let text = format!("CAST(least(100, greatest(0, {})) AS DOUBLE)", sql.scalar.text);
+                    // `least` and `greatest` skip nulls: what is unknown would be a score. A comment may end the text.
+                    let text = format!("({}\n)", sql.scalar.text);
+                    let text = format!(
+                        "CASE WHEN {text} < 0 THEN 0.0 WHEN {text} > 100 THEN 100.0 ELSE CAST({text} AS DOUBLE) END"
+                    );
                     Expression::compile(&text, scope).ok()?
                 }
             };

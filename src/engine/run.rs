@@ -164,6 +164,8 @@ enum ToPrepare {
 enum FromPrepare {
     Batch(Prepared),
     Assigned(Arc<str>, Positions),
+    /// A partition has records to be read.
+    Behind(Arc<str>, Arc<str>, i32),
     /// A partition is read to its end.
     AtEnd(Arc<str>, Arc<str>, i32),
     CaughtUp(Arc<str>),
@@ -197,6 +199,7 @@ fn spawn_preparer(
                         prepare(&mut preparer, &runtime, &out, RawBatch::new(name), rejects, None)
                     }
                     SourceEvent::Assigned(positions) => FromPrepare::Assigned(name, positions),
+                    SourceEvent::Behind(topic, partition) => FromPrepare::Behind(name, topic, partition),
                     SourceEvent::AtEnd(topic, partition) => FromPrepare::AtEnd(name, topic, partition),
                     SourceEvent::CaughtUp => FromPrepare::CaughtUp(name),
                     SourceEvent::Lag(lag) => FromPrepare::Lag(name, lag),
@@ -603,6 +606,7 @@ impl Loop {
                 return Ok(Some(prepared));
             }
             FromPrepare::Assigned(source, positions) => self.assigned.push(Command::Assigned { source, positions }),
+            FromPrepare::Behind(source, topic, partition) => self.reading_times.behind(&source, topic, partition),
             FromPrepare::AtEnd(source, topic, partition) => self.reading_times.at_end(&source, &topic, partition),
             FromPrepare::CaughtUp(name) => {
                 self.reading_times.all_at_end(&name);

@@ -34,4 +34,5 @@ mod oracle;
 mod order;
 mod pipeline_tests;
 mod tidy;
+mod time;
 mod world;

@@ -221,10 +221,17 @@ impl World {
         staged.map(|staged| self.commit(staged)).is_some()
     }
 
-    /// Fires all timers that are due.
-    pub fn fire(&mut self) {
-        while let Some(staged) = self.runtime.block_on(self.core.fire_timers(self.clock)).expect("fired") {
-            self.commit(staged);
+    /// Fires the next timers that are due; false when none was.
+    pub fn fire(&mut self) -> bool {
+        let staged = self.runtime.block_on(self.core.fire_timers(self.clock)).expect("fired");
+        staged.map(|staged| self.commit(staged)).is_some()
+    }
+
+    /// Time passes, and what is due on the way happens.
+    pub fn pass(&mut self, now: i64) {
+        self.clock = now;
+        while self.core.next_due() <= now {
+            self.fire();
         }
     }
 

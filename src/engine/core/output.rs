@@ -167,6 +167,22 @@ impl Core {
         Ok(())
     }
 
+    /// What the table of profiles would say if everybody were judged at `now`. Every commit must be durable.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn profiles_at(&self, now: TimeUs) -> Result<RecordBatch, EngineError> {
+        let mut profiles = Vec::new();
+        for (_, value) in scan_all(&*self.store, &keys::prefix(Tag::Profile)).await? {
+            let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", &value)?;
+            profiles.push(record.load(&self.slots));
+        }
+        let ids: Vec<ProfileId> = profiles.iter().map(|profile| profile.id).collect();
+        let as_of = vec![now; profiles.len()];
+        let traits = self.traits.columns(&profiles, &as_of)?;
+        rows::profiles(&self.tables.profiles, &ids, &traits, &as_of, &[], self.record.commit)
+    }
+
     pub(super) fn add_findings(&self, findings: &Findings, staged: &mut Staged) -> Result<(), EngineError> {
         let commit = staged.commit;
         let (changes, stages) = (&self.tables.segment_changes, &self.tables.stage_changes);
