@@ -205,8 +205,8 @@ impl Activations {
             }
         }
         triggered.sort_by_key(|trigger| trigger.row);
-        for transition in transitions.iter().filter(|transition| matches!(transition.cause, Cause::Event | Cause::Time))
-        {
+        let effective = |transition: &&Transition| matches!(transition.cause, Cause::Event | Cause::Time | Cause::Edit);
+        for transition in transitions.iter().filter(effective) {
             for (activation, bound) in self.bound.iter().enumerate() {
                 let matches = match bound.plan.trigger {
                     Trigger::Enters(_) => transition.entered,

@@ -195,6 +195,14 @@ pub enum SegmentSpec {
     Sample {
         below: u64,
     },
+    List(ListSpec),
+}
+
+#[derive(Debug)]
+pub struct ListSpec {
+    pub file: Literal,
+    /// An identifier type.
+    pub matches: Literal,
 }
 
 #[derive(Debug)]

@@ -15,6 +15,7 @@ mod timers;
 
 pub use correct::{Begun, RebuildRecord};
 pub use fill::{Chunk, FillRecord};
+pub use lists::ListEdit;
 pub use load::{Known, accept, compare};
 
 use std::collections::BTreeMap;
@@ -38,7 +39,7 @@ use super::outbox::{self, Rows};
 use super::prepare::Prepared;
 use super::record::{DefinitionRecord, EngineRecord, SinkRecord, StoredReject, Totals, load_component};
 use super::rows::{self, Gone};
-use super::{Command, CorrectionRequest, EngineError};
+use super::{Command, CorrectionRequest, EngineError, ListEdited, ListRequest};
 use crate::activation::{Activations, Rendered, time_text};
 use crate::aggregate::Aggregator;
 use crate::definition::Pipeline;
@@ -74,7 +75,7 @@ pub struct Core {
     slots: Slots,
     timers: Timers,
     lists: Lists,
-    /// Profiles that have another identifier than before, in this commit.
+    /// Profiles that have another identifier than before, or whose list was changed, while they are judged for it.
     relinked: HashSet<ProfileNumber>,
     restore: Restore,
     /// The rebuild that is under way, and the commits whose events it has to take in besides the history.
@@ -114,6 +115,8 @@ pub struct Staged {
     pub records: u64,
     /// How the corrections among the commands began, in their order.
     pub begun: Vec<Begun>,
+    /// What the changes of lists among the commands came to, in their order.
+    pub edited: Vec<ListEdited>,
 }
 
 impl Core {
@@ -213,6 +216,7 @@ impl Core {
             activate: true,
         };
         let traits = self.judge(&mut profiles, round, &mut findings, staged).await?;
+        self.relinked.clear();
 
         self.add_event_rows(&batch, &events, &extracted, &resolved, &touched, &others, staged)?;
         self.add_profile_columns(&touched.ids, &traits, now, &merged.moved, staged)?;
@@ -458,6 +462,10 @@ impl Core {
                 Command::Correct { request, .. } => {
                     let begun = self.begin_correction(request, staged).await?;
                     staged.begun.push(begun);
+                }
+                Command::EditList { request, .. } => {
+                    let edited = self.edit_list(request, staged).await?;
+                    staged.edited.push(edited);
                 }
                 Command::Fill { chunk, .. } => self.add_chunk(chunk, staged).await?,
                 Command::HistoryRead => self.begin_sweep(staged),

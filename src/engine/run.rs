@@ -427,7 +427,9 @@ impl Loop {
             if let Some(Command::Rebuilt { generation, shadow }) = rebuilt.map(|at| commands.remove(at)) {
                 self.finish_rebuild(generation, *shadow).await?;
             }
-            let looks_up = |command: &Command| matches!(command, Command::Correct { .. } | Command::Fill { .. });
+            let looks_up = |command: &Command| {
+                matches!(command, Command::Correct { .. } | Command::Fill { .. } | Command::EditList { .. })
+            };
             if commands.iter().any(looks_up) {
                 // They look up in the store what the commit in flight may be writing.
                 self.finish_commit().await?;
@@ -539,6 +541,7 @@ impl Loop {
         }
         self.queues.add(std::mem::take(&mut staged.queued));
         let mut begun = std::mem::take(&mut staged.begun).into_iter();
+        let mut edited = std::mem::take(&mut staged.edited).into_iter();
         for command in commands {
             match command {
                 Command::Seal { done, .. } | Command::Acknowledged { done, .. } | Command::Fill { done, .. } => {
@@ -557,6 +560,9 @@ impl Loop {
                         let _ = answer.send(Corrected::default());
                     }
                 },
+                Command::EditList { answer, .. } => {
+                    let _ = answer.send(edited.next().unwrap_or_default());
+                }
                 Command::Assigned { .. } | Command::Replay { .. } | Command::Rebuilt { .. } | Command::HistoryRead => {}
             }
         }

@@ -46,6 +46,8 @@ struct Reads {
     traits: Vec<bool>,
     built_in: bool,
     time: bool,
+    /// Segments, by index: lists and samples change although no trait does.
+    segments: Vec<u16>,
 }
 
 /// Where a column of a predicate is found.
@@ -134,6 +136,7 @@ impl Segments {
                             if let Some(bound) = segments.bound.get_mut(other as usize) {
                                 bound.is_read = true;
                                 reads.add(&bound.reads);
+                                reads.segments.push(other);
                             }
                         }
                         Some(Place::Now) | None => {}
@@ -188,9 +191,10 @@ impl Segments {
     }
 
     /// Whether something that these may have changed is read by the segment.
-    fn is_touched(&self, index: usize, touch: &Touch) -> bool {
+    fn is_touched(&self, index: usize, touch: &Touch, changed: &[bool]) -> bool {
         let reads = &self.bound[index].reads;
-        (touch.time && reads.time)
+        reads.segments.iter().any(|segment| changed[usize::from(*segment)])
+            || (touch.time && reads.time)
             || (touch.built_in && reads.built_in)
             || reads.traits.iter().zip(&touch.traits).any(|(read, touched)| *read && *touched)
     }
@@ -218,6 +222,7 @@ impl Segments {
         }
         let everyone = judged.whole.len() == rows;
         let some: UInt32Array = judged.whole.iter().copied().collect();
+        let mut changed = vec![false; self.plans.len()];
         for index in 0..self.plans.len() {
             let segment = index as u16;
             let is_gone = matches!(self.plans[index].rule, SegmentRule::Nobody);
@@ -234,7 +239,9 @@ impl Segments {
                 _ if !self.ready[index] => {
                     judged.whole.iter().for_each(|row| settle.row(*row, is_member(*row, profiles), profiles));
                 }
-                (SegmentRule::Predicate(_), Some(predicate)) if everyone || self.is_touched(index, judged.touch) => {
+                (SegmentRule::Predicate(_), Some(predicate))
+                    if everyone || self.is_touched(index, judged.touch, &changed) =>
+                {
                     let column = |code: usize| self.column(code, judged, &members, profiles);
                     let is =
                         predicate.evaluate_predicate(&column, rows).map_err(|source| self.failed(index, source))?;
@@ -262,13 +269,14 @@ impl Segments {
                     }
                 }
                 (SegmentRule::Nobody, _) => judged.whole.iter().for_each(|row| settle.row(*row, false, profiles)),
-                (SegmentRule::List | SegmentRule::Predicate(_), _) => {
+                (SegmentRule::List(_) | SegmentRule::Predicate(_), _) => {
                     for row in 0..rows as u32 {
                         let listed = (judged.listed)(row, segment).unwrap_or_else(|| is_member(row, profiles));
                         settle.row(row, listed, profiles);
                     }
                 }
             }
+            changed[index] = settle.changed;
             if self.bound[index].is_read && settle.changed {
                 // Later predicates see it as it is now.
                 members[index] = (0..rows as u32).filter(|row| is_member(*row, profiles)).collect();
@@ -394,6 +402,7 @@ impl Reads {
         self.traits.iter_mut().zip(&other.traits).for_each(|(mine, theirs)| *mine |= *theirs);
         self.built_in |= other.built_in;
         self.time |= other.time;
+        self.segments.extend_from_slice(&other.segments);
     }
 }
 

@@ -149,7 +149,7 @@ pub fn segment_changes() -> Table {
             ("profile_id", DataType::Utf8, false),
             // `entered` or `exited`
             ("change", DataType::Utf8, false),
-            // `event`, `time`, `merge`, `split`, `fill` or `removed`
+            // `event`, `time`, `edit`, `merge`, `split`, `fill` or `removed`
             ("cause", DataType::Utf8, false),
             ("changed_at", time_type(), false),
         ],

@@ -119,7 +119,16 @@ pub fn segment(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<S
         return reader.sql(node, what).map(SegmentSpec::Predicate);
     }
     let fields = reader.section(node, what, span, &SEGMENT)?;
-    let node = fields.required("sample")?;
+    let (kind, node) = fields.one()?;
+    if kind == "list" {
+        let (file, matches) = (reader.literal(node, "`list`"), fields.required("match"));
+        let matches = matches.and_then(|node| reader.literal(node, "`match`"));
+        return Some(SegmentSpec::List(ListSpec { file: file?, matches: matches? }));
+    }
+    if fields.has("match") {
+        reader.findings.error(fields.key_span("match"), "`match` goes with `list`", None);
+        return None;
+    }
     let literal = reader.literal(node, "`sample`")?;
     let share = literal.text.trim().strip_suffix('%').and_then(|text| text.trim().parse::<f64>().ok());
     let Some(share) = share.filter(|share| (0.0..=100.0).contains(share)) else {

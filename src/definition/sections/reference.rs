@@ -68,9 +68,13 @@ pub static TRAIT: Section = Section {
 };
 
 pub static SEGMENT: Section = Section {
-    keys: &[key("sample", Text, "a share of all people, as 10%")],
-    one_of: &["sample"],
-    later: &[("list", NOT_YET), ("match", NOT_YET)],
+    keys: &[
+        key("sample", Text, "a share of all people, as 10%"),
+        key("list", Text, "a file of identifiers: a CSV with a header, or a text with one on each line"),
+        key("match", Text, "with `list`: the identifier type of its values"),
+    ],
+    one_of: &["sample", "list"],
+    later: &[],
 };
 
 // Sources, tables, transforms

@@ -45,6 +45,7 @@ impl Core {
             fill.set_ready(&slots, &mut traits.ready, &mut segments.ready);
         }
         let timers = Timers::load(&*store).await?;
+        let lists = Lists::load(&*store, &segments.plans, &pipeline.identity).await?;
         let segment_names: Vec<String> = segments.plans.iter().map(|plan| plan.name.clone()).collect();
         let activations = Activations::new(pipeline.activations.clone(), &segment_names, events)?;
         let mut aggregates = Vec::new();
@@ -78,7 +79,7 @@ impl Core {
             },
             slots,
             timers,
-            lists: Lists::default(),
+            lists,
             relinked: HashSet::new(),
             fill,
             restore: Restore::new(&pipeline.transform.fields),

@@ -109,9 +109,7 @@ impl Core {
             (&tables.profile_merges, rows::profile_merges(&tables.profile_merges, &merges, commit)?),
             (&tables.event_moves, rows::event_moves(&tables.event_moves, &moves, cause, commit)?),
         ] {
-            if batch.num_rows() > 0 {
-                staged.rows.push((table.clone(), batch));
-            }
+            output::add(table, batch, staged)?;
         }
         self.add_findings(&findings, staged)?;
         self.count_transitions(&findings.transitions);
