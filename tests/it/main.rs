@@ -27,6 +27,7 @@ mod identity_cases;
 mod identity_cli;
 mod init;
 mod kafka;
+mod lists;
 mod order;
 mod pipeline_tests;
 mod tidy;

@@ -2,6 +2,7 @@
 
 mod broken;
 mod cases;
+mod lists;
 mod schema;
 
 use std::path::Path;

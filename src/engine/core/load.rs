@@ -245,7 +245,7 @@ async fn definitions(
     Ok((record.slots, fill))
 }
 
-/// Takes segments that nobody is in any more out of what the state knows.
+/// Takes segments that nobody is in any more out of what the state knows, and what was said of their lists.
 pub(super) async fn forget_segments(
     store: &dyn Store,
     gone: &[SlotOf],
@@ -254,6 +254,11 @@ pub(super) async fn forget_segments(
     let key = keys::name(Tag::Definition, DefinitionRecord::KEY);
     let mut record: DefinitionRecord = load_one(store, &key, DefinitionRecord::VERSION, "definition record").await?;
     record.slots.forget_segments(gone);
+    for segment in gone {
+        for (key, _) in scan_all(store, &keys::named_prefix(Tag::List, &segment.name)).await? {
+            writes.delete(key);
+        }
+    }
     writes.put(key, codec::encode(DefinitionRecord::VERSION, &record));
     Ok(())
 }
