@@ -63,6 +63,7 @@ fn describe() {
     );
     describe_counter!("tributary_state_bytes_total", Unit::Bytes, "keys and values committed to the state");
     describe_counter!("tributary_timers_fired_total", "profiles judged because their time had come");
+    describe_gauge!("tributary_definition_ready", "1 once a trait or segment knows the past, by kind and name");
     describe_gauge!("tributary_fill_running", "1 while a new definition comes to know the past");
     describe_gauge!("tributary_source_lag", "records between position and end, by source");
     describe_gauge!("tributary_profiles", "profiles");

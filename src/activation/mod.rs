@@ -24,6 +24,8 @@ pub struct ActivationPlan {
     pub version: u64,
     pub trigger: Trigger,
     pub status: Status,
+    /// Whether entries and exits that a fill finds set it off.
+    pub on_backfill: bool,
     pub steps: Vec<SendStep>,
 }
 
@@ -31,7 +33,30 @@ pub struct ActivationPlan {
 pub enum Trigger {
     Enters(String),
     Exits(String),
-    Event { events: Vec<String>, filter: Option<Expression> },
+    Event {
+        events: Vec<String>,
+        filter: Option<Expression>,
+    },
+    /// Another stage of a trait; from and to any of these, or any at all.
+    Changes {
+        trait_name: String,
+        from: Option<Vec<String>>,
+        to: Option<Vec<String>>,
+    },
+}
+
+/// A profile that came into another stage of a trait.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageMove {
+    /// Index into the batch's profiles.
+    pub profile: u32,
+    pub trait_name: String,
+    pub from: Option<String>,
+    pub to: Option<String>,
+    /// The how-manieth change of this profile and trait.
+    pub number: u32,
+    pub cause: Cause,
+    pub at: TimeUs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,6 +159,8 @@ pub struct Triggered {
     /// The row of the event, for event triggers.
     row: Option<usize>,
     segment: Option<u16>,
+    /// For changes of a stage: from and to.
+    stages: Option<(Option<String>, Option<String>)>,
     at: TimeUs,
 }
 
@@ -151,6 +178,7 @@ impl Activations {
                     (segments.iter().position(|known| known == name).map(|index| index as u16), None)
                 }
                 Trigger::Event { filter, .. } => (None, filter.as_ref().map(|filter| filter.bind(events))),
+                Trigger::Changes { .. } => (None, None),
             };
             let filter =
                 filter.transpose().map_err(|source| ActivationError::Bind { name: plan.name.clone(), source })?;
@@ -174,6 +202,7 @@ impl Activations {
         profile_of_row: &[Option<u32>],
         ids: &[ProfileId],
         transitions: &[Transition],
+        stages: &[StageMove],
     ) -> Result<Vec<Triggered>, ActivationError> {
         let mut triggered = Vec::new();
         let names = events.strings(column::EVENT);
@@ -199,19 +228,44 @@ impl Activations {
                         cause: cause_of_row(events, row),
                         row: Some(row),
                         segment: None,
+                        stages: None,
                         at: events.times(column::TIMESTAMP).value(row),
                     });
                 }
             }
         }
         triggered.sort_by_key(|trigger| trigger.row);
-        let effective = |transition: &&Transition| matches!(transition.cause, Cause::Event | Cause::Time | Cause::Edit);
-        for transition in transitions.iter().filter(effective) {
-            for (activation, bound) in self.bound.iter().enumerate() {
+        let reacts = |bound: &Bound, cause: Cause| match cause {
+            Cause::Event | Cause::Time | Cause::Edit => true,
+            Cause::Fill => bound.plan.on_backfill,
+            Cause::Merge | Cause::Split | Cause::Removed => false,
+        };
+        for (activation, bound) in self.bound.iter().enumerate() {
+            let Trigger::Changes { trait_name, from, to } = &bound.plan.trigger else { continue };
+            let fits = |wanted: &Option<Vec<String>>, stage: &Option<String>| match wanted {
+                Some(wanted) => stage.as_ref().is_some_and(|stage| wanted.contains(stage)),
+                None => true,
+            };
+            let mine = stages.iter().filter(|change| change.trait_name == *trait_name && reacts(bound, change.cause));
+            for change in mine.filter(|change| fits(from, &change.from) && fits(to, &change.to)) {
+                triggered.push(Triggered {
+                    activation,
+                    profile: change.profile,
+                    profile_id: ids[change.profile as usize],
+                    cause: format!("change {}", change.number),
+                    row: None,
+                    segment: None,
+                    stages: Some((change.from.clone(), change.to.clone())),
+                    at: change.at,
+                });
+            }
+        }
+        for transition in transitions {
+            for (activation, bound) in self.bound.iter().enumerate().filter(|(_, b)| reacts(b, transition.cause)) {
                 let matches = match bound.plan.trigger {
                     Trigger::Enters(_) => transition.entered,
                     Trigger::Exits(_) => !transition.entered,
-                    Trigger::Event { .. } => false,
+                    Trigger::Event { .. } | Trigger::Changes { .. } => false,
                 };
                 if matches && bound.segment == Some(transition.segment) {
                     triggered.push(Triggered {
@@ -222,6 +276,7 @@ impl Activations {
                         cause: format!("entry {}", transition.entry),
                         row: None,
                         segment: Some(transition.segment),
+                        stages: None,
                         at: transition.at,
                     });
                 }
@@ -246,6 +301,9 @@ impl Activations {
         if let Some(segment) = trigger.segment.and_then(|index| segments.get(index as usize)) {
             context.insert("segment".to_string(), json!(segment));
         }
+        if let (Trigger::Changes { trait_name, .. }, Some((from, to))) = (&plan.trigger, &trigger.stages) {
+            context.insert("stage".to_string(), json!({ "trait": trait_name, "from": from, "to": to }));
+        }
         if let Some(row) = trigger.row {
             context.insert("event".to_string(), event_json(events, row));
         }
@@ -253,6 +311,7 @@ impl Activations {
             Trigger::Enters(_) => "enters",
             Trigger::Exits(_) => "exits",
             Trigger::Event { .. } => "event",
+            Trigger::Changes { .. } => "changes",
         };
         context.insert("trigger".to_string(), json!(trigger_kind));
         let context = Value::Object(context);

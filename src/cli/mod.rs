@@ -9,6 +9,7 @@ mod identity;
 mod init;
 mod output;
 mod peek;
+mod plan;
 pub mod produce;
 mod progress;
 mod query;
@@ -111,6 +112,10 @@ enum Command {
         #[arg(short = 'n', default_value_t = 5)]
         count: usize,
     },
+    /// What changed definitions would do to the state, and for how many people
+    Plan(plan::PlanOptions),
+    /// Accept what `plan` shows, removals among it
+    Apply,
     /// Run the pipeline
     Run(run::RunOptions),
     /// SQL over the lake or ClickHouse
@@ -181,6 +186,8 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Check => Ok(check::check(&cli.global.pipeline)),
         Command::Test(options) => test::test(&cli.global, &options).await,
         Command::Peek { source, count } => peek::peek(&cli.global, &source, count).await,
+        Command::Plan(options) => plan::plan(&cli.global, &config, &options).await,
+        Command::Apply => plan::apply(&cli.global, &config).await,
         Command::Run(options) => run::run(&cli.global, &config, options).await,
         Command::Query { sql } => query::query(&cli.global, &config, &sql).await,
         Command::Explain { command } => explain::explain(&cli.global, &config, command).await,

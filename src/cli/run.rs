@@ -145,6 +145,16 @@ impl Session {
         Ok(Session { control: Some(address), ..self })
     }
 
+    /// Takes these definitions over and lets go of the state.
+    pub async fn accept(self, pipeline: &Pipeline) -> Result<(), Failure> {
+        let heartbeat = self.heartbeat.run(None);
+        let accepted = engine::accept(&*self.store, pipeline).await;
+        let closed = self.store.close().await;
+        heartbeat.release().await;
+        accepted.map_err(engine_failure)?;
+        closed.map_err(|error| store_failure(error, false))
+    }
+
     /// Runs the engine until it ends, then lets go of the state.
     #[expect(clippy::too_many_arguments, reason = "the wiring of a process, called from three commands")]
     pub async fn run(

@@ -155,6 +155,12 @@ impl<'d> Checker<'d> {
         self.definition.tables.iter().map(|table| table.name.as_str()).collect()
     }
 
+    /// Traits that have stages.
+    pub fn staged_traits(&self) -> Vec<&'d str> {
+        let staged = |named: &&'d Named<TraitSpec>| matches!(named.body, Some(TraitSpec::Stages(_)) | None);
+        self.definition.traits.iter().filter(staged).map(|named| named.name.as_str()).collect()
+    }
+
     pub fn segment_names(&self) -> Vec<&'d str> {
         self.definition.segments.iter().map(|segment| segment.name.as_str()).collect()
     }

@@ -266,8 +266,9 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, reader: &Reader) -> Option<
         bodies(&definition.destinations).map(|(name, _, spec)| outputs::destination(name, spec)).collect();
     let mut trait_names: Vec<&str> = definition.traits.iter().map(|other| other.name.as_str()).collect();
     trait_names.extend(crate::profile::BUILT_IN.iter().map(|(name, _)| *name));
+    trait_names.extend(traits.iter().flat_map(|plan| &plan.columns).map(|column| column.name.as_str()));
     let activations = bodies(&definition.activations)
-        .filter_map(|(name, _, spec)| outputs::activation(&checker, name, spec, &trait_names))
+        .filter_map(|(name, _, spec)| outputs::activation(&checker, name, spec, &trait_names, &traits))
         .collect();
     let aggregates = bodies(&definition.aggregates)
         .filter_map(|(name, span, sql)| aggregates::aggregate(&checker, name, span, sql))

@@ -14,6 +14,7 @@ use crate::activation::{ActivationPlan, DestinationKind, DestinationPlan, SendSt
 use crate::event::{Field, Root, ValueType, column};
 use crate::expression::parse_path;
 use crate::identity::{IdentifierFrom, IdentifierType, IdentityPlan, MAX_IDENTIFIERS, Normalize, OnConflict};
+use crate::profile::{TraitPlan, TraitRule};
 
 /// Where `identity` is left out.
 pub const DEFAULT_IDENTIFIERS: [&str; 2] = ["user_id", "anonymous_id"];
@@ -168,8 +169,9 @@ pub fn activation(
     name: &str,
     spec: &ActivationSpec,
     trait_names: &[&str],
+    traits: &[TraitPlan],
 ) -> Option<ActivationPlan> {
-    let trigger = trigger(checker, &spec.trigger);
+    let trigger = trigger(checker, &spec.trigger, traits);
     let destinations = checker.destination_names();
     let mut steps = Vec::new();
     let mut sound = true;
@@ -186,16 +188,42 @@ pub fn activation(
     let text_of = |step: &SendStep| format!("{} {} {:?}", step.id, step.to, step.body.as_ref().map(|b| b.to_string()));
     let all: Vec<String> = steps.iter().map(text_of).collect();
     let version = version(&["activation", name, &trigger_text, &all.join("\n")]);
-    sound.then_some(ActivationPlan { name: name.to_string(), version, trigger, status: spec.status, steps })
+    sound.then_some(ActivationPlan {
+        name: name.to_string(),
+        version,
+        trigger,
+        status: spec.status,
+        on_backfill: spec.on_backfill,
+        steps,
+    })
 }
 
-fn trigger(checker: &Checker, spec: &TriggerSpec) -> Option<(Trigger, String)> {
+fn trigger(checker: &Checker, spec: &TriggerSpec, traits: &[TraitPlan]) -> Option<(Trigger, String)> {
     let segments = checker.segment_names();
     match spec {
         TriggerSpec::Enters(segment) => check_reference(&checker.reader, segment, "segment", &segments)
             .then(|| (Trigger::Enters(segment.text.clone()), format!("enters {}", segment.text))),
         TriggerSpec::Exits(segment) => check_reference(&checker.reader, segment, "segment", &segments)
             .then(|| (Trigger::Exits(segment.text.clone()), format!("exits {}", segment.text))),
+        TriggerSpec::Changes { trait_name, from, to } => {
+            let staged: Vec<&str> = checker.staged_traits();
+            if !check_reference(&checker.reader, trait_name, "trait with stages", &staged) {
+                return None;
+            }
+            let plan = traits.iter().find(|plan| plan.name == trait_name.text)?;
+            let TraitRule::Stages(known) = &plan.rule else { return None };
+            let known: Vec<&str> = known.iter().map(|stage| stage.name.as_str()).collect();
+            let all = from.iter().chain(to).flatten();
+            if all.filter(|stage| !check_reference(&checker.reader, stage, "stage", &known)).count() > 0 {
+                return None;
+            }
+            let texts = |stages: &Option<Vec<Literal>>| {
+                stages.as_ref().map(|all| all.iter().map(|stage| stage.text.clone()).collect::<Vec<String>>())
+            };
+            let (from, to) = (texts(from), texts(to));
+            let text = format!("changes {} {from:?} {to:?}", trait_name.text);
+            Some((Trigger::Changes { trait_name: trait_name.text.clone(), from, to }, text))
+        }
         TriggerSpec::Event { event, filter } => {
             let events = checker.events(Some(event)).unwrap_or_default();
             let scope = checker.event_scope(Some(&events));
@@ -259,7 +287,8 @@ fn template_name(
         ["message_id", "type", "event", "user_id", "anonymous_id", "properties", "traits", "context", "timestamp"];
     let cause = match trigger {
         TriggerSpec::Event { .. } => "event",
-        _ => "segment",
+        TriggerSpec::Changes { .. } => "stage",
+        TriggerSpec::Enters(_) | TriggerSpec::Exits(_) => "segment",
     };
     let roots = ["profile", "activation", "trigger", cause];
     let path: Vec<&str> = name.split('.').collect();

@@ -186,6 +186,24 @@ pub struct EventTraitSpec {
     pub window: Option<(i64, Span)>,
     pub pane: Option<(i64, Span)>,
     pub by: Option<Sql>,
+    /// Steps of a funnel or sequence.
+    pub steps: Vec<StepOfSpec>,
+}
+
+/// A step of a funnel or sequence, and what must not come between it and the one before.
+#[derive(Debug)]
+pub struct StepOfSpec {
+    pub take: EventsSpec,
+    /// Microseconds after the step before.
+    pub within: Option<i64>,
+    pub without: Vec<EventsSpec>,
+}
+
+/// Events by their names, those for which a condition is true.
+#[derive(Debug)]
+pub struct EventsSpec {
+    pub event: Option<Vec<Literal>>,
+    pub filter: Option<Sql>,
 }
 
 #[derive(Debug)]
@@ -215,6 +233,7 @@ pub enum DestinationSpec {
 pub struct ActivationSpec {
     pub trigger: TriggerSpec,
     pub status: Status,
+    pub on_backfill: bool,
     pub steps: Vec<SendSpec>,
 }
 
@@ -223,6 +242,7 @@ pub enum TriggerSpec {
     Enters(Literal),
     Exits(Literal),
     Event { event: Vec<Literal>, filter: Option<Sql> },
+    Changes { trait_name: Literal, from: Option<Vec<Literal>>, to: Option<Vec<Literal>> },
 }
 
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use super::scope::ProfileScope;
 use super::spec::*;
 use crate::event::{Field, Root, ValueType};
 use crate::expression::{Expression, parse_path};
-use crate::profile::{BUILT_IN, EventRule, OnMerge, Stage, TraitColumn, TraitKind, TraitPlan, TraitRule, Window};
+use crate::profile::{BUILT_IN, EventRule, OnMerge, Stage, Step, TraitColumn, TraitKind, TraitPlan, TraitRule, Window};
 
 /// Digits after the point that sums of doubles keep: more than money needs, and an i128 still holds 10^32 of it.
 const SUM_SCALE: u8 = 6;
@@ -178,9 +178,15 @@ fn event_trait(checker: &Checker, name: &str, spec: &EventTraitSpec) -> Option<T
     let by = spec.by.as_ref().map(|sql| key(checker, sql, &scope));
     let (input, filter) = (input.map_or(Some(None), |i| i.map(Some)), filter.map_or(Some(None), |f| f.map(Some)));
     let window = window(checker, spec);
+    let (steps, exclusions, step_texts) = steps(checker, spec);
     let (input, filter, by, window) = (input?, filter?, by.map_or(Some(None), |by| by.map(Some))?, window?);
+    let (steps, exclusions) = (steps?, exclusions?);
     let (input_type, scale) = input_type(checker, spec, input.as_ref())?;
     checker.fields_of(&scope);
+    let events = match spec.kind {
+        TraitKind::Funnel(_) | TraitKind::Sequence(_) => events_of_steps(&spec.kind, steps.iter().chain(&exclusions)),
+        _ => events,
+    };
 
     let presence = match (&spec.kind, &spec.input) {
         (TraitKind::Latest | TraitKind::First, Some(sql)) => presence(checker, &sql.scalar.text, input_type),
@@ -206,6 +212,7 @@ fn event_trait(checker: &Checker, name: &str, spec: &EventTraitSpec) -> Option<T
         parts.extend(source_order.iter().cloned());
     }
     parts.extend(window.map(|window: Window| format!("window {} {}", window.length_us, window.pane_us)));
+    parts.extend(step_texts);
     parts.extend(spec.by.as_ref().map(|by| format!("by {}", canonical_sql(&by.scalar.text))));
     let version = version(&parts.iter().map(String::as_str).collect::<Vec<_>>());
     let rule = EventRule {
@@ -220,9 +227,43 @@ fn event_trait(checker: &Checker, name: &str, spec: &EventTraitSpec) -> Option<T
         source_order,
         window,
         by,
+        steps,
+        exclusions,
     };
     let columns = columns(name, &rule);
     Some(TraitPlan { name: name.to_string(), version, rule: TraitRule::Events(Box::new(rule)), columns })
+}
+
+/// The steps and exclusions of a funnel or sequence (None where something was reported), and what they say.
+fn steps(checker: &Checker, spec: &EventTraitSpec) -> (Option<Vec<Step>>, Option<Vec<Step>>, Vec<String>) {
+    let mut texts = Vec::new();
+    let mut compile = |events: &EventsSpec, text: String| {
+        let names = checker.events(events.event.as_deref());
+        let scope = checker.event_scope(names.as_deref());
+        let filter = events.filter.as_ref().map(|sql| checker.predicate(sql, &scope, "`where`"));
+        checker.fields_of(&scope);
+        let sql = events.filter.as_ref().map(|sql| canonical_sql(&sql.scalar.text));
+        texts.push(format!("{text} {names:?} {sql:?}"));
+        Some(Step { filter: filter.map_or(Some(None), |filter| filter.map(Some))?, events: names })
+    };
+    let taken: Vec<Option<Step>> = spec.steps.iter().map(|step| compile(&step.take, "step".to_string())).collect();
+    let without = spec.steps.iter().flat_map(|step| &step.without);
+    let excluded: Vec<Option<Step>> = without.map(|events| compile(events, "without".to_string())).collect();
+    (taken.into_iter().collect(), excluded.into_iter().collect(), texts)
+}
+
+/// The events that a funnel or sequence looks at: those that its steps name. Where anything between two steps matters, all.
+fn events_of_steps<'a>(kind: &TraitKind, steps: impl Iterator<Item = &'a Step>) -> Option<Vec<String>> {
+    if matches!(kind, TraitKind::Funnel(plan) if plan.modes.strict_order) {
+        return None;
+    }
+    let mut names: Vec<String> = Vec::new();
+    for step in steps {
+        names.extend(step.events.as_ref()?.iter().cloned());
+    }
+    names.sort_unstable();
+    names.dedup();
+    Some(names)
 }
 
 /// The values of a trait over events.
@@ -241,7 +282,23 @@ fn columns(name: &str, rule: &EventRule) -> Vec<TraitColumn> {
     match rule.kind {
         TraitKind::Count => vec![column("", ValueType::Long, false)],
         TraitKind::Sum => vec![column("", rule.input_type, false)],
-        TraitKind::Mean => vec![column("", ValueType::Double, true)],
+        TraitKind::Mean | TraitKind::Gap(_) => vec![column("", ValueType::Double, true)],
+        TraitKind::MostFrequent | TraitKind::LeastFrequent => {
+            vec![column("", rule.input_type, true), column("overflow", ValueType::Boolean, false)]
+        }
+        TraitKind::Distinct { .. } => vec![column("", ValueType::Json, true), column("count", ValueType::Long, false)],
+        TraitKind::Funnel(_) => vec![
+            column("level", ValueType::Long, false),
+            column("started_at", ValueType::Timestamp, true),
+            column("reached_at", ValueType::Timestamp, true),
+            column("best", ValueType::Long, false),
+        ],
+        TraitKind::Sequence(_) => vec![
+            column("matched", ValueType::Boolean, false),
+            column("matched_at", ValueType::Timestamp, true),
+            column("level", ValueType::Long, false),
+            column("started_at", ValueType::Timestamp, true),
+        ],
         TraitKind::Latest | TraitKind::First | TraitKind::Min | TraitKind::Max => {
             vec![column("", rule.input_type, true)]
         }
@@ -288,7 +345,7 @@ fn window(checker: &Checker, spec: &EventTraitSpec) -> Option<Option<Window>> {
 
 /// The type of what the trait reads, and the scale of a sum.
 fn input_type(checker: &Checker, spec: &EventTraitSpec, input: Option<&Expression>) -> Option<(ValueType, u8)> {
-    if spec.kind == TraitKind::Count {
+    if matches!(spec.kind, TraitKind::Count | TraitKind::Funnel(_) | TraitKind::Sequence(_)) {
         return Some((ValueType::Long, 0));
     }
     let input = input?;
@@ -310,6 +367,8 @@ fn input_type(checker: &Checker, spec: &EventTraitSpec, input: Option<&Expressio
         (TraitKind::Min | TraitKind::Max, Some(ValueType::Boolean | ValueType::Json) | None) => {
             wrong("`min` and `max` need a number, a timestamp or a text", &format!("CAST({sql} AS DOUBLE)"))
         }
+        (TraitKind::Gap(_), Some(ValueType::Timestamp)) => Some((ValueType::Timestamp, 0)),
+        (TraitKind::Gap(_), _) => wrong("`gap` needs a timestamp", "gap: timestamp"),
         (_, Some(value)) => Some((value, 0)),
         (_, None) => wrong("a trait holds a text, number, boolean or timestamp", "take one value out of it"),
     }

@@ -5,6 +5,7 @@
 //! commit fails the process ends, so nothing is ever rolled back.
 
 mod correct;
+mod definitions;
 mod fill;
 mod judge;
 mod lists;
@@ -21,6 +22,7 @@ pub use load::{Known, accept, compare};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub(super) use self::definitions::Told;
 use self::judge::Round;
 pub(super) use self::judge::{Findings, StageChange};
 use self::lists::Lists;
@@ -43,13 +45,13 @@ use super::{Command, CorrectionRequest, EngineError, ListEdited, ListRequest};
 use crate::activation::{Activations, Rendered, time_text};
 use crate::aggregate::Aggregator;
 use crate::definition::Pipeline;
-use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs};
+use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, ValueType};
 use crate::identity::{
     self, Component, Correction, Corrections, Decisions, Extracted, IdentifierType, Identities, NO_PROFILE, Resolved,
     extract,
 };
 use crate::profile::{Input, Profile, ProfileRecord, Slots, Traits};
-use crate::segment::{Cause, Moved, Segments, Touch, Transition};
+use crate::segment::{Cause, Moved, SegmentRule, Segments, Touch, Transition};
 use crate::sink::{Attempt, AttemptOutcome, CommitRange, Queued, Table, tables};
 use crate::state::cache::Cache;
 use crate::state::keys::{self, Tag};
@@ -83,6 +85,9 @@ pub struct Core {
     kept: Vec<u64>,
     /// What has to be filled from the past.
     pub fill: Option<FillRecord>,
+    /// What the tables know of the definitions, and whether that may have changed.
+    told: Vec<Told>,
+    must_tell: bool,
     pub record: EngineRecord,
     pub sink: SinkRecord,
     /// Commits whose rows the table sink has not acknowledged, with their tables.
@@ -99,6 +104,7 @@ struct CoreTables {
     event_moves: Table,
     segment_changes: Table,
     stage_changes: Table,
+    definitions: Table,
     deliveries: Table,
     rejected_events: Table,
 }
@@ -122,7 +128,7 @@ pub struct Staged {
 impl Core {
     /// See [`digest`](super::digest()).
     pub async fn digest(&self) -> Result<u128, StoreError> {
-        super::digest(&*self.store, &self.slots, &self.traits.plans, self.record.now).await
+        super::digest(&*self.store, &self.slots, &self.traits, self.record.now).await
     }
 
     pub fn corrections(&self) -> &Corrections {
@@ -152,6 +158,7 @@ impl Core {
 
     /// The rows go into the outbox, and the engine's record with them.
     fn seal(&mut self, staged: &mut Staged) -> Result<(), EngineError> {
+        self.tell_definitions(staged)?;
         let commit = staged.commit;
         for (table, batch) in &staged.rows {
             staged.writes.put(keys::number_name(Tag::Outbox, commit, &table.name), outbox::encode(batch)?);
@@ -200,8 +207,8 @@ impl Core {
 
         let now = self.record.now;
         let input = Input { events: &events, profile_of_row: &touched.profile_of_row, best: &resolved.best, now };
-        self.traits.count(&input, &mut profiles);
         let traits = self.traits.apply(&input, None, &mut profiles)?;
+        self.traits.count(&input, &mut profiles);
         self.relinked = resolved.identifiers.iter().map(|row| row.number).collect();
         let round = Round {
             numbers: &touched.numbers,
@@ -413,7 +420,7 @@ impl Core {
             } else {
                 merged.moved.push(Moved { into: index, id: profile.id, segments: profile.segments().collect() });
             }
-            mine.merge(&self.traits.plans, profile);
+            self.traits.merge(mine, profile);
         }
         merged.whole = merged.shown.keys().copied().collect();
         merged.whole.sort_unstable();

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::load_component;
 use crate::event::{ProfileNumber, TimeUs};
-use crate::profile::{Profile, ProfileRecord, Slots, TraitPlan};
+use crate::profile::{Profile, ProfileRecord, Slots, Traits};
 use crate::state::keys::{self, Tag};
 use crate::state::{Store, StoreError, codec};
 
@@ -16,7 +16,7 @@ use crate::state::{Store, StoreError, codec};
 ///
 /// # Errors
 /// The store's, or what is stored contradicts itself: an identifier that names another person than the one that has it.
-pub async fn digest(store: &dyn Store, slots: &Slots, plans: &[TraitPlan], now: TimeUs) -> Result<u128, StoreError> {
+pub async fn digest(store: &dyn Store, slots: &Slots, traits: &Traits, now: TimeUs) -> Result<u128, StoreError> {
     let mut sum: u128 = 0;
     let mut after: Option<bytes::Bytes> = None;
     let prefix = keys::prefix(Tag::Component);
@@ -28,7 +28,7 @@ pub async fn digest(store: &dyn Store, slots: &Slots, plans: &[TraitPlan], now: 
             let Some(number) = keys::parse_number(&key) else {
                 return Err(StoreError::Damaged("a component's key has another length".to_string()));
             };
-            sum = sum.wrapping_add(of_profile(store, slots, (plans, now), number, head).await?);
+            sum = sum.wrapping_add(of_profile(store, slots, (traits, now), number, head).await?);
         }
     }
 }
@@ -36,7 +36,7 @@ pub async fn digest(store: &dyn Store, slots: &Slots, plans: &[TraitPlan], now: 
 async fn of_profile(
     store: &dyn Store,
     slots: &Slots,
-    (plans, now): (&[TraitPlan], TimeUs),
+    (rules, now): (&Traits, TimeUs),
     number: ProfileNumber,
     head: bytes::Bytes,
 ) -> Result<u128, StoreError> {
@@ -64,12 +64,13 @@ async fn of_profile(
     };
     let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", &stored)?;
     let mut profile = record.load(slots);
-    profile.settle(plans, now);
+    rules.settle(&mut profile, now);
     if profile.id != component.id {
         return damaged(format!("profile {} calls itself {}", component.id, profile.id));
     }
     let Profile { id, first_seen, last_seen, events, as_of: _, timer: _, traits, stages, memberships: _ } = &profile;
     let members: Vec<u16> = profile.segments().collect();
+    let stages: Vec<(u16, u16)> = stages.iter().filter_map(|(index, of)| Some((*index, of.stage?))).collect();
     Ok(hash(&(id, first_seen, last_seen, events, traits, stages, members, identifiers)))
 }
 

@@ -10,10 +10,10 @@ use arrow::datatypes::DataType;
 use hashbrown::HashMap;
 
 use super::EngineError;
-use super::core::StageChange;
+use super::core::{StageChange, Told};
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, column};
 use crate::identity::{Cause, Conflict, Decision, Extracted, IdentifierRow, IdentityPlan, Merge};
-use crate::profile::{TraitPlan, TraitRule};
+use crate::profile::TraitPlan;
 use crate::segment::Transition;
 use crate::sink::{Attempt, Table};
 
@@ -243,17 +243,26 @@ pub fn stage_changes(
     commit: u64,
 ) -> Result<RecordBatch, EngineError> {
     let plan = |change: &StageChange| &traits[change.trait_index as usize];
-    let name = |change: &StageChange, stage: Option<u16>| match &plan(change).rule {
-        TraitRule::Stages(stages) => stage.and_then(|stage| stages.get(stage as usize)).map(|stage| stage.name.clone()),
-        TraitRule::Events(_) | TraitRule::Formula(_) => None,
-    };
     let columns: Vec<ArrayRef> = vec![
         texts(changes.iter().map(|change| plan(change).name.as_str())),
         ids(changes.iter().map(|change| Some(change.id))),
-        Arc::new(changes.iter().map(|change| name(change, change.from)).collect::<StringArray>()),
-        Arc::new(changes.iter().map(|change| name(change, change.to)).collect::<StringArray>()),
+        Arc::new(changes.iter().map(|change| plan(change).stage(change.from)).collect::<StringArray>()),
+        Arc::new(changes.iter().map(|change| plan(change).stage(change.to)).collect::<StringArray>()),
         texts(changes.iter().map(|change| change.cause.name())),
         times(changes.iter().map(|change| change.at)),
+    ];
+    finish(table, columns, commit)
+}
+
+pub fn definitions(table: &Table, told: &[&Told], now: TimeUs, commit: u64) -> Result<RecordBatch, EngineError> {
+    let versions: Vec<String> = told.iter().map(|told| format!("{:016x}", told.version)).collect();
+    let columns: Vec<ArrayRef> = vec![
+        texts(told.iter().map(|told| if told.is_segment { "segment" } else { "trait" })),
+        texts(told.iter().map(|told| told.name.as_str())),
+        texts(versions.iter().map(String::as_str)),
+        Arc::new(told.iter().map(|told| Some(told.ready)).collect::<BooleanArray>()),
+        Arc::new(told.iter().map(|told| Some(told.removed)).collect::<BooleanArray>()),
+        times(told.iter().map(|_| now)),
     ];
     finish(table, columns, commit)
 }

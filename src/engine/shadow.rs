@@ -112,7 +112,7 @@ impl Shadow {
             self.absorbed.insert(*loser, *into);
             let Some(profile) = self.profiles.remove(loser) else { continue };
             match self.profiles.get_mut(into) {
-                Some(mine) => mine.merge(&self.traits.plans, profile),
+                Some(mine) => self.traits.merge(mine, profile),
                 None => {
                     self.profiles.insert(*into, profile);
                 }
@@ -136,8 +136,8 @@ impl Shadow {
             .collect();
         let (numbers, mut profiles): (Vec<ProfileNumber>, Vec<Profile>) = touched.into_iter().unzip();
         let input = Input { events, profile_of_row: &profile_of_row, best: &resolved.best, now: self.now };
-        self.traits.count(&input, &mut profiles);
         self.traits.apply(&input, which, &mut profiles)?;
+        self.traits.count(&input, &mut profiles);
         self.profiles.extend(numbers.into_iter().zip(profiles));
         let message_ids = events.strings(column::MESSAGE_ID);
         self.rows.extend(resolved.numbers.iter().enumerate().map(|(row, number)| ShadowRow {

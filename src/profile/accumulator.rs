@@ -4,8 +4,14 @@ use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
+use super::columns::json;
+use super::distinct::Distinct;
+use super::frequencies::Frequencies;
+use super::funnel::Funnel;
+use super::gap::Gap;
 use super::keyed::Keyed;
 use super::plan::{EventRule, TraitKind};
+use super::sequence::Sequence;
 use super::window::Panes;
 use crate::event::TimeUs;
 
@@ -64,6 +70,11 @@ pub enum Accumulator {
         sum: i128,
         count: i64,
     },
+    Frequencies(Box<Frequencies>),
+    Distinct(Box<Distinct>),
+    Gap(Box<Gap>),
+    Funnel(Box<Funnel>),
+    Sequence(Box<Sequence>),
     /// With `window`: the states of its panes.
     Panes(Box<Panes>),
     /// With `by`: the states of its keys, with a window in each.
@@ -104,6 +115,19 @@ impl Accumulator {
                     *self = Accumulator::Dated { rank: r, at: t, message_id: id, value };
                 }
             }
+            (Accumulator::Frequencies(mine), Accumulator::Frequencies(theirs)) => mine.merge(*theirs),
+            (Accumulator::Funnel(mine), Accumulator::Funnel(theirs)) => mine.merge(*theirs),
+            (Accumulator::Sequence(mine), Accumulator::Sequence(theirs)) => mine.merge(*theirs),
+            (Accumulator::Distinct(mine), Accumulator::Distinct(theirs)) => {
+                if let TraitKind::Distinct { keep } = rule.kind {
+                    mine.merge(keep, *theirs);
+                }
+            }
+            (Accumulator::Gap(mine), Accumulator::Gap(theirs)) => {
+                if let TraitKind::Gap(plan) = &rule.kind {
+                    mine.merge(plan, *theirs);
+                }
+            }
             (Accumulator::Panes(mine), Accumulator::Panes(theirs)) => mine.merge(*theirs, rule),
             (Accumulator::Keyed(mine), Accumulator::Keyed(theirs)) => mine.merge(*theirs, rule),
             // The state of another definition version never gets here: slots are keyed by version.
@@ -114,9 +138,17 @@ impl Accumulator {
     /// Forgets what cannot count any more: what has left its window at `now`, and points before `floor` that no later
     /// one can go with. Values stay what they are. False when nothing is left.
     pub fn settle(&mut self, rule: &EventRule, now: TimeUs, floor: TimeUs) -> bool {
-        match (self, &rule.window) {
-            (Accumulator::Panes(panes), Some(window)) => panes.settle(window, now, rule),
-            (Accumulator::Keyed(keyed), _) => keyed.settle(rule, now, floor),
+        match (self, &rule.window, &rule.kind) {
+            (Accumulator::Panes(panes), Some(window), _) => panes.settle(window, now, rule),
+            (Accumulator::Keyed(keyed), ..) => keyed.settle(rule, now, floor),
+            (Accumulator::Funnel(funnel), _, TraitKind::Funnel(plan)) => {
+                funnel.settle(plan, floor);
+                true
+            }
+            (Accumulator::Sequence(sequence), _, TraitKind::Sequence(plan)) => {
+                sequence.settle(plan, floor);
+                true
+            }
             _ => true,
         }
     }
@@ -132,9 +164,45 @@ impl Accumulator {
         }
     }
 
-    /// The value without window and keys. None where an explicit null was last.
-    pub fn plain_value(&self, scale: u8) -> Option<Scalar> {
+    /// One of its values, without window and keys (see `TraitColumn::part`). None where an explicit null was last.
+    pub fn plain_value(&self, rule: &EventRule, part: &str) -> Option<Scalar> {
+        let scale = rule.scale;
+        let count = |level: u8| Some(Scalar::Long(i64::from(level)));
         match self {
+            Accumulator::Frequencies(frequencies) => match (part, &rule.kind) {
+                ("overflow", _) => Some(Scalar::Boolean(frequencies.is_overflow())),
+                (_, TraitKind::LeastFrequent) => frequencies.least().cloned(),
+                _ => frequencies.most().cloned(),
+            },
+            Accumulator::Distinct(distinct) if part == "count" => Some(Scalar::Long(distinct.count())),
+            Accumulator::Distinct(distinct) => {
+                let values = distinct.values()?.iter().map(json);
+                Some(Scalar::Text(serde_json::Value::Array(values.collect()).to_string().into()))
+            }
+            Accumulator::Gap(gap) => match &rule.kind {
+                TraitKind::Gap(plan) => gap.value(plan).map(Scalar::Double),
+                _ => None,
+            },
+            Accumulator::Funnel(funnel) => {
+                let TraitKind::Funnel(plan) = &rule.kind else { return None };
+                let value = funnel.value(plan);
+                match part {
+                    "level" => count(value.level),
+                    "best" => count(value.best),
+                    "started_at" => value.started_at.map(Scalar::Timestamp),
+                    _ => value.reached_at.map(Scalar::Timestamp),
+                }
+            }
+            Accumulator::Sequence(sequence) => {
+                let TraitKind::Sequence(plan) = &rule.kind else { return None };
+                let value = sequence.value(plan);
+                match part {
+                    "matched" => Some(Scalar::Boolean(value.matched)),
+                    "level" => count(value.level),
+                    "started_at" => value.started_at.map(Scalar::Timestamp),
+                    _ => value.matched_at.map(Scalar::Timestamp),
+                }
+            }
             Accumulator::Dated { value, .. } => value.clone(),
             Accumulator::Count(count) => Some(Scalar::Long(*count)),
             Accumulator::Sum(sum) if scale == 0 => Some(Scalar::Long(clamp(*sum))),
@@ -152,6 +220,11 @@ impl Accumulator {
             Accumulator::Dated { message_id, value, .. } => message_id.len() + value.as_ref().map_or(0, heap),
             Accumulator::Extreme(value) => heap(value),
             Accumulator::Count(_) | Accumulator::Sum(_) | Accumulator::Mean { .. } => 0,
+            Accumulator::Frequencies(state) => size_of::<Frequencies>() + state.weigh(),
+            Accumulator::Distinct(state) => size_of::<Distinct>() + state.weigh(),
+            Accumulator::Gap(state) => size_of::<Gap>() + state.weigh(),
+            Accumulator::Funnel(state) => size_of::<Funnel>() + state.weigh(),
+            Accumulator::Sequence(state) => size_of::<Sequence>() + state.weigh(),
             Accumulator::Panes(panes) => size_of::<Panes>() + panes.weigh(),
             Accumulator::Keyed(keyed) => size_of::<Keyed>() + keyed.weigh(),
         }
@@ -236,7 +309,7 @@ mod tests {
                 let mut sum = states[order[0]].clone();
                 sum.add(&rule, states[order[1]].clone());
                 sum.add(&rule, states[order[2]].clone());
-                assert_eq!(sum.plain_value(0), expected, "{kind:?} {states:?} in order {order:?}");
+                assert_eq!(sum.plain_value(&rule, ""), expected, "{kind:?} {states:?} in order {order:?}");
             }
         }
     }
@@ -253,6 +326,7 @@ mod tests {
         for (value, expected) in rows {
             assert_eq!(scaled(value, 6), expected, "{value}");
         }
-        assert_eq!(Accumulator::Sum(250_031_563).plain_value(2), Some(Scalar::Double(2_500_315.63)));
+        let cents = EventRule { scale: 2, ..rule(TraitKind::Sum) };
+        assert_eq!(Accumulator::Sum(250_031_563).plain_value(&cents, ""), Some(Scalar::Double(2_500_315.63)));
     }
 }

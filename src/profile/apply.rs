@@ -10,9 +10,14 @@ use hashbrown::HashMap;
 
 use super::BUILT_IN;
 use super::accumulator::{Accumulator, Scalar, precedence, scaled};
+use super::distinct::Distinct;
+use super::frequencies::Frequencies;
+use super::funnel::{Funnel, FunnelPlan, Point};
+use super::gap::Gap;
 use super::keyed::Keyed;
-use super::plan::{EventRule, OnMerge, TraitKind, TraitPlan, TraitRule};
+use super::plan::{EventRule, OnMerge, Step, TraitKind, TraitPlan, TraitRule};
 use super::record::Profile;
+use super::sequence::{Sequence, SequencePoint};
 use super::window::Panes;
 use crate::event::{EventBatch, TimeUs, ValueType, column};
 use crate::expression::{BoundExpression, EvaluateError, Expression, ExpressionError, NOW_COLUMN, Projected};
@@ -47,6 +52,8 @@ struct BoundTrait {
     input: Option<BoundExpression>,
     by: Option<BoundExpression>,
     presence: Option<usize>,
+    steps: Vec<Option<BoundExpression>>,
+    exclusions: Vec<Option<BoundExpression>>,
 }
 
 /// Events, and whose they are.
@@ -89,6 +96,28 @@ impl Traits {
         self.first_column.partition_point(|first| *first <= column).saturating_sub(1)
     }
 
+    /// Takes all of an absorbed profile over into `into`.
+    pub fn merge(&self, into: &mut Profile, mut other: Profile) {
+        // Points of one side must not be older than what the other has folded.
+        let floor = into.floor().max(other.floor());
+        self.settle_at(into, TimeUs::MIN, floor);
+        self.settle_at(&mut other, TimeUs::MIN, floor);
+        into.merge(&self.plans, other);
+    }
+
+    /// Forgets what cannot count any more at `now`, so that equal profiles are equal in their parts.
+    pub fn settle(&self, profile: &mut Profile, now: TimeUs) {
+        self.settle_at(profile, now, profile.floor());
+    }
+
+    fn settle_at(&self, profile: &mut Profile, now: TimeUs, floor: TimeUs) {
+        profile.traits.retain_mut(|(index, state)| {
+            let index = usize::from(*index);
+            let floor = if self.ready[index] { floor } else { TimeUs::MIN };
+            self.plans[index].event_rule().is_none_or(|rule| state.settle(rule, now, floor))
+        });
+    }
+
     /// Counts every row for `profiles[profile_of_row[row]]`: what all profiles have.
     pub fn count(&self, input: &Input<'_>, profiles: &mut [Profile]) {
         let timestamps = input.events.times(column::TIMESTAMP);
@@ -100,7 +129,7 @@ impl Traits {
         }
     }
 
-    /// Applies every row to `profiles[profile_of_row[row]]`, for the traits in `which` (by index; all where None). Says
+    /// Applies every row to `profiles[profile_of_row[row]]`, before they are counted, for the traits in `which` (by index; all where None). Says
     /// which traits some event could change.
     pub fn apply(
         &self,
@@ -138,7 +167,10 @@ impl Traits {
             let values = evaluate(&bound.input)?.map(|array| typed(plan, rule, array)).transpose()?;
             let keys = evaluate(&bound.by)?;
             let presence = bound.presence.map(|column| events.batch.column(column).as_boolean());
-            let values = Values { rule, input: values.as_ref(), keys: keys.as_ref(), presence, batch: input };
+            let marks = Marks::of(rule, bound, &names, events).map_err(failed)?;
+            let ready = self.ready[index];
+            let values =
+                Values { rule, input: values.as_ref(), keys: keys.as_ref(), presence, marks, ready, batch: input };
             for row in rows {
                 let row = *row as usize;
                 let Some(profile) = input.profile_of_row[row] else { continue };
@@ -167,8 +199,15 @@ fn bind(
         TraitRule::Events(rule) => {
             let bind = |expression: &Option<Expression>| expression.as_ref().map(|e| e.bind(events)).transpose();
             let presence = rule.presence.as_ref().and_then(|name| events.index_of(name).ok());
-            let bound =
-                BoundTrait { filter: bind(&rule.filter)?, input: bind(&rule.input)?, by: bind(&rule.by)?, presence };
+            let steps = |steps: &[Step]| steps.iter().map(|step| bind(&step.filter)).collect::<Result<Vec<_>, _>>();
+            let bound = BoundTrait {
+                filter: bind(&rule.filter)?,
+                input: bind(&rule.input)?,
+                by: bind(&rule.by)?,
+                presence,
+                steps: steps(&rule.steps)?,
+                exclusions: steps(&rule.exclusions)?,
+            };
             Ok((bound, Vec::new()))
         }
         TraitRule::Formula(formula) => Ok((BoundTrait::default(), vec![project(formula)?])),
@@ -198,7 +237,50 @@ struct Values<'a> {
     input: Option<&'a ArrayRef>,
     keys: Option<&'a ArrayRef>,
     presence: Option<&'a BooleanArray>,
+    marks: Marks,
+    /// Points of any age are taken in while the past is read.
+    ready: bool,
     batch: &'a Input<'a>,
+}
+
+/// Which steps and exclusions of a funnel or sequence each row meets, as masks; empty for other kinds.
+#[derive(Default)]
+struct Marks {
+    steps: Vec<u32>,
+    exclusions: Vec<u32>,
+}
+
+impl Marks {
+    fn of(
+        rule: &EventRule,
+        bound: &BoundTrait,
+        names: &EventNames<'_>,
+        events: &EventBatch,
+    ) -> Result<Marks, EvaluateError> {
+        let mut marks = Marks::default();
+        if rule.steps.is_empty() {
+            return Ok(marks);
+        }
+        for (steps, filters, mask) in [
+            (&rule.steps, &bound.steps, &mut marks.steps),
+            (&rule.exclusions, &bound.exclusions, &mut marks.exclusions),
+        ] {
+            mask.resize(events.len(), 0);
+            for (number, (step, filter)) in steps.iter().zip(filters).enumerate() {
+                let filter = filter.as_ref().map(|filter| filter.evaluate_predicate(&events.batch)).transpose()?;
+                let mut mark = |row: usize| {
+                    if filter.as_ref().is_none_or(|filter| filter.value(row)) {
+                        mask[row] |= 1 << number;
+                    }
+                };
+                match &step.events {
+                    Some(wanted) => names.rows(wanted).iter().for_each(|row| mark(*row as usize)),
+                    None => (0..events.len()).for_each(mark),
+                }
+            }
+        }
+        Ok(marks)
+    }
 }
 
 impl Values<'_> {
@@ -217,8 +299,29 @@ impl Values<'_> {
                 return;
             }
         };
+        let floor = if self.ready { profile.floor() } else { TimeUs::MIN };
         let state = &mut profile.traits[place].1;
         match (&self.rule.kind, &mut *state) {
+            // Too late: what it would go with has been folded.
+            (TraitKind::Funnel(_) | TraitKind::Sequence(_), _) if self.at(row) < floor => {}
+            (TraitKind::Funnel(plan), Accumulator::Funnel(funnel)) => {
+                if let Some(point) = self.point(row, plan) {
+                    funnel.add(plan, point);
+                    funnel.settle(plan, floor);
+                }
+            }
+            (TraitKind::Sequence(plan), Accumulator::Sequence(sequence)) => {
+                if let Some(point) = self.sequence_point(row) {
+                    sequence.add(plan, point);
+                    sequence.settle(plan, floor);
+                }
+            }
+            (TraitKind::MostFrequent | TraitKind::LeastFrequent, Accumulator::Frequencies(frequencies)) => {
+                self.scalar(row).into_iter().for_each(|value| frequencies.add(value));
+            }
+            (TraitKind::Distinct { keep }, Accumulator::Distinct(distinct)) => {
+                self.scalar(row).into_iter().for_each(|value| distinct.add(*keep, value));
+            }
             // The hot cases, without building a state for the event.
             (TraitKind::Count, Accumulator::Count(count)) => *count = count.saturating_add(1),
             (TraitKind::Latest | TraitKind::First, Accumulator::Dated { rank, at, message_id, .. }) => {
@@ -278,6 +381,32 @@ impl Values<'_> {
                 let value = self.scalar(row).filter(|value| !matches!(value, Scalar::Double(v) if v.is_nan()))?;
                 Some(Accumulator::Extreme(value))
             }
+            TraitKind::MostFrequent | TraitKind::LeastFrequent => {
+                let mut frequencies = Frequencies::default();
+                frequencies.add(self.scalar(row)?);
+                Some(Accumulator::Frequencies(Box::new(frequencies)))
+            }
+            TraitKind::Distinct { keep } => {
+                let mut distinct = Distinct::default();
+                distinct.add(keep, self.scalar(row)?);
+                Some(Accumulator::Distinct(Box::new(distinct)))
+            }
+            TraitKind::Gap(ref plan) => {
+                let Scalar::Timestamp(at) = self.scalar(row)? else { return None };
+                let mut gap = Gap::default();
+                gap.add(plan, at, self.id(row));
+                Some(Accumulator::Gap(Box::new(gap)))
+            }
+            TraitKind::Funnel(ref plan) => {
+                let mut funnel = Funnel::default();
+                funnel.add(plan, self.point(row, plan)?);
+                Some(Accumulator::Funnel(Box::new(funnel)))
+            }
+            TraitKind::Sequence(ref plan) => {
+                let mut sequence = Sequence::default();
+                sequence.add(plan, self.sequence_point(row)?);
+                Some(Accumulator::Sequence(Box::new(sequence)))
+            }
             TraitKind::Latest | TraitKind::First => Some(Accumulator::Dated {
                 rank: self.rank(row),
                 at: self.at(row),
@@ -294,6 +423,26 @@ impl Values<'_> {
             Scalar::Double(value) => scaled(value, self.rule.scale),
             _ => None,
         }
+    }
+
+    /// An event that meets no step matters only where what comes between matters.
+    fn point(&self, row: usize, plan: &FunnelPlan) -> Option<Point> {
+        let steps = self.marks.steps[row];
+        (steps != 0 || plan.modes.strict_order).then(|| Point { at: self.at(row), id: self.id(row), steps })
+    }
+
+    fn sequence_point(&self, row: usize) -> Option<SequencePoint> {
+        let (steps, without) = (self.marks.steps[row], self.marks.exclusions[row]);
+        (steps != 0 || without != 0).then(|| SequencePoint { at: self.at(row), id: self.id(row), steps, without })
+    }
+
+    /// Tells an event of one time from others: message ids are per source.
+    fn id(&self, row: usize) -> u64 {
+        let source = self.batch.events.strings(column::SOURCE).value(row);
+        xxhash_rust::xxh3::xxh3_64_with_seed(
+            self.message_id(row).as_bytes(),
+            xxhash_rust::xxh3::xxh3_64(source.as_bytes()),
+        )
     }
 
     fn at(&self, row: usize) -> TimeUs {

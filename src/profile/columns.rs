@@ -13,7 +13,7 @@ use super::accumulator::{Accumulator, Scalar};
 use super::apply::{NOW_PLACE, TraitError, Traits};
 use super::keyed::Keyed;
 use super::plan::{EventRule, TraitKind, TraitPlan, TraitRule};
-use super::record::Profile;
+use super::record::{Profile, StageOf};
 use crate::event::{TimeUs, ValueType};
 use crate::expression::Projected;
 
@@ -27,6 +27,8 @@ pub struct Change {
     /// Indices of stages; None: none.
     pub from: Option<u16>,
     pub to: Option<u16>,
+    /// The how-manieth change of this profile and trait.
+    pub number: u32,
 }
 
 impl Traits {
@@ -109,17 +111,21 @@ impl Traits {
                 let to = name.and_then(|name| stages.iter().position(|stage| stage.name == name));
                 let to = to.map(|stage| stage as u16);
                 let place = profile.stages.binary_search_by_key(&(index as u16), |(index, _)| *index);
-                let from = place.ok().map(|place| profile.stages[place].1);
-                if from == to {
-                    continue;
+                let place = match place {
+                    Ok(place) => place,
+                    Err(_) if to.is_none() => continue,
+                    Err(place) => {
+                        profile.stages.insert(place, (index as u16, StageOf::default()));
+                        place
+                    }
+                };
+                let found = &mut profile.stages[place].1;
+                let from = found.stage;
+                if from != to {
+                    *found = StageOf { stage: to, changes: found.changes + 1 };
+                    let number = found.changes;
+                    changes.push(Change { profile: row as u32, trait_index: index as u16, from, to, number });
                 }
-                match (place, to) {
-                    (Ok(place), Some(to)) => profile.stages[place].1 = to,
-                    (Ok(place), None) => drop(profile.stages.remove(place)),
-                    (Err(place), Some(to)) => profile.stages.insert(place, (index as u16, to)),
-                    (Err(_), None) => {}
-                }
-                changes.push(Change { profile: row as u32, trait_index: index as u16, from, to });
             }
         }
         changes
@@ -152,19 +158,20 @@ fn event_columns(
 }
 
 /// One value of a trait without keys.
-pub fn value_of(rule: &EventRule, state: Option<&Accumulator>, _part: &str, now: TimeUs) -> Option<Scalar> {
+pub fn value_of(rule: &EventRule, state: Option<&Accumulator>, part: &str, now: TimeUs) -> Option<Scalar> {
     let value = match (state, &rule.window) {
         (Some(Accumulator::Panes(panes)), Some(window)) => {
-            panes.total(window, now, rule).map(|total| total.plain_value(rule.scale))
+            panes.total(window, now, rule).map(|total| total.plain_value(rule, part))
         }
-        (Some(state), _) => Some(state.plain_value(rule.scale)),
+        (Some(state), _) => Some(state.plain_value(rule, part)),
         (None, _) => None,
     };
     // A sum is 0 and a count 0 where nothing was added; anything else is null (SEMANTICS §11).
-    value.unwrap_or(match (&rule.kind, rule.input_type) {
-        (TraitKind::Count, _) => Some(Scalar::Long(0)),
-        (TraitKind::Sum, ValueType::Double) => Some(Scalar::Double(0.0)),
-        (TraitKind::Sum, _) => Some(Scalar::Long(0)),
+    value.unwrap_or_else(|| match (&rule.kind, part) {
+        (TraitKind::Sum, _) if rule.input_type == ValueType::Double => Some(Scalar::Double(0.0)),
+        (TraitKind::Count | TraitKind::Sum, _) | (_, "count" | "level" | "best") => Some(Scalar::Long(0)),
+        (_, "matched" | "overflow") => Some(Scalar::Boolean(false)),
+        (TraitKind::Distinct { .. }, _) => Some(Scalar::Text("[]".into())),
         _ => None,
     })
 }

@@ -9,9 +9,16 @@
 mod accumulator;
 mod apply;
 mod columns;
+mod distinct;
+mod frequencies;
+mod funnel;
+mod gap;
 mod keyed;
 mod plan;
+mod points;
 mod record;
+mod sequence;
+mod values;
 mod window;
 
 #[cfg(test)]
@@ -20,9 +27,14 @@ mod tests;
 pub use accumulator::{Accumulator, Scalar};
 pub use apply::{Input, NOW_PLACE, TraitError, Traits};
 pub use columns::Change;
+pub use distinct::Distinct;
+pub use frequencies::{Frequencies, VALUES_MAX};
+pub use funnel::{Funnel, FunnelModes, FunnelPlan, FunnelValue, Point, STEPS_MAX};
+pub use gap::{Gap, GapPlan, GapStatistic};
 pub use keyed::MAX_KEYS;
-pub use plan::{EventRule, OnMerge, Stage, TraitColumn, TraitKind, TraitPlan, TraitRule};
-pub use record::{Differences, Membership, Profile, ProfileRecord, SlotOf, Slots};
+pub use plan::{EventRule, OnMerge, Stage, Step, TraitColumn, TraitKind, TraitPlan, TraitRule};
+pub use record::{Differences, Membership, Profile, ProfileRecord, SlotOf, Slots, StageOf};
+pub use sequence::{Sequence, SequencePlan, SequencePoint, SequenceStep, SequenceValue};
 pub use window::Window;
 
 use crate::event::ValueType;

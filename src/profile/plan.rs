@@ -1,5 +1,8 @@
 //! What a trait is, as the definitions say it.
 
+use super::funnel::FunnelPlan;
+use super::gap::GapPlan;
+use super::sequence::SequencePlan;
 use super::window::Window;
 use crate::event::ValueType;
 use crate::expression::Expression;
@@ -73,6 +76,8 @@ pub struct EventRule {
     pub window: Option<Window>,
     /// A value of its own for each value of this text.
     pub by: Option<Expression>,
+    pub steps: Vec<Step>,
+    pub exclusions: Vec<Step>,
 }
 
 /// Which value of a profile's events stands. Not a special case of merging: every update goes by (rank, timestamp,
@@ -98,9 +103,39 @@ pub enum TraitKind {
     Min,
     Max,
     Mean,
+    MostFrequent,
+    LeastFrequent,
+    /// A list of so many values at most, a count beyond.
+    Distinct {
+        keep: usize,
+    },
+    /// Between events that follow each other.
+    Gap(GapPlan),
+    /// Over [`EventRule::steps`].
+    Funnel(FunnelPlan),
+    /// Over [`EventRule::steps`], and [`EventRule::exclusions`] that must not come between them.
+    Sequence(SequencePlan),
+}
+
+/// Events that a step of a funnel or sequence takes, or that must not come between two.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Event names; all events where None.
+    pub events: Option<Vec<String>>,
+    pub filter: Option<Expression>,
 }
 
 impl TraitPlan {
+    /// The name of one of its stages.
+    pub fn stage(&self, index: Option<u16>) -> Option<&str> {
+        match &self.rule {
+            TraitRule::Stages(stages) => {
+                index.and_then(|index| stages.get(usize::from(index))).map(|s| s.name.as_str())
+            }
+            TraitRule::Events(_) | TraitRule::Formula(_) => None,
+        }
+    }
+
     /// None for a trait that is computed from others.
     pub fn event_rule(&self) -> Option<&EventRule> {
         match &self.rule {

@@ -24,9 +24,18 @@ pub struct Profile {
     /// When a condition could next change though no event comes; `TimeUs::MAX`: never.
     pub timer: TimeUs,
     pub traits: Vec<(u16, Accumulator)>,
-    /// Trait → the index of the stage that it was last found in.
-    pub stages: Vec<(u16, u16)>,
+    /// By trait with stages.
+    pub stages: Vec<(u16, StageOf)>,
     pub memberships: Vec<(u16, Membership)>,
+}
+
+/// The stage of a trait that a profile was last found in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StageOf {
+    /// Its index; None: none of them.
+    pub stage: Option<u16>,
+    /// How many times it has changed: part of the ids of what a change sets off.
+    pub changes: u32,
 }
 
 /// A profile's standing in a segment that it is or was in.
@@ -90,7 +99,7 @@ impl Profile {
 
     /// Takes over all of an absorbed profile. Equal to one profile that saw all events of both; only the number of
     /// entries into a segment is added up.
-    pub fn merge(&mut self, plans: &[TraitPlan], other: Profile) {
+    pub(super) fn merge(&mut self, plans: &[TraitPlan], other: Profile) {
         self.first_seen = self.first_seen.min(other.first_seen);
         self.last_seen = self.last_seen.max(other.last_seen);
         self.events += other.events;
@@ -103,8 +112,9 @@ impl Profile {
             }
         }
         for (index, stage) in other.stages {
-            if let Err(place) = self.stages.binary_search_by_key(&index, |(index, _)| *index) {
-                self.stages.insert(place, (index, stage));
+            match self.stages.binary_search_by_key(&index, |(index, _)| *index) {
+                Ok(place) => self.stages[place].1.changes += stage.changes,
+                Err(place) => self.stages.insert(place, (index, stage)),
             }
         }
         for (segment, theirs) in other.memberships {
@@ -120,14 +130,6 @@ impl Profile {
             mine.entries += theirs.entries;
         }
     }
-
-    /// Forgets what cannot count any more, so that equal profiles are equal in their parts.
-    pub fn settle(&mut self, plans: &[TraitPlan], now: TimeUs) {
-        let floor = self.floor();
-        self.traits.retain_mut(|(index, state)| {
-            plans.get(*index as usize).and_then(TraitPlan::event_rule).is_none_or(|rule| state.settle(rule, now, floor))
-        });
-    }
 }
 
 fn get<T>(entries: &[(u16, T)], index: u16) -> Option<&T> {
@@ -139,7 +141,7 @@ impl Weigh for Profile {
         let heap: usize = self.traits.iter().map(|(_, state)| state.weigh()).sum();
         size_of::<Profile>()
             + self.traits.capacity() * size_of::<(u16, Accumulator)>()
-            + self.stages.capacity() * size_of::<(u16, u16)>()
+            + self.stages.capacity() * size_of::<(u16, StageOf)>()
             + self.memberships.capacity() * size_of::<(u16, Membership)>()
             + heap
     }
@@ -156,7 +158,7 @@ pub struct ProfileRecord {
     as_of: TimeUs,
     timer: TimeUs,
     traits: Vec<(u32, Accumulator)>,
-    stages: Vec<(u32, u16)>,
+    stages: Vec<(u32, StageOf)>,
     memberships: Vec<(u32, Membership)>,
 }
 
@@ -170,7 +172,7 @@ struct ProfileView<'a> {
     as_of: TimeUs,
     timer: TimeUs,
     traits: Vec<(u32, &'a Accumulator)>,
-    stages: Vec<(u32, u16)>,
+    stages: Vec<(u32, &'a StageOf)>,
     memberships: Vec<(u32, &'a Membership)>,
 }
 
@@ -199,8 +201,8 @@ pub struct SlotOf {
 /// How definitions differ from those that the state knew.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Differences {
-    /// Indices of traits that are new or mean something else.
-    pub traits: Vec<u16>,
+    /// Indices of traits that are new or mean something else, and whether they are new.
+    pub traits: Vec<(u16, bool)>,
     /// Indices of segments that are new or mean something else, and whether they are new.
     pub segments: Vec<(u16, bool)>,
     pub removed_traits: Vec<SlotOf>,
@@ -224,7 +226,8 @@ impl Slots {
         for (index, (name, version)) in traits.enumerate() {
             let place = known.iter().position(|slot| slot.name == name && slot.version == version);
             let slot = place.map(|place| known.remove(place)).unwrap_or_else(|| {
-                differences.traits.push(index as u16);
+                let new = !known.iter().any(|slot| slot.name == name);
+                differences.traits.push((index as u16, new));
                 SlotOf { name: name.to_string(), version, slot: give() }
             });
             self.traits.push(slot);
@@ -298,7 +301,7 @@ impl ProfileRecord {
             as_of: profile.as_of,
             timer: profile.timer,
             traits: profile.traits.iter().map(|(index, state)| (of_trait(*index), state)).collect(),
-            stages: profile.stages.iter().map(|(index, stage)| (of_trait(*index), *stage)).collect(),
+            stages: profile.stages.iter().map(|(index, stage)| (of_trait(*index), stage)).collect(),
             memberships: profile.memberships.iter().map(|(index, member)| (of_segment(*index), member)).collect(),
         };
         codec::encode(ProfileRecord::VERSION, &view)

@@ -102,6 +102,8 @@ pub fn rule(kind: TraitKind) -> EventRule {
         source_order: Vec::new(),
         window: None,
         by: None,
+        steps: Vec::new(),
+        exclusions: Vec::new(),
     }
 }
 
@@ -170,8 +172,8 @@ fn apply(traits: &Traits, events: &[(&Event, u32)], profiles: &mut [Profile]) {
     let events = batch(&all);
     // Of the times 0 to 3, the last has not happened yet and the first is outside of the window.
     let input = Input { events: &events, profile_of_row: &of_row, best: &best, now: 2 };
-    traits.count(&input, profiles);
     traits.apply(&input, None, profiles).unwrap();
+    traits.count(&input, profiles);
 }
 
 fn event(source: &'static str, message_id: &str, at: TimeUs, name: Option<&'static str>, best: u64) -> Event {
@@ -208,7 +210,8 @@ fn the_value_that_stands_is_the_one_that_on_merge_says() {
         let mut profiles = [profile(&plans)];
         apply(&traits, &events, &mut profiles);
         for (index, (kind, on_merge, expect)) in rows.iter().enumerate() {
-            let value = profiles[0].trait_state(index as u16).and_then(|state| state.plain_value(0));
+            let value =
+                profiles[0].trait_state(index as u16).and_then(|state| state.plain_value(&rule(kind.clone()), ""));
             assert_eq!(value, Some(Scalar::Text((*expect).into())), "{kind:?} {on_merge:?}");
         }
     }
@@ -259,7 +262,7 @@ proptest! {
             // Two may turn out to be one while events still come.
             if parts.len() > 1 && rng.u8(0..4) == 0 {
                 let absorbed = std::mem::replace(&mut parts[1], profile(&plans));
-                parts[0].merge(&plans, absorbed);
+                traits.merge(&mut parts[0], absorbed);
             }
             apply(&traits, now, &mut parts);
             rest = later;
@@ -267,10 +270,10 @@ proptest! {
         rng.shuffle(&mut parts);
         let mut merged = parts.pop().unwrap();
         for part in parts {
-            merged.merge(&plans, part);
+            traits.merge(&mut merged, part);
         }
-        merged.settle(&plans, 2);
-        whole[0].settle(&plans, 2);
+        traits.settle(&mut merged, 2);
+        traits.settle(&mut whole[0], 2);
         for (index, plan) in plans.iter().enumerate() {
             let (merged, whole) = (merged.trait_state(index as u16), whole[0].trait_state(index as u16));
             prop_assert_eq!(merged, whole, "{} {:?}", plan.name, events);

@@ -28,6 +28,7 @@ pub enum TableKind {
     EventMoves,
     SegmentChanges,
     StageChanges,
+    Definitions,
     Deliveries,
     RejectedEvents,
     /// Partial aggregates of a batch; a view of the aggregate's name sums them.
@@ -168,6 +169,24 @@ pub fn stage_changes() -> Table {
             ("to_stage", DataType::Utf8, true),
             // as in `segment_changes`
             ("cause", DataType::Utf8, false),
+            ("changed_at", time_type(), false),
+        ],
+    )
+}
+
+/// One row per change of a trait's or segment's definition; the latest of (`kind`, `name`) counts.
+pub fn definitions() -> Table {
+    table(
+        "definitions",
+        TableKind::Definitions,
+        vec![
+            // `trait` or `segment`
+            ("kind", DataType::Utf8, false),
+            ("name", DataType::Utf8, false),
+            ("version", DataType::Utf8, false),
+            // false while it is filled from the past
+            ("ready", DataType::Boolean, false),
+            ("removed", DataType::Boolean, false),
             ("changed_at", time_type(), false),
         ],
     )
@@ -390,6 +409,7 @@ pub(crate) mod tests {
             event_moves(),
             segment_changes(),
             stage_changes(),
+            definitions(),
             deliveries(),
             rejected_events(),
             aggregate(

@@ -63,6 +63,11 @@ pub fn views(tables: &[Table], dialect: Dialect) -> Vec<View> {
                 views.push(view("segment_sizes", memberships::SEGMENT_SIZES.to_string()));
                 views.push(view("segment_overlap", memberships::SEGMENT_OVERLAP.to_string()));
             }
+            TableKind::Definitions => {
+                let shown = ["version", "ready", "changed_at"];
+                let sql = latest(dialect, table, &["kind", "name"], &shown, Some(("removed", "= false")));
+                views.push(view("current_definitions", sql));
+            }
             TableKind::Aggregate => views.extend(table.aggregate_name().map(|name| view(name, combined(table)))),
             TableKind::Events
             | TableKind::ProfileMerges

@@ -22,6 +22,7 @@ mod deploy;
 mod expressions;
 mod fencing;
 mod fill;
+mod funnel;
 mod identity;
 mod identity_cases;
 mod identity_cli;

@@ -402,7 +402,7 @@ impl World {
                         sum.0 += revenue;
                         sum.1 += orders;
                     }
-                    "rejected_events" | "identity_conflicts" | "deliveries" | "stage_changes" => {}
+                    "rejected_events" | "identity_conflicts" | "deliveries" | "stage_changes" | "definitions" => {}
                     other => panic!("unexpected table {other}"),
                 }
             }

@@ -13,6 +13,8 @@ use crate::definition::yaml::{Entry, Node};
 
 // Destinations, activations, the warehouse
 
+pub const ON_BACKFILL: [(&str, bool); 2] = [("silent", false), ("fire", true)];
+
 pub const STATUSES: [(&str, Status); 3] =
     [("paused", Status::Paused), ("dry_run", Status::DryRun), ("live", Status::Live)];
 
@@ -96,6 +98,7 @@ fn url(reader: &Reader, node: &Node) -> Option<Literal> {
 pub fn activation(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<ActivationSpec> {
     let fields = reader.section(node, what, span, &reference::ACTIVATION)?;
     let status = fields.get("status").map(|node| reader.choice(node, "`status`", &STATUSES));
+    let on_backfill = fields.get("on_backfill").map(|node| reader.choice(node, "`on_backfill`", &ON_BACKFILL));
     let trigger = fields.get("trigger").and_then(|node| trigger(reader, node, fields.key_span("trigger")));
     let do_node = fields.get("do");
     let mut steps: Vec<SendSpec> = Vec::new();
@@ -112,13 +115,35 @@ pub fn activation(reader: &Reader, node: &Node, what: &str, span: Span) -> Optio
         reader.findings.error(node.span, format!("{what} does nothing: `do` is empty"), None);
         return None;
     }
-    Some(ActivationSpec { trigger: trigger?, status: status.flatten().unwrap_or(Status::DryRun), steps })
+    Some(ActivationSpec {
+        trigger: trigger?,
+        status: status.flatten().unwrap_or(Status::DryRun),
+        on_backfill: on_backfill.flatten().unwrap_or(false),
+        steps,
+    })
 }
 
 fn trigger(reader: &Reader, node: &Node, span: Span) -> Option<TriggerSpec> {
     let fields = reader.section(node, "`trigger`", span, &reference::TRIGGER)?;
     let filter = fields.get("where").map(|node| reader.sql(node, "`where`"));
-    match fields.one()? {
+    let (from, to) = (fields.get("from"), fields.get("to"));
+    let chosen = fields.one()?;
+    if chosen.0 != "changes"
+        && let Some(key) = ["from", "to"].into_iter().find(|key| fields.get(key).is_some())
+    {
+        reader.findings.error(fields.key_span(key), format!("`{key}` goes with `changes`"), None);
+        return None;
+    }
+    match chosen {
+        ("changes", node) => {
+            let stages = |node: Option<&Node>, what: &str| match node {
+                Some(node) => reader.literals(node, what).map(Some),
+                None => Some(None),
+            };
+            let trait_name = reader.literal(node, "`changes`");
+            let (from, to) = (stages(from, "`from`"), stages(to, "`to`"));
+            Some(TriggerSpec::Changes { trait_name: trait_name?, from: from?, to: to? })
+        }
         ("event", node) => {
             let event = reader.literals(node, "`event`");
             let filter = filter.map_or(Some(None), |filter| filter.map(Some));

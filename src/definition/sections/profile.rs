@@ -1,13 +1,17 @@
 //! Traits and segments.
 
-use super::reference::{SEGMENT, TRAIT};
+use super::reference::{FUNNEL_STEP, SEGMENT, SEQUENCE_STEP, TRAIT};
 use crate::definition::findings::Span;
+use crate::definition::findings::nearest_or_list;
+use crate::definition::keys::Section;
 use crate::definition::read::{Fields, Reader};
 use crate::definition::spec::*;
 use crate::definition::yaml::{Entry, Node, Value};
-use crate::profile::{OnMerge, TraitKind};
+use crate::profile::{
+    FunnelModes, FunnelPlan, GapPlan, GapStatistic, OnMerge, STEPS_MAX, SequencePlan, SequenceStep, TraitKind,
+};
 
-const EVENT_KINDS: [(&str, TraitKind); 7] = [
+const EVENT_KINDS: [(&str, TraitKind); 9] = [
     ("latest", TraitKind::Latest),
     ("first", TraitKind::First),
     ("count", TraitKind::Count),
@@ -15,7 +19,13 @@ const EVENT_KINDS: [(&str, TraitKind); 7] = [
     ("min", TraitKind::Min),
     ("max", TraitKind::Max),
     ("mean", TraitKind::Mean),
+    ("most_frequent", TraitKind::MostFrequent),
+    ("least_frequent", TraitKind::LeastFrequent),
 ];
+
+/// Values that `distinct` lists, and events that `gap` looks at, where nothing else is said.
+const KEEP: usize = 100;
+const KEEP_MAX: usize = 10_000;
 
 pub const ON_MERGE: [(&str, OnMerge); 4] = [
     ("latest", OnMerge::Latest),
@@ -25,26 +35,65 @@ pub const ON_MERGE: [(&str, OnMerge); 4] = [
 ];
 
 /// What a trait can be; one of them.
-pub const KINDS: [&str; 10] = ["latest", "first", "count", "sum", "min", "max", "mean", "formula", "score", "stages"];
+pub const KINDS: [&str; 16] = [
+    "latest",
+    "first",
+    "count",
+    "sum",
+    "min",
+    "max",
+    "mean",
+    "most_frequent",
+    "least_frequent",
+    "distinct",
+    "gap",
+    "funnel",
+    "sequence",
+    "formula",
+    "score",
+    "stages",
+];
+
+/// Keys that go with some kinds only, and which.
+const GOES_WITH: [(&str, &[&str]); 10] = [
+    ("event", &OVER_EVENTS),
+    ("where", &OVER_EVENTS),
+    ("on_merge", &["latest", "first"]),
+    ("window", &OVER_EVENTS),
+    ("pane", &OVER_EVENTS),
+    ("by", &OVER_EVENTS),
+    ("keep", &["distinct", "gap"]),
+    ("quantile", &["gap"]),
+    ("within", &["funnel"]),
+    ("mode", &["funnel"]),
+];
+
+/// Those that look at events one by one.
+const OVER_EVENTS: [&str; 11] =
+    ["latest", "first", "count", "sum", "min", "max", "mean", "most_frequent", "least_frequent", "distinct", "gap"];
 
 pub fn a_trait(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<TraitSpec> {
     let fields = reader.section(node, what, span, &TRAIT)?;
-    match fields.one()? {
-        (name @ ("formula" | "score" | "stages"), input) => {
-            for key in ["event", "where", "on_merge", "window", "pane", "by"] {
-                if fields.get(key).is_some() {
-                    let message = format!("`{key}` does not go with `{name}`, which is computed from other traits");
-                    reader.findings.error(fields.key_span(key), message, None);
-                    return None;
-                }
-            }
-            match name {
-                "stages" => stages(reader, input),
-                _ => Some(TraitSpec::Formula { sql: reader.sql(input, &format!("`{name}`"))?, score: name == "score" }),
-            }
+    let (name, input) = fields.one()?;
+    let mut fits = true;
+    for (key, kinds) in GOES_WITH {
+        if fields.get(key).is_some() && !kinds.contains(&name) {
+            let help =
+                format!("it goes with {}", kinds.iter().map(|kind| format!("`{kind}`")).collect::<Vec<_>>().join(", "));
+            reader.findings.error(fields.key_span(key), format!("`{key}` does not go with `{name}`"), help);
+            fits = false;
         }
-        (name, input) => event_trait(reader, &fields, name, input),
     }
+    let spec = match name {
+        "formula" | "score" => {
+            let sql = reader.sql(input, &format!("`{name}`"));
+            sql.map(|sql| TraitSpec::Formula { sql, score: name == "score" })
+        }
+        "stages" => stages(reader, input),
+        "funnel" | "sequence" => steps(reader, &fields, name, input),
+        _ => event_trait(reader, &fields, name, input),
+    };
+    spec.filter(|_| fits)
 }
 
 fn event_trait(reader: &Reader, fields: &Fields, name: &str, input_node: &Node) -> Option<TraitSpec> {
@@ -56,7 +105,15 @@ fn event_trait(reader: &Reader, fields: &Fields, name: &str, input_node: &Node) 
         Some(reader.duration(node, &format!("`{key}`")).map(|length| (length.as_micros() as i64, node.span)))
     };
     let (window, pane) = (length("window"), length("pane"));
-    let kind = EVENT_KINDS.iter().find(|(other, _)| *other == name).map(|(_, kind)| kind.clone())?;
+    let keep = fields.get("keep").map(|node| keep(reader, node));
+    let quantile = fields.get("quantile").map(|node| quantile(reader, node));
+    let keep = keep.unwrap_or(Some(KEEP))?;
+    let kind = match (name, quantile) {
+        ("distinct", _) => TraitKind::Distinct { keep },
+        ("gap", None) => TraitKind::Gap(GapPlan { keep, statistic: GapStatistic::Mean }),
+        ("gap", Some(quantile)) => TraitKind::Gap(GapPlan { keep, statistic: GapStatistic::Quantile(quantile?) }),
+        _ => EVENT_KINDS.iter().find(|(other, _)| *other == name).map(|(_, kind)| kind.clone())?,
+    };
     let on_merge = on_merge(reader, fields, &kind);
     let input = reader.sql(input_node, &format!("`{name}`"))?;
     let every = input.scalar.text.trim() == "*";
@@ -74,8 +131,117 @@ fn event_trait(reader: &Reader, fields: &Fields, name: &str, input_node: &Node) 
         window: window.map_or(Some(None), |window| window.map(Some))?,
         pane: pane.map_or(Some(None), |pane| pane.map(Some))?,
         by: by.map_or(Some(None), |by| by.map(Some))?,
+        steps: Vec::new(),
     };
     fields.sound.then(|| TraitSpec::Events(Box::new(spec)))
+}
+
+fn keep(reader: &Reader, node: &Node) -> Option<usize> {
+    let literal = reader.literal(node, "`keep`")?;
+    let keep = literal.text.parse().ok().filter(|keep| (1..=KEEP_MAX).contains(keep));
+    if keep.is_none() {
+        reader.findings.error(node.span, format!("`keep` is a number from 1 to {KEEP_MAX}"), None);
+    }
+    keep
+}
+
+fn quantile(reader: &Reader, node: &Node) -> Option<f64> {
+    let literal = reader.literal(node, "`quantile`")?;
+    let quantile = literal.text.parse().ok().filter(|quantile| (0.0..=1.0).contains(quantile));
+    if quantile.is_none() {
+        reader.findings.error(node.span, "`quantile` is a number from 0 to 1", "quantile: 0.5".to_string());
+    }
+    quantile
+}
+
+/// The steps of a funnel or sequence: names, or maps with more to say.
+fn steps(reader: &Reader, fields: &Fields, name: &str, node: &Node) -> Option<TraitSpec> {
+    let section = if name == "funnel" { &FUNNEL_STEP } else { &SEQUENCE_STEP };
+    let items = reader.list(node, &format!("`{name}`"));
+    let steps: Vec<StepOfSpec> = items.iter().filter_map(|item| step(reader, item, section)).collect();
+    let most = STEPS_MAX as usize;
+    if items.is_empty() || items.len() > most {
+        reader.findings.error(node.span, format!("`{name}` has 1 to {most} steps"), None);
+        return None;
+    }
+    let kind = if name == "funnel" {
+        let within = fields.required("within").and_then(|node| reader.duration(node, "`within`"));
+        let mut modes = FunnelModes::default();
+        for literal in fields.get("mode").and_then(|node| reader.literals(node, "`mode`")).into_iter().flatten() {
+            if !modes.set(&literal.text) {
+                let help = nearest_or_list(&literal.text, FunnelModes::NAMES);
+                reader.findings.error(literal.span, format!("there is no mode `{}`", literal.text), help);
+            }
+        }
+        TraitKind::Funnel(FunnelPlan { steps: steps.len() as u8, within_us: within?.as_micros() as i64, modes })
+    } else {
+        let mut next = 0u32;
+        let plans = steps.iter().map(|step| {
+            // Each exclusion has a bit of its own.
+            let without = step.without.iter().fold(0u32, |mask, _| {
+                next += 1;
+                mask | 1u32.checked_shl(next - 1).unwrap_or(0)
+            });
+            SequenceStep { within_us: step.within, without }
+        });
+        let plans = plans.collect();
+        if next > 32 {
+            reader.findings.error(node.span, "a sequence can exclude at most 32 kinds of events", None);
+            return None;
+        }
+        TraitKind::Sequence(SequencePlan { steps: plans })
+    };
+    let sound = steps.len() == items.len();
+    let spec = EventTraitSpec {
+        kind,
+        input: None,
+        input_span: node.span,
+        event: None,
+        filter: None,
+        on_merge: None,
+        window: None,
+        pane: None,
+        by: None,
+        steps,
+    };
+    (sound && fields.sound).then(|| TraitSpec::Events(Box::new(spec)))
+}
+
+fn step(reader: &Reader, node: &Node, section: &'static Section) -> Option<StepOfSpec> {
+    if !matches!(node.value, Value::Map(_)) {
+        return Some(StepOfSpec { take: events(reader, node)?, within: None, without: Vec::new() });
+    }
+    let fields = reader.section(node, "a step", node.span, section)?;
+    let take = events_of(reader, &fields);
+    let within = fields.get("within").map(|node| reader.duration(node, "`within`"));
+    let without = fields.get("without").map(|node| match &node.value {
+        Value::List(items) => items.iter().map(|item| events(reader, item)).collect::<Option<Vec<_>>>(),
+        _ => events(reader, node).map(|one| vec![one]),
+    });
+    let step = StepOfSpec {
+        take: take?,
+        within: within.map_or(Some(None), |within| within.map(|within| Some(within.as_micros() as i64)))?,
+        without: without.unwrap_or(Some(Vec::new()))?,
+    };
+    fields.sound.then_some(step)
+}
+
+/// A name, or `{ event, where }`.
+fn events(reader: &Reader, node: &Node) -> Option<EventsSpec> {
+    if matches!(node.value, Value::Map(_)) {
+        let fields = reader.section(node, "events", node.span, &FUNNEL_STEP)?;
+        return events_of(reader, &fields).filter(|_| fields.sound);
+    }
+    Some(EventsSpec { event: Some(vec![reader.literal(node, "an event")?]), filter: None })
+}
+
+fn events_of(reader: &Reader, fields: &Fields) -> Option<EventsSpec> {
+    let event = fields.get("event").map(|node| reader.literals(node, "`event`"));
+    let filter = fields.get("where").map(|node| reader.sql(node, "`where`"));
+    Some(EventsSpec {
+        event: event.map_or(Some(None), |event| event.map(Some))?,
+        filter: filter.map_or(Some(None), |filter| filter.map(Some))?,
+    })
 }
 
 /// `stages: [ { new: condition }, … ]`, the first that holds.

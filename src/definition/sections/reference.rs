@@ -3,6 +3,7 @@
 use super::{case, identity, input, output, profile};
 use crate::definition::keys::{Holds, Section, key, names, required};
 use crate::definition::read::NOT_YET;
+use crate::profile::FunnelModes;
 use Holds::*;
 
 /// A pipeline file.
@@ -43,6 +44,16 @@ pub static TRAIT: Section = Section {
         key("min", Sql, "the smallest"),
         key("max", Sql, "the largest"),
         key("mean", Sql, "of numbers"),
+        key("most_frequent", Sql, "the value that came most often"),
+        key("least_frequent", Sql, "the value that came least often"),
+        key("distinct", Sql, "the different values"),
+        key("gap", Sql, "the seconds between events: their mean, or a quantile"),
+        key("funnel", List(&OneOf(&[Text, Map(&FUNNEL_STEP)])), "events in this order, `within` a time of the first"),
+        key(
+            "sequence",
+            List(&OneOf(&[Text, Map(&SEQUENCE_STEP)])),
+            "events in this order, each within a time of the one before",
+        ),
         key("formula", Sql, "over other traits"),
         key("score", Sql, "over other traits, kept between 0 and 100"),
         key("stages", List(&Single(&Sql)), "names and their conditions over other traits: the first that holds"),
@@ -52,20 +63,30 @@ pub static TRAIT: Section = Section {
         key("window", Duration, "only events of the last while, whole minutes"),
         key("pane", Duration, "the steps in which events leave the window; a sixtieth of it if left out"),
         key("by", Sql, "a value for each of these keys"),
+        key("keep", Count, "with `distinct`: so many values are listed; with `gap`: so many of the latest events"),
+        key("quantile", Text, "with `gap`: this quantile instead of the mean, as 0.5"),
+        key("within", Duration, "with `funnel`: how long after the first step all others may come"),
+        key(
+            "mode",
+            OneOrMore(&Choice(|| FunnelModes::NAMES.to_vec())),
+            "with `funnel`: as in ClickHouse's windowFunnel",
+        ),
     ],
     one_of: &profile::KINDS,
-    later: &[
-        ("most_frequent", NOT_YET),
-        ("least_frequent", NOT_YET),
-        ("distinct", NOT_YET),
-        ("funnel", NOT_YET),
-        ("sequence", NOT_YET),
-        ("gap", NOT_YET),
-        ("within", NOT_YET),
-        ("keep", NOT_YET),
-        ("quantile", NOT_YET),
-    ],
+    later: &[],
 };
+
+pub static FUNNEL_STEP: Section = Section::of(&[
+    required("event", OneOrMore(&Text), "events of these names"),
+    key("where", Sql, "only those for which it is true"),
+]);
+
+pub static SEQUENCE_STEP: Section = Section::of(&[
+    required("event", OneOrMore(&Text), "events of these names"),
+    key("where", Sql, "only those for which it is true"),
+    key("within", Duration, "how long after the step before"),
+    key("without", Any(&OneOf(&[Text, Map(&FUNNEL_STEP)])), "what must not come between this step and the one before"),
+]);
 
 pub static SEGMENT: Section = Section {
     keys: &[
@@ -225,6 +246,11 @@ pub static ACTIVATION: Section = Section {
     keys: &[
         required("trigger", Map(&TRIGGER), "what sets it off"),
         key("status", Choice(|| names(&output::STATUSES)), "dry_run if left out"),
+        key(
+            "on_backfill",
+            Choice(|| names(&output::ON_BACKFILL)),
+            "what becomes of people whom a new definition finds in the past",
+        ),
         required("do", List(&Map(&SEND_STEP)), "what is done, step by step"),
     ],
     one_of: &[],
@@ -242,10 +268,13 @@ pub static TRIGGER: Section = Section {
         key("enters", Text, "a segment that a person enters"),
         key("exits", Text, "a segment that a person leaves"),
         key("event", OneOrMore(&Text), "events of these names"),
+        key("changes", Text, "a trait with stages"),
         key("where", Sql, "with `event`: only those for which it is true"),
+        key("from", OneOrMore(&Text), "with `changes`: only from these stages"),
+        key("to", OneOrMore(&Text), "with `changes`: only into these stages"),
     ],
-    one_of: &["enters", "exits", "event"],
-    later: &[("changes", NOT_YET), ("schedule", NOT_YET), ("over", NOT_YET)],
+    one_of: &["enters", "exits", "event", "changes"],
+    later: &[("schedule", NOT_YET), ("over", NOT_YET)],
 };
 
 pub static SEND_STEP: Section = Section {

@@ -81,7 +81,8 @@ impl FillRecord {
             .filter(|index| half_done(slots.traits()[usize::from(*index)].slot))
             .collect();
         slots.renew(again.iter().copied());
-        let traits = again.iter().chain(&differences.traits);
+        let changed = differences.traits.iter().map(|(index, _)| index);
+        let traits = again.iter().chain(changed);
         record.traits = traits.map(|index| slots.traits()[usize::from(*index)].slot).collect();
         let to_judge = |slot: &SlotOf| old.as_ref().is_some_and(|fill| fill.segments.contains(&slot.slot));
         let changed = |index: usize| differences.segments.iter().any(|(other, _)| usize::from(*other) == index);
@@ -229,6 +230,8 @@ impl Core {
                 self.segments.ready.fill(true);
             }
         }
+        self.must_tell |=
+            self.fill.as_ref().map(|fill| fill.swept.is_some()) != fill.as_ref().map(|f| f.swept.is_some());
         self.fill = fill;
     }
 

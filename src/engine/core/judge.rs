@@ -1,7 +1,8 @@
 //! Judging profiles: after their events, and before them at the moments when something was due.
 
 use super::*;
-use crate::profile::Membership;
+use crate::activation::StageMove;
+use crate::profile::{Change, Membership};
 use crate::segment::{Cause, Judged, Touch};
 
 /// Timers that are fired in one commit, so that a storm of them starves no event.
@@ -71,7 +72,8 @@ impl Core {
             profile.timer = self.segments.next_flip(&self.traits, &traits, row, profile, now);
         }
         if round.activate {
-            self.activate(&round, &traits, profiles, &transitions, staged).await?;
+            let moves: Vec<StageMove> = stages.iter().map(|change| self.stage_move(change, &round)).collect();
+            self.activate(&round, &traits, profiles, &transitions, &moves, staged).await?;
         }
         findings.stages.extend(stages.iter().map(|change| StageChange {
             trait_index: change.trait_index,
@@ -83,6 +85,19 @@ impl Core {
         }));
         findings.transitions.extend(transitions);
         Ok(traits)
+    }
+
+    fn stage_move(&self, change: &Change, round: &Round<'_>) -> StageMove {
+        let plan = &self.traits.plans[usize::from(change.trait_index)];
+        StageMove {
+            profile: change.profile,
+            trait_name: plan.name.clone(),
+            from: plan.stage(change.from).map(str::to_string),
+            to: plan.stage(change.to).map(str::to_string),
+            number: change.number,
+            cause: round.cause,
+            at: round.now[change.profile as usize],
+        }
     }
 
     /// Fires what was due before `now`, in order, each timer with its own time as `now` (SEMANTICS §1).
@@ -104,7 +119,7 @@ impl Core {
             let whose: Vec<ProfileNumber> = due.iter().map(|index| numbers[*index]).collect();
             let mut fired: Vec<Profile> = due.iter().map(|index| profiles[*index].take()).collect();
             for (profile, at) in fired.iter_mut().zip(&moments) {
-                profile.settle(&self.traits.plans, *at);
+                self.traits.settle(profile, *at);
             }
             let touch = Touch { time: true, ..Touch::default() };
             let round = Round {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::profile::{Differences, SlotOf};
-use crate::segment::{SegmentPlan, SegmentRule};
+use crate::segment::SegmentPlan;
 
 impl Core {
     /// Loads the state for this pipeline. `events` is the schema of the prepared batches.
@@ -74,6 +74,7 @@ impl Core {
                 event_moves: tables::event_moves(),
                 segment_changes: tables::segment_changes(),
                 stage_changes: tables::stage_changes(),
+                definitions: tables::definitions(),
                 deliveries: tables::deliveries(),
                 rejected_events: tables::rejected_events(),
             },
@@ -82,6 +83,8 @@ impl Core {
             lists,
             relinked: HashSet::new(),
             fill,
+            told: load_one(&*store, &keys::name(Tag::Engine, Told::KEY), Told::VERSION, "definitions").await?,
+            must_tell: true,
             restore: Restore::new(&pipeline.transform.fields),
             rebuild,
             kept,
@@ -104,6 +107,7 @@ impl Core {
             tables::event_moves(),
             tables::segment_changes(),
             tables::stage_changes(),
+            tables::definitions(),
             tables::deliveries(),
             tables::rejected_events(),
         ];

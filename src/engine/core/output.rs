@@ -2,6 +2,8 @@
 
 use super::judge::{Findings, Round};
 use super::*;
+use crate::activation::StageMove;
+use crate::profile::BUILT_IN;
 
 impl Core {
     /// Seals what the transitions and events of a round set off.
@@ -11,6 +13,7 @@ impl Core {
         traits: &RecordBatch,
         profiles: &[Profile],
         transitions: &[Transition],
+        stages: &[StageMove],
         staged: &mut Staged,
     ) -> Result<(), EngineError> {
         if self.activations.is_empty() {
@@ -19,7 +22,7 @@ impl Core {
         let none = EventBatch { batch: RecordBatch::new_empty(self.restore.schema()) };
         let (events, profile_of_row) = round.events.unwrap_or((&none, &[]));
         let ids: Vec<ProfileId> = profiles.iter().map(|profile| profile.id).collect();
-        let triggered = self.activations.triggered(events, profile_of_row, &ids, transitions)?;
+        let triggered = self.activations.triggered(events, profile_of_row, &ids, transitions, stages)?;
         if triggered.is_empty() {
             return Ok(());
         }
@@ -36,7 +39,15 @@ impl Core {
             let profile = described.entry(index).or_insert_with(|| {
                 let component = self.identities.components.get(&round.numbers[index as usize]).map(Box::as_ref);
                 let profile = &profiles[index as usize];
-                describe(&self.identities, &self.segment_names, profile, component, traits, index as usize)
+                describe(
+                    &self.identities,
+                    &self.traits,
+                    &self.segment_names,
+                    profile,
+                    component,
+                    traits,
+                    index as usize,
+                )
             });
             for Rendered { delivery, error } in self.activations.render(trigger, events, &self.segment_names, profile) {
                 let number = self.record.next_delivery;
@@ -239,6 +250,7 @@ pub(super) fn add(table: &Table, rows: RecordBatch, staged: &mut Staged) -> Resu
 /// A profile as bodies of deliveries see it: `{id, traits, identifiers, segments}`.
 fn describe(
     identities: &Identities,
+    plans: &Traits,
     segments: &[String],
     profile: &Profile,
     component: Option<&Component>,
@@ -246,8 +258,27 @@ fn describe(
     row: usize,
 ) -> Value {
     let mut values = Map::new();
-    for (field, column) in traits.schema().fields().iter().zip(traits.columns()) {
-        values.insert(field.name().clone(), json_value(column, row));
+    for ((name, _), column) in BUILT_IN.iter().zip(traits.columns()) {
+        values.insert(name.to_string(), json_value(column, row));
+    }
+    let mut columns = traits.columns()[BUILT_IN.len()..].iter();
+    for plan in &plans.plans {
+        // One without a main value is an object of its parts: `checkout.level`.
+        let parts = plan.columns.iter().all(|column| !column.part.is_empty());
+        let mut object = Map::new();
+        for (column, array) in plan.columns.iter().zip(&mut columns) {
+            let mut value = json_value(array, row);
+            if let (ValueType::Json, Value::String(text)) = (column.value_type, &value) {
+                value = serde_json::from_str(text).unwrap_or(Value::Null);
+            }
+            match parts {
+                true => object.insert(column.part.to_string(), value),
+                false => values.insert(column.name.clone(), value),
+            };
+        }
+        if parts {
+            values.insert(plan.name.clone(), Value::Object(object));
+        }
     }
     let mut identifiers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for identifier in component.iter().flat_map(|component| component.identifiers()) {

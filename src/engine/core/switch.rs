@@ -9,7 +9,6 @@ use super::*;
 use crate::engine::shadow::{Group, Rebuilt};
 use crate::engine::{Corrected, rows};
 use crate::identity::{Correction, Identifier, IdentifierRow, Merge};
-use crate::profile::TraitPlan;
 
 /// Where the ids lead that a person was ever shown under.
 struct Ids<'a> {
@@ -41,7 +40,7 @@ impl Core {
         staged: &mut Staged,
     ) -> Result<Corrected, EngineError> {
         let (commit, cause) = (staged.commit, job.correction.cause());
-        let (mut groups, place) = own_groups(rebuilt.groups, &old, &self.traits.plans);
+        let (mut groups, place) = own_groups(rebuilt.groups, &old, &self.traits);
         old.delete(job.number, &mut staged.writes);
         staged.writes.delete(keys::profile(job.number));
         let numbers = self.numbers(groups.len(), job.number);
@@ -224,7 +223,7 @@ impl Core {
 
 /// Identifiers that have gone to another person since (`reassign`) stay there; their early events stay here, with the
 /// largest group where they stand alone. Gives the groups, the largest first, and the new place of each, None: nobody's.
-fn own_groups(groups: Vec<Group>, old: &Component, plans: &[TraitPlan]) -> (Vec<Group>, Vec<Option<usize>>) {
+fn own_groups(groups: Vec<Group>, old: &Component, traits: &Traits) -> (Vec<Group>, Vec<Option<usize>>) {
     let own: HashSet<u128> = old.identifiers().iter().map(|known| known.hash).collect();
     let mut all: Vec<(usize, Group)> = groups.into_iter().enumerate().collect();
     for (_, group) in &mut all {
@@ -243,7 +242,7 @@ fn own_groups(groups: Vec<Group>, old: &Component, plans: &[TraitPlan]) -> (Vec<
             kept.push(group);
         } else if let Some(first) = kept.first_mut() {
             place[before] = Some(0);
-            first.profile.merge(plans, group.profile);
+            traits.merge(&mut first.profile, group.profile);
         }
     }
     (kept, place)

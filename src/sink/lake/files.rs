@@ -57,6 +57,7 @@ pub fn time_column(kind: TableKind) -> Option<&'static str> {
         | TableKind::Identifiers
         | TableKind::ProfileMerges
         | TableKind::EventMoves
+        | TableKind::Definitions
         | TableKind::Aggregate => None,
     }
 }
