@@ -171,6 +171,15 @@ pub enum TraitSpec {
         score: bool,
     },
     Stages(Vec<(Literal, Sql)>),
+    Rfm(Box<RfmSpec>),
+}
+
+#[derive(Debug)]
+pub struct RfmSpec {
+    pub recency: Sql,
+    pub frequency: Sql,
+    pub monetary: Sql,
+    pub every_us: i64,
 }
 
 #[derive(Debug)]

@@ -11,6 +11,7 @@ mod judge;
 mod lists;
 mod load;
 mod output;
+mod rfm;
 mod switch;
 mod timers;
 
@@ -26,6 +27,7 @@ pub(super) use self::definitions::Told;
 use self::judge::Round;
 pub(super) use self::judge::{Findings, StageChange};
 use self::lists::Lists;
+use self::rfm::Rfm;
 use self::timers::Timers;
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -77,6 +79,7 @@ pub struct Core {
     slots: Slots,
     timers: Timers,
     lists: Lists,
+    rfm: Rfm,
     /// Profiles that have another identifier than before, or whose list was changed, while they are judged for it.
     relinked: HashSet<ProfileNumber>,
     restore: Restore,
@@ -105,6 +108,7 @@ struct CoreTables {
     segment_changes: Table,
     stage_changes: Table,
     definitions: Table,
+    rfm_borders: Table,
     deliveries: Table,
     rejected_events: Table,
 }
@@ -153,6 +157,7 @@ impl Core {
 
     fn begin(&mut self, now: TimeUs) -> Staged {
         self.record.now = self.record.now.max(now);
+        self.begin_scan();
         Staged { commit: self.record.commit + 1, ..Staged::default() }
     }
 
@@ -160,6 +165,7 @@ impl Core {
     fn seal(&mut self, staged: &mut Staged) -> Result<(), EngineError> {
         self.tell_definitions(staged)?;
         let commit = staged.commit;
+        self.write_rfm(staged);
         for (table, batch) in &staged.rows {
             staged.writes.put(keys::number_name(Tag::Outbox, commit, &table.name), outbox::encode(batch)?);
         }
@@ -383,6 +389,7 @@ impl Core {
             staged.writes.delete(keys::profile(*loser));
             profiles.push(profile);
         }
+        self.note_for_scan(&own, profiles, staged)?;
         self.sweep_ahead(profiles, &numbers, &own, findings, staged).await?;
         self.fire_due(profiles, &numbers, findings, staged).await?;
         let gone = profiles.split_off(touched.numbers.len());

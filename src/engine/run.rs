@@ -637,6 +637,7 @@ impl Loop {
             && self.replay.is_none()
             && self.core.rebuild.is_none()
             && self.core.fill.is_none()
+            && !self.core.is_sweeping()
             && self.core.next_due() > self.core.record.now
             && self.caught_up.values().all(|caught_up| *caught_up)
             && self.core.outbox.is_empty()

@@ -13,7 +13,7 @@ use hashbrown::HashMap;
 
 use super::{Cause, MEMBERSHIP, Moved, SINCE, SegmentError, SegmentPlan, SegmentRule, Transition, is_sampled};
 use crate::event::TimeUs;
-use crate::expression::{Expression, NOW_COLUMN, Projected, TimeComparison};
+use crate::expression::{NOW_COLUMN, Projected, TimeComparison};
 use crate::profile::{BUILT_IN, NOW_PLACE, Profile, TraitRule, Traits};
 
 /// All segments, bound to the trait columns.
@@ -155,7 +155,7 @@ impl Segments {
         for (index, plan) in traits.plans.iter().enumerate() {
             match &plan.rule {
                 // What only a table shows needs no timer.
-                TraitRule::Events(_) => {}
+                TraitRule::Events(_) | TraitRule::Rfm(_) => {}
                 TraitRule::Formula(formula) => formula.times.iter().for_each(|t| add_time(t, &mut segments.times)),
                 TraitRule::Stages(stages) => {
                     stages.iter().flat_map(|s| &s.condition.times).for_each(|t| add_time(t, &mut segments.times));
@@ -412,15 +412,10 @@ fn reads_of_traits(traits: &Traits) -> Vec<Reads> {
     for (index, plan) in traits.plans.iter().enumerate() {
         let mut reads = Reads { traits: vec![false; traits.plans.len()], ..Reads::default() };
         reads.traits[index] = true;
-        let expressions: Vec<&Expression> = match &plan.rule {
-            TraitRule::Events(rule) => {
-                reads.time = rule.window.is_some();
-                Vec::new()
-            }
-            TraitRule::Formula(formula) => vec![formula],
-            TraitRule::Stages(stages) => stages.iter().map(|stage| &stage.condition).collect(),
-        };
-        for expression in expressions {
+        if let TraitRule::Events(rule) = &plan.rule {
+            reads.time = rule.window.is_some();
+        }
+        for expression in plan.rule.expressions() {
             reads.time |= !expression.times.is_empty();
             for input in &expression.inputs {
                 match traits.schema().index_of(&input.column) {

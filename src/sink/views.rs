@@ -74,6 +74,7 @@ pub fn views(tables: &[Table], dialect: Dialect) -> Vec<View> {
             | TableKind::IdentityConflicts
             | TableKind::EventMoves
             | TableKind::StageChanges
+            | TableKind::RfmBorders
             | TableKind::Deliveries
             | TableKind::RejectedEvents => {}
         }

@@ -48,6 +48,8 @@ pub enum Tag {
     Timer = b't',
     /// Segment name, identifier hash → what people have added to a list or taken out of it.
     List = b'l',
+    /// Profile number → what it is scored by: who has changed since a scan began, as they were before.
+    Scan = b'a',
 }
 
 pub fn prefix(tag: Tag) -> Bytes {

@@ -31,5 +31,6 @@ mod kafka;
 mod lists;
 mod order;
 mod pipeline_tests;
+mod rfm;
 mod tidy;
 mod world;

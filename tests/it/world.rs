@@ -402,7 +402,8 @@ impl World {
                         sum.0 += revenue;
                         sum.1 += orders;
                     }
-                    "rejected_events" | "identity_conflicts" | "deliveries" | "stage_changes" | "definitions" => {}
+                    "rejected_events" | "identity_conflicts" | "deliveries" | "stage_changes" | "definitions"
+                    | "rfm_borders" => {}
                     other => panic!("unexpected table {other}"),
                 }
             }

@@ -7,7 +7,7 @@ use super::correct::correct;
 use super::seen::Seen;
 use crate::decode::{DecodePlan, Format};
 use crate::definition::{Correction, Expected, Pipeline, Place, TestEvent, TestPlan, TestStep};
-use crate::engine::{Core, EngineError, Prepared, Preparer};
+use crate::engine::{Core, EngineError, Prepared, Preparer, Staged};
 use crate::event::{RawBatch, TimeUs};
 use crate::state::Store;
 use crate::state::memory::MemoryStore;
@@ -115,7 +115,19 @@ struct State {
 
 impl State {
     async fn apply(&mut self, batch: Option<Prepared>, now: TimeUs) -> Result<(), EngineError> {
-        let mut staged = self.core.apply(batch, &[], now).await?;
+        let mut next = Some(self.core.apply(batch, &[], now).await?);
+        // Then what time brings: timers, and new borders of RFM traits.
+        while let Some(staged) = next {
+            self.commit(staged).await?;
+            next = match self.core.fire_timers(now).await? {
+                Some(staged) => Some(staged),
+                None => self.core.sweep(now).await?,
+            };
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self, mut staged: Staged) -> Result<(), EngineError> {
         self.store.commit(std::mem::take(&mut staged.writes)).await?;
         self.core.durable(staged.commit);
         self.seen.take(&staged.rows);

@@ -1,6 +1,6 @@
 //! Traits and segments.
 
-use super::reference::{FUNNEL_STEP, SEGMENT, SEQUENCE_STEP, TRAIT};
+use super::reference::{FUNNEL_STEP, RFM, SEGMENT, SEQUENCE_STEP, TRAIT};
 use crate::definition::findings::Span;
 use crate::definition::findings::nearest_or_list;
 use crate::definition::keys::Section;
@@ -35,7 +35,7 @@ pub const ON_MERGE: [(&str, OnMerge); 4] = [
 ];
 
 /// What a trait can be; one of them.
-pub const KINDS: [&str; 16] = [
+pub const KINDS: [&str; 17] = [
     "latest",
     "first",
     "count",
@@ -52,6 +52,7 @@ pub const KINDS: [&str; 16] = [
     "formula",
     "score",
     "stages",
+    "rfm",
 ];
 
 /// Keys that go with some kinds only, and which.
@@ -90,6 +91,7 @@ pub fn a_trait(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<T
             sql.map(|sql| TraitSpec::Formula { sql, score: name == "score" })
         }
         "stages" => stages(reader, input),
+        "rfm" => rfm(reader, input),
         "funnel" | "sequence" => steps(reader, &fields, name, input),
         _ => event_trait(reader, &fields, name, input),
     };
@@ -242,6 +244,23 @@ fn events_of(reader: &Reader, fields: &Fields) -> Option<EventsSpec> {
         event: event.map_or(Some(None), |event| event.map(Some))?,
         filter: filter.map_or(Some(None), |filter| filter.map(Some))?,
     })
+}
+
+/// `rfm: { recency: …, frequency: …, monetary: …, every: 1d }`.
+fn rfm(reader: &Reader, node: &Node) -> Option<TraitSpec> {
+    let fields = reader.section(node, "`rfm`", node.span, &RFM)?;
+    let sql = |key: &str| fields.required(key).and_then(|node| reader.sql(node, &format!("`{key}`")));
+    let (recency, frequency, monetary) = (sql("recency"), sql("frequency"), sql("monetary"));
+    let every = fields.required("every").and_then(|node| {
+        let every = reader.duration(node, "`every`")?;
+        if every.as_secs() < 60 {
+            reader.findings.error(node.span, "`every` is a minute at least", "every: 1d".to_string());
+            return None;
+        }
+        i64::try_from(every.as_micros()).ok()
+    });
+    let spec = RfmSpec { recency: recency?, frequency: frequency?, monetary: monetary?, every_us: every? };
+    fields.sound.then(|| TraitSpec::Rfm(Box::new(spec)))
 }
 
 /// `stages: [ { new: condition }, … ]`, the first that holds.

@@ -57,6 +57,7 @@ pub static TRAIT: Section = Section {
         key("formula", Sql, "over other traits"),
         key("score", Sql, "over other traits, kept between 0 and 100"),
         key("stages", List(&Single(&Sql)), "names and their conditions over other traits: the first that holds"),
+        key("rfm", Map(&RFM), "fifths of all people: R, F and M from 1 to 5, and a named segment"),
         key("event", OneOrMore(&Text), "only events of these names"),
         key("where", Sql, "only events for which it is true"),
         key("on_merge", Choice(|| names(&profile::ON_MERGE)), "whose value stands when profiles merge"),
@@ -86,6 +87,13 @@ pub static SEQUENCE_STEP: Section = Section::of(&[
     key("where", Sql, "only those for which it is true"),
     key("within", Duration, "how long after the step before"),
     key("without", Any(&OneOf(&[Text, Map(&FUNNEL_STEP)])), "what must not come between this step and the one before"),
+]);
+
+pub static RFM: Section = Section::of(&[
+    required("recency", Sql, "a timestamp over other traits: the later, the better"),
+    required("frequency", Sql, "a number over other traits; people count from above 0 on"),
+    required("monetary", Sql, "a number over other traits"),
+    required("every", Duration, "how often the borders between the fifths are found anew"),
 ]);
 
 pub static SEGMENT: Section = Section {

@@ -3,6 +3,7 @@
 mod broken;
 mod cases;
 mod lists;
+mod rfm;
 mod schema;
 
 use std::path::Path;

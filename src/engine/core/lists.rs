@@ -124,6 +124,7 @@ impl Core {
         let stored: Vec<TimeUs> = profiles.iter().map(|profile| profile.timer).collect();
         let missing = numbers.iter().copied().filter(|n| self.identities.components.get(n).is_none()).collect();
         self.load_components(missing).await?;
+        self.note_for_scan(&numbers, &profiles, staged)?;
         self.sweep_ahead(&mut profiles, &numbers, &numbers, &mut findings, staged).await?;
         self.fire_due(&mut profiles, &numbers, &mut findings, staged).await?;
 

@@ -44,6 +44,7 @@ impl Core {
         if let Some(fill) = &fill {
             fill.set_ready(&slots, &mut traits.ready, &mut segments.ready);
         }
+        let rfm = Rfm::load(&*store, &slots, &mut traits, record.commit > 0, fill.is_some()).await?;
         let timers = Timers::load(&*store).await?;
         let lists = Lists::load(&*store, &segments.plans, &pipeline.identity).await?;
         let segment_names: Vec<String> = segments.plans.iter().map(|plan| plan.name.clone()).collect();
@@ -75,12 +76,14 @@ impl Core {
                 segment_changes: tables::segment_changes(),
                 stage_changes: tables::stage_changes(),
                 definitions: tables::definitions(),
+                rfm_borders: tables::rfm_borders(),
                 deliveries: tables::deliveries(),
                 rejected_events: tables::rejected_events(),
             },
             slots,
             timers,
             lists,
+            rfm,
             relinked: HashSet::new(),
             fill,
             told: load_one(&*store, &keys::name(Tag::Engine, Told::KEY), Told::VERSION, "definitions").await?,
@@ -108,6 +111,7 @@ impl Core {
             tables::segment_changes(),
             tables::stage_changes(),
             tables::definitions(),
+            tables::rfm_borders(),
             tables::deliveries(),
             tables::rejected_events(),
         ];
@@ -121,7 +125,7 @@ fn trait_columns(pipeline: &Pipeline) -> Vec<(String, crate::event::ValueType)> 
     columns.map(|column| (column.name.clone(), column.value_type)).collect()
 }
 
-async fn load_one<T: serde::de::DeserializeOwned + Default>(
+pub(super) async fn load_one<T: serde::de::DeserializeOwned + Default>(
     store: &dyn Store,
     key: &[u8],
     version: u8,

@@ -40,6 +40,7 @@ impl Core {
         staged: &mut Staged,
     ) -> Result<Corrected, EngineError> {
         let (commit, cause) = (staged.commit, job.correction.cause());
+        self.note_for_scan(&[job.number], std::slice::from_ref(&live), staged)?;
         let (mut groups, place) = own_groups(rebuilt.groups, &old, &self.traits);
         old.delete(job.number, &mut staged.writes);
         staged.writes.delete(keys::profile(job.number));
