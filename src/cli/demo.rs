@@ -54,6 +54,7 @@ const PIPELINE: [(&str, &str); 6] = [
     ("segments.yaml", include_str!("../../pipelines/shop/segments.yaml")),
     ("activations.yaml", include_str!("../../pipelines/shop/activations.yaml")),
     ("data/catalogue.csv", include_str!("../../pipelines/shop/data/catalogue.csv")),
+    ("data/staff.csv", include_str!("../../pipelines/shop/data/staff.csv")),
     ("schemas/events/product_ordered.avsc", include_str!("../../pipelines/shop/schemas/events/product_ordered.avsc")),
 ];
 
