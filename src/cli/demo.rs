@@ -48,7 +48,7 @@ const SECRET: &str = "webhook-secret";
 const EVENTS: &str = "data/events.ndjson";
 
 /// The files of the pipeline, as they ship. Its sample events are left out: the demo brings its own.
-const PIPELINE: [(&str, &str); 6] = [
+const PIPELINE: [(&str, &str); 7] = [
     ("shop.yaml", include_str!("../../pipelines/shop/shop.yaml")),
     ("traits.yaml", include_str!("../../pipelines/shop/traits.yaml")),
     ("segments.yaml", include_str!("../../pipelines/shop/segments.yaml")),

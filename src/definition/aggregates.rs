@@ -6,7 +6,7 @@ use super::spec::Sql;
 use crate::aggregate::AggregatePlan;
 
 /// Tables and views that are there anyway.
-const TAKEN: [&str; 21] = [
+const TAKEN: [&str; 22] = [
     "events",
     "current_events",
     "profile_events",
@@ -25,6 +25,7 @@ const TAKEN: [&str; 21] = [
     "rfm_borders",
     "sessions",
     "current_sessions",
+    "session_ids",
     "deliveries",
     "rejected_events",
     "tributary_state",

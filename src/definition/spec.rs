@@ -50,6 +50,7 @@ pub struct Definition {
     pub transforms: Vec<StepSpec>,
     pub dedupe: Option<DedupeSpec>,
     pub identity: Option<IdentitySpec>,
+    pub sessions: Option<SessionsSpec>,
     pub traits: Vec<Named<TraitSpec>>,
     pub segments: Vec<Named<SegmentSpec>>,
     pub destinations: Vec<Named<DestinationSpec>>,
@@ -160,6 +161,16 @@ pub struct IdentifierSpec {
     pub normalize: Normalize,
     pub limit: Option<Limit>,
     pub block: Vec<Pattern>,
+}
+
+/// What is left out is as in [`GAP`](crate::session::GAP): no split, all events.
+#[derive(Debug)]
+pub struct SessionsSpec {
+    pub gap: Option<Duration>,
+    pub split_on_campaign: bool,
+    pub split_on_midnight: bool,
+    /// Names or types.
+    pub events: Option<Vec<Literal>>,
 }
 
 #[derive(Debug)]

@@ -106,6 +106,7 @@ struct CoreTables {
     identity_conflicts: Table,
     event_moves: Table,
     segment_changes: Table,
+    sessions: Table,
     stage_changes: Table,
     definitions: Table,
     rfm_borders: Table,
@@ -214,7 +215,9 @@ impl Core {
         let now = self.record.now;
         let input = Input { events: &events, profile_of_row: &touched.profile_of_row, best: &resolved.best, now };
         let traits = self.traits.apply(&input, None, &mut profiles)?;
-        self.traits.count(&input, &mut profiles);
+        let late = self.traits.count(&input, &mut profiles);
+        let sessions = (self.traits.session_ids(&input, &profiles), late);
+        let session_rows = self.traits.take_sessions(&mut profiles);
         self.relinked = resolved.identifiers.iter().map(|row| row.number).collect();
         let round = Round {
             numbers: &touched.numbers,
@@ -231,7 +234,8 @@ impl Core {
         let traits = self.judge(&mut profiles, round, &mut findings, staged).await?;
         self.relinked.clear();
 
-        self.add_event_rows(&batch, &events, &extracted, &resolved, &touched, &others, staged)?;
+        self.add_event_rows(&batch, &events, &extracted, &resolved, &touched, &sessions, &others, staged)?;
+        self.add_sessions(&session_rows, staged)?;
         self.add_profile_columns(&touched.ids, &traits, now, &merged.moved, staged)?;
         self.add_findings(&findings, staged)?;
         self.keep_for_rebuild(&resolved, staged)?;

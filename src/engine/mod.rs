@@ -22,6 +22,7 @@ mod preview;
 mod record;
 mod rows;
 mod run;
+pub mod session_rows;
 mod shadow;
 mod ship;
 mod status;

@@ -577,6 +577,7 @@ impl Loop {
             }
         });
         self.status.committed(&self.core.record, self.core.outbox.len());
+        self.tell_fill();
         metrics::counter!("tributary_records_total").increment(staged.records);
     }
 

@@ -20,8 +20,10 @@ use super::record::Profile;
 use super::rfm::RfmBorders;
 use super::sequence::{Sequence, SequencePoint};
 use super::window::Panes;
-use crate::event::{EventBatch, TimeUs, ValueType, column};
+use crate::event::{EventBatch, ProfileId, TimeUs, ValueType, column};
 use crate::expression::{BoundExpression, EvaluateError, Expression, ExpressionError, NOW_COLUMN, Projected};
+
+use crate::session::{Columns, SessionId, SessionRow, SessionsPlan};
 
 /// A trait could not be computed for a batch: the definitions passed their checks, so this is a fault of ours.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +39,7 @@ pub enum TraitError {
 /// All traits, bound to the schema of the event batches.
 pub struct Traits {
     pub plans: Vec<TraitPlan>,
+    pub sessions: SessionsPlan,
     /// By index: whether it knows the past. What is not ready takes in events and shows nothing.
     pub ready: Vec<bool>,
     /// By index: of RFM traits, once there was a scan.
@@ -73,7 +76,7 @@ pub struct Input<'a> {
 impl Traits {
     /// # Errors
     /// An expression that does not fit `events`.
-    pub fn new(plans: Vec<TraitPlan>, events: &SchemaRef) -> Result<Traits, TraitError> {
+    pub fn new(plans: Vec<TraitPlan>, sessions: SessionsPlan, events: &SchemaRef) -> Result<Traits, TraitError> {
         let built_in = BUILT_IN.iter().map(|(name, value_type)| Field::new(*name, value_type.arrow(), true));
         let mut fields: Vec<Field> = built_in.collect();
         let (mut bound, mut derived, mut first_column) = (Vec::new(), Vec::new(), Vec::new());
@@ -86,7 +89,16 @@ impl Traits {
             fields.extend(plan.columns.iter().map(|column| Field::new(&column.name, column.value_type.arrow(), true)));
         }
         let (ready, rfm_borders) = (vec![true; plans.len()], vec![None; plans.len()]);
-        Ok(Traits { plans, ready, rfm_borders, bound, derived, first_column, schema: Arc::new(Schema::new(fields)) })
+        Ok(Traits {
+            plans,
+            sessions,
+            ready,
+            rfm_borders,
+            bound,
+            derived,
+            first_column,
+            schema: Arc::new(Schema::new(fields)),
+        })
     }
 
     /// Built-in traits, then the defined ones: what predicates and the `profiles` table read.
@@ -105,6 +117,7 @@ impl Traits {
         let floor = into.floor().max(other.floor());
         self.settle_at(into, TimeUs::MIN, floor);
         self.settle_at(&mut other, TimeUs::MIN, floor);
+        into.sessions.merge(&self.sessions, std::mem::take(&mut other.sessions));
         into.merge(&self.plans, other);
     }
 
@@ -121,15 +134,45 @@ impl Traits {
         });
     }
 
-    /// Counts every row for `profiles[profile_of_row[row]]`: what all profiles have.
-    pub fn count(&self, input: &Input<'_>, profiles: &mut [Profile]) {
+    /// Counts every row for `profiles[profile_of_row[row]]`: what all profiles have, their sessions among it. Gives the rows
+    /// that came too late for any session.
+    pub fn count(&self, input: &Input<'_>, profiles: &mut [Profile]) -> Vec<u32> {
         let timestamps = input.events.times(column::TIMESTAMP);
+        let columns = Columns::of(&self.sessions, input.events);
+        for profile in profiles.iter_mut() {
+            profile.sessions.settle(&self.sessions, profile.floor());
+        }
+        let mut late = Vec::new();
         for (row, profile) in input.profile_of_row.iter().enumerate() {
             let Some(profile) = profile.and_then(|index| profiles.get_mut(index as usize)) else { continue };
             profile.events += 1;
             profile.first_seen = profile.first_seen.min(timestamps.value(row));
             profile.last_seen = profile.last_seen.max(timestamps.value(row));
+            if columns.event(row).is_some_and(|event| !profile.sessions.apply(&self.sessions, &event)) {
+                late.push(row as u32);
+            }
         }
+        late
+    }
+
+    /// The session of each row, once all rows have been counted.
+    pub fn session_ids(&self, input: &Input<'_>, profiles: &[Profile]) -> Vec<Option<SessionId>> {
+        let columns = Columns::of(&self.sessions, input.events);
+        let id = |(row, profile): (usize, &Option<u32>)| {
+            let profile = profiles.get(profile.map(|index| index as usize)?)?;
+            profile.sessions.id_of(&self.sessions, &columns.event(row)?)
+        };
+        input.profile_of_row.iter().enumerate().map(id).collect()
+    }
+
+    /// What is to be said of the sessions of these profiles; they remember that it was.
+    pub fn take_sessions(&self, profiles: &mut [Profile]) -> Vec<(ProfileId, SessionRow)> {
+        let mut rows = Vec::new();
+        for profile in profiles {
+            let id = profile.id;
+            rows.extend(profile.sessions.take(&self.sessions).into_iter().map(|row| (id, row)));
+        }
+        rows
     }
 
     /// Applies every row to `profiles[profile_of_row[row]]`, before they are counted, for the traits in `which` (by index; all where None). Says

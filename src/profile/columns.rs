@@ -44,6 +44,8 @@ impl Traits {
         columns.push(time(|profile| profile.last_seen));
         let events: PrimitiveArray<Int64Type> = profiles.iter().map(|profile| Some(profile.events)).collect();
         columns.push(Arc::new(events));
+        let sessions = profiles.iter().map(|profile| Some(profile.sessions.count(&self.sessions) as i64));
+        columns.push(Arc::new(sessions.collect::<PrimitiveArray<Int64Type>>()));
         let moments: PrimitiveArray<TimestampMicrosecondType> = now.iter().map(|now| Some(*now)).collect();
         let moments: ArrayRef = Arc::new(moments.with_timezone("UTC"));
 

@@ -41,9 +41,13 @@ pub use window::Window;
 
 use crate::event::ValueType;
 
-/// Traits that every profile has: `first_seen`, `last_seen` (timestamps) and `events` (long).
-pub const BUILT_IN: [(&str, ValueType); 3] =
-    [("first_seen", ValueType::Timestamp), ("last_seen", ValueType::Timestamp), ("events", ValueType::Long)];
+/// Traits that every profile has: `first_seen`, `last_seen` (timestamps), `events` and `sessions` (how many).
+pub const BUILT_IN: [(&str, ValueType); 4] = [
+    ("first_seen", ValueType::Timestamp),
+    ("last_seen", ValueType::Timestamp),
+    ("events", ValueType::Long),
+    ("sessions", ValueType::Long),
+];
 
 /// How far behind a profile's latest event another one may happen and still take its place among the points of funnels,
 /// sequences and sessions, which forget what is older. Measured on the events' own times and not on a clock, so that an

@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::event::{EventBatch, ProfileId, TimeUs, column, envelope_schema};
 use crate::expression::{ColumnScope, Expression};
+use crate::session::SessionsPlan;
 
 #[derive(Debug, Clone)]
 struct Event {
@@ -105,6 +106,10 @@ pub fn rule(kind: TraitKind) -> EventRule {
         steps: Vec::new(),
         exclusions: Vec::new(),
     }
+}
+
+fn sessions() -> SessionsPlan {
+    SessionsPlan { version: 0, gap_us: 1, split_on_campaign: false, split_on_midnight: None, events: None }
 }
 
 pub fn count_rule() -> EventRule {
@@ -203,7 +208,7 @@ fn the_value_that_stands_is_the_one_that_on_merge_says() {
     ];
     let plans: Vec<TraitPlan> =
         rows.iter().map(|(kind, on_merge, _)| plan(kind.clone(), *on_merge, "name", ValueType::String)).collect();
-    let traits = Traits::new(plans.clone(), &schema()).unwrap();
+    let traits = Traits::new(plans.clone(), sessions(), &schema()).unwrap();
     let in_order: Vec<(&Event, u32)> = events.iter().map(|event| (event, 0)).collect();
     let reversed: Vec<(&Event, u32)> = in_order.iter().rev().copied().collect();
     for events in [in_order, reversed] {
@@ -246,7 +251,7 @@ proptest! {
     fn a_merge_loses_nothing(seed in any::<u64>()) {
         let mut rng = fastrand::Rng::with_seed(seed);
         let plans = every_plan();
-        let traits = Traits::new(plans.clone(), &schema()).unwrap();
+        let traits = Traits::new(plans.clone(), sessions(), &schema()).unwrap();
         let events = random_events(&mut rng);
 
         let mut whole = [profile(&plans)];

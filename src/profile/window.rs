@@ -35,7 +35,7 @@ impl Window {
 
     /// The first pane that is still inside at `now`.
     pub fn first_pane(&self, now: TimeUs) -> i64 {
-        self.pane(now) - self.panes() + 1
+        self.pane(now).saturating_sub(self.panes()).saturating_add(1)
     }
 
     /// When a pane is outside from.

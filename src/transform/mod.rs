@@ -29,6 +29,7 @@ use crate::event::{EventBatch, Field, NAMES, RawBatch, Reject, Root, ValueType, 
 use crate::expression::{BoundExpression, Expression};
 
 use envelope::EnvelopeMap;
+pub use envelope::TYPES;
 use fields::FieldSet;
 pub use restore::Restore;
 pub use scope::{Aliases, Contracts, EventScope, MapScope};

@@ -22,6 +22,7 @@ mod deploy;
 mod expressions;
 mod fencing;
 mod fill;
+mod fill_cli;
 mod funnel;
 mod identity;
 mod identity_cases;

@@ -56,10 +56,9 @@ pub const KINDS: [&str; 17] = [
 ];
 
 /// Keys that go with some kinds only, and which.
-const GOES_WITH: [(&str, &[&str]); 10] = [
+const GOES_WITH: [(&str, &[&str]); 9] = [
     ("event", &OVER_EVENTS),
     ("where", &OVER_EVENTS),
-    ("on_merge", &["latest", "first"]),
     ("window", &OVER_EVENTS),
     ("pane", &OVER_EVENTS),
     ("by", &OVER_EVENTS),
@@ -174,6 +173,10 @@ fn steps(reader: &Reader, fields: &Fields, name: &str, node: &Node) -> Option<Tr
                 let help = nearest_or_list(&literal.text, FunnelModes::NAMES);
                 reader.findings.error(literal.span, format!("there is no mode `{}`", literal.text), help);
             }
+        }
+        if modes.allow_reentry && !modes.strict_order {
+            let help = "mode: [strict_order, allow_reentry]".to_string();
+            reader.findings.error(fields.key_span("mode"), "`allow_reentry` goes with `strict_order`", help);
         }
         TraitKind::Funnel(FunnelPlan { steps: steps.len() as u8, within_us: within?.as_micros() as i64, modes })
     } else {

@@ -1,6 +1,6 @@
 //! Every key of the reference, section by section. `docs/pipeline-reference.md` tells the same at length.
 
-use super::{case, identity, input, output, profile};
+use super::{case, identity, input, output, profile, sessions};
 use crate::definition::keys::{Holds, Section, key, names, required};
 use crate::definition::read::NOT_YET;
 use crate::profile::FunnelModes;
@@ -17,6 +17,7 @@ pub static FILE: Section = Section {
         key("transforms", List(&Map(&STEP)), "steps on events, in order"),
         key("dedupe", Map(&DEDUPE), "how long a message id is remembered"),
         key("identity", Map(&IDENTITY), "what a person is known by"),
+        key("sessions", Map(&SESSIONS), "where a person's visit ends"),
         key("traits", Named(&Map(&TRAIT)), "what is kept per person"),
         key("segments", Named(&OneOf(&[Sql, Map(&SEGMENT)])), "who belongs together: a condition over traits"),
         key("destinations", Named(&Map(&DESTINATION)), "where messages go"),
@@ -33,7 +34,13 @@ pub static FILE: Section = Section {
     later: &[("consent", NOT_YET), ("groups", NOT_YET), ("audiences", NOT_YET)],
 };
 
-// Traits and segments
+// Sessions, traits and segments
+
+pub static SESSIONS: Section = Section::of(&[
+    key("gap", Duration, "a pause longer than this ends it; 30m if left out"),
+    key("split_on", Any(&Choice(|| names(&sessions::SPLITS))), "what ends it besides"),
+    key("events", OneOrMore(&Text), "only events of these names or types"),
+]);
 
 pub static TRAIT: Section = Section {
     keys: &[

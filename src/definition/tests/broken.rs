@@ -637,11 +637,6 @@ error: `consent` is not there yet
   |
 6 | consent: {}
   | ^^^^^^^
-error: `most_frequent` is not there yet
- --> p.yaml:8:8
-  |
-8 |   a: { most_frequent: type, window: 7d }
-  |        ^^^^^^^^^^^^^
 error: `stages` is empty
  --> p.yaml:9:16
   |
@@ -896,7 +891,7 @@ error: trait `a` is a map, this is a single value
   |
 2 |   a: !env X
   |           ^
-  = help: its keys are `latest`, `first`, `count`, `sum`, `min`, `max`, `mean`, `formula`, `score`, `stages`, `event`, `where`, `on_merge`, `window` and 2 more
+  = help: its keys are `latest`, `first`, `count`, `sum`, `min`, `max`, `mean`, `most_frequent`, `least_frequent`, `distinct`, `gap`, `funnel`, `sequence`, `formula` and 12 more
 error: merge keys (`<<`) are not supported
  --> p.yaml:3:8
   |

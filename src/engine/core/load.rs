@@ -36,7 +36,7 @@ impl Core {
         let kept = kept.iter().filter_map(|(key, _)| keys::parse_number(key)).collect();
         let dedupe = Dedupe::load(&*store, pipeline.dedupe.within).await?;
 
-        let mut traits = Traits::new(pipeline.traits.clone(), events)?;
+        let mut traits = Traits::new(pipeline.traits.clone(), pipeline.sessions.clone(), events)?;
         let gone = slots.segments().iter().skip(pipeline.segments.len());
         let gone =
             gone.map(|slot| SegmentPlan { name: slot.name.clone(), version: slot.version, rule: SegmentRule::Nobody });
@@ -74,6 +74,7 @@ impl Core {
                 identity_conflicts: tables::identity_conflicts(),
                 event_moves: tables::event_moves(),
                 segment_changes: tables::segment_changes(),
+                sessions: tables::sessions(),
                 stage_changes: tables::stage_changes(),
                 definitions: tables::definitions(),
                 rfm_borders: tables::rfm_borders(),
@@ -109,6 +110,7 @@ impl Core {
             tables::identity_conflicts(),
             tables::event_moves(),
             tables::segment_changes(),
+            tables::sessions(),
             tables::stage_changes(),
             tables::definitions(),
             tables::rfm_borders(),
@@ -228,6 +230,7 @@ async fn definitions(
     let traits = pipeline.traits.iter().map(|plan| (plan.name.as_str(), plan.version));
     let segments = pipeline.segments.iter().map(|plan| (plan.name.as_str(), plan.version));
     let mut differences = record.slots.assign(traits, segments);
+    record.slots.sessions = pipeline.sessions.version;
     let unfinished = store.get(&keys::name(Tag::Engine, FillRecord::KEY)).await?;
     let unfinished: Option<FillRecord> =
         unfinished.map(|value| codec::decode(FillRecord::VERSION, "fill", &value)).transpose()?;

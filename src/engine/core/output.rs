@@ -3,7 +3,9 @@
 use super::judge::{Findings, Round};
 use super::*;
 use crate::activation::StageMove;
+use crate::engine::session_rows;
 use crate::profile::BUILT_IN;
+use crate::session::{SessionId, SessionRow};
 
 impl Core {
     /// Seals what the transitions and events of a round set off.
@@ -87,6 +89,7 @@ impl Core {
         extracted: &Extracted<'_>,
         resolved: &Resolved,
         touched: &Touched,
+        (sessions, late): &(Vec<Option<SessionId>>, Vec<u32>),
         others: &[Reject],
         staged: &mut Staged,
     ) -> Result<(), EngineError> {
@@ -96,7 +99,10 @@ impl Core {
             touched.profile_of_row.iter().map(|index| index.map(|index| touched.ids[index as usize])).collect();
         let tables = &self.tables;
         let decisions = &resolved.decisions;
-        add(&tables.events, rows::events(&tables.events, events, &id_of_row, extracted, decisions, commit)?)?;
+        add(
+            &tables.events,
+            rows::events(&tables.events, events, &id_of_row, extracted, decisions, sessions, late, commit)?,
+        )?;
         let id_of: HashMap<ProfileNumber, ProfileId> =
             touched.numbers.iter().copied().zip(touched.ids.iter().copied()).collect();
         let identifiers =
@@ -147,6 +153,15 @@ impl Core {
         let traits = self.traits.columns(profiles, &as_of)?;
         let table = &self.tables.profiles;
         add(table, rows::profiles(table, &ids, &traits, &as_of, &[], staged.commit)?, staged)
+    }
+
+    pub(super) fn add_sessions(
+        &self,
+        rows: &[(ProfileId, SessionRow)],
+        staged: &mut Staged,
+    ) -> Result<(), EngineError> {
+        let table = &self.tables.sessions;
+        add(table, session_rows::sessions(table, rows, staged.commit)?, staged)
     }
 
     pub(super) fn add_findings(&self, findings: &Findings, staged: &mut Staged) -> Result<(), EngineError> {

@@ -74,6 +74,8 @@ impl Core {
             activate: job.activate && !profiles.is_empty(),
         };
         let traits = self.judge(&mut profiles, round, &mut findings, staged).await?;
+        let session_rows = self.traits.take_sessions(&mut profiles);
+        self.add_sessions(&session_rows, staged)?;
         if profiles.is_empty() {
             findings.transitions = exits(&live, old.id, now);
         }

@@ -46,7 +46,6 @@ impl Loop {
                 self.launch(staged, Vec::new(), None);
             }
         }
-        self.tell_fill();
         Ok(())
     }
 
@@ -73,7 +72,7 @@ impl Loop {
     }
 
     /// How far a fill is.
-    fn tell_fill(&self) {
+    pub(super) fn tell_fill(&self) {
         let text = self.core.fill.as_ref().map(|fill| match fill.swept {
             None => format!(
                 "{} events added, up to commit {} of {}",

@@ -22,6 +22,7 @@ pub fn create_table(table: &Table) -> Result<String, String> {
         TableKind::IdentityConflicts => include_str!("../../../deploy/clickhouse/identity_conflicts.sql"),
         TableKind::EventMoves => include_str!("../../../deploy/clickhouse/event_moves.sql"),
         TableKind::SegmentChanges => include_str!("../../../deploy/clickhouse/segment_changes.sql"),
+        TableKind::Sessions => include_str!("../../../deploy/clickhouse/sessions.sql"),
         TableKind::StageChanges => include_str!("../../../deploy/clickhouse/stage_changes.sql"),
         TableKind::Definitions => include_str!("../../../deploy/clickhouse/definitions.sql"),
         TableKind::RfmBorders => include_str!("../../../deploy/clickhouse/rfm_borders.sql"),
