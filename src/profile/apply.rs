@@ -17,6 +17,7 @@ use super::gap::Gap;
 use super::keyed::Keyed;
 use super::plan::{EventRule, OnMerge, Step, TraitKind, TraitPlan, TraitRule};
 use super::record::Profile;
+use super::rfm::RfmBorders;
 use super::sequence::{Sequence, SequencePoint};
 use super::window::Panes;
 use crate::event::{EventBatch, ProfileId, TimeUs, ValueType, column};
@@ -41,6 +42,8 @@ pub struct Traits {
     pub sessions: SessionsPlan,
     /// By index: whether it knows the past. What is not ready takes in events and shows nothing.
     pub ready: Vec<bool>,
+    /// By index: of RFM traits, once there was a scan.
+    pub rfm_borders: Vec<Option<RfmBorders>>,
     bound: Vec<BoundTrait>,
     /// Of traits that are computed: the formula, or the conditions of the stages.
     pub(super) derived: Vec<Vec<Projected>>,
@@ -85,8 +88,17 @@ impl Traits {
             first_column.push(fields.len());
             fields.extend(plan.columns.iter().map(|column| Field::new(&column.name, column.value_type.arrow(), true)));
         }
-        let ready = vec![true; plans.len()];
-        Ok(Traits { plans, sessions, ready, bound, derived, first_column, schema: Arc::new(Schema::new(fields)) })
+        let (ready, rfm_borders) = (vec![true; plans.len()], vec![None; plans.len()]);
+        Ok(Traits {
+            plans,
+            sessions,
+            ready,
+            rfm_borders,
+            bound,
+            derived,
+            first_column,
+            schema: Arc::new(Schema::new(fields)),
+        })
     }
 
     /// Built-in traits, then the defined ones: what predicates and the `profiles` table read.
@@ -308,10 +320,9 @@ fn bind(
             };
             Ok((bound, Vec::new()))
         }
-        TraitRule::Formula(formula) => Ok((BoundTrait::default(), vec![project(formula)?])),
-        TraitRule::Stages(stages) => {
-            let conditions = stages.iter().map(|stage| project(&stage.condition)).collect::<Result<_, _>>()?;
-            Ok((BoundTrait::default(), conditions))
+        computed => {
+            let expressions = computed.expressions().into_iter().map(project).collect::<Result<_, _>>()?;
+            Ok((BoundTrait::default(), expressions))
         }
     }
 }

@@ -139,6 +139,11 @@ impl Statement<'_> {
             let Some(column) = plan.columns.first() else { continue };
             match &plan.rule {
                 TraitRule::Events(_) => {}
+                TraitRule::Rfm(_) => {
+                    for column in &plan.columns {
+                        steps.add(&column.name, "NULL".to_string(), std::iter::empty());
+                    }
+                }
                 TraitRule::Formula(formula) => steps.add(&column.name, self.over_people(formula), reads(formula)),
                 TraitRule::Stages(stages) => {
                     let names = stages.iter().map(|stage| {
@@ -162,7 +167,7 @@ impl Statement<'_> {
                     let prefix = since_column("");
                     since.extend(reads(predicate).filter_map(|column| column.strip_prefix(&prefix)));
                 }
-                SegmentRule::List => drop(since.insert(plan.name.as_str())),
+                SegmentRule::List(_) => drop(since.insert(plan.name.as_str())),
                 SegmentRule::Sample { .. } | SegmentRule::Nobody => {}
             }
         }
@@ -179,7 +184,7 @@ impl Statement<'_> {
                     steps.add(&column, self.is_sampled(&plan.name, *below), std::iter::empty());
                 }
                 SegmentRule::Nobody => steps.add(&column, "false".to_string(), std::iter::empty()),
-                SegmentRule::List => {
+                SegmentRule::List(_) => {
                     let is = format!("({} IS NOT NULL)", quoted(&since_column(&plan.name)));
                     steps.add(&column, is, std::iter::empty());
                 }
@@ -250,7 +255,8 @@ impl Statement<'_> {
                 continue;
             }
             match &plan.rule {
-                TraitRule::Events(_) => {}
+                // Borders are found by scans and not by any statement.
+                TraitRule::Events(_) | TraitRule::Rfm(_) => {}
                 TraitRule::Formula(formula) => self.traits_behind(formula, found),
                 TraitRule::Stages(stages) => {
                     stages.iter().for_each(|stage| self.traits_behind(&stage.condition, found));

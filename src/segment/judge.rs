@@ -13,7 +13,7 @@ use hashbrown::HashMap;
 
 use super::{Cause, MEMBERSHIP, Moved, SINCE, SegmentError, SegmentPlan, SegmentRule, Transition, is_sampled};
 use crate::event::TimeUs;
-use crate::expression::{Expression, NOW_COLUMN, Projected, TimeComparison};
+use crate::expression::{NOW_COLUMN, Projected, TimeComparison};
 use crate::profile::{BUILT_IN, NOW_PLACE, Profile, TraitRule, Traits};
 
 /// All segments, bound to the trait columns.
@@ -124,7 +124,7 @@ impl Segments {
         };
         for plan in &plans {
             let mut reads = Reads { traits: vec![false; traits.plans.len()], ..Reads::default() };
-            reads.identity = matches!(plan.rule, SegmentRule::Sample { .. } | SegmentRule::List);
+            reads.identity = matches!(plan.rule, SegmentRule::Sample { .. } | SegmentRule::List(_));
             let mut predicate = None;
             if let SegmentRule::Predicate(expression) = &plan.rule {
                 for input in &expression.inputs {
@@ -140,6 +140,7 @@ impl Segments {
                             if let Some(bound) = segments.bound.get_mut(other as usize) {
                                 bound.is_read = true;
                                 reads.add(&bound.reads);
+                                reads.segments.push(other);
                             }
                         }
                         Some(Place::Now) | None => {}
@@ -158,7 +159,7 @@ impl Segments {
         for (index, plan) in traits.plans.iter().enumerate() {
             match &plan.rule {
                 // What only a table shows needs no timer.
-                TraitRule::Events(_) => {}
+                TraitRule::Events(_) | TraitRule::Rfm(_) => {}
                 TraitRule::Formula(formula) => formula.times.iter().for_each(|t| add_time(t, &mut segments.times)),
                 TraitRule::Stages(stages) => {
                     stages.iter().flat_map(|s| &s.condition.times).for_each(|t| add_time(t, &mut segments.times));
@@ -278,7 +279,7 @@ impl Segments {
                     }
                 }
                 (SegmentRule::Nobody, _) => judged.whole.iter().for_each(|row| settle.row(*row, false, profiles)),
-                (SegmentRule::List | SegmentRule::Predicate(_), _) => {
+                (SegmentRule::List(_) | SegmentRule::Predicate(_), _) => {
                     for row in 0..rows as u32 {
                         let listed = (judged.listed)(row, segment).unwrap_or_else(|| is_member(row, profiles));
                         settle.row(row, listed, profiles);
@@ -421,15 +422,10 @@ fn reads_of_traits(traits: &Traits) -> Vec<Reads> {
     for (index, plan) in traits.plans.iter().enumerate() {
         let mut reads = Reads { traits: vec![false; traits.plans.len()], ..Reads::default() };
         reads.traits[index] = true;
-        let expressions: Vec<&Expression> = match &plan.rule {
-            TraitRule::Events(rule) => {
-                reads.time = rule.window.is_some();
-                Vec::new()
-            }
-            TraitRule::Formula(formula) => vec![formula],
-            TraitRule::Stages(stages) => stages.iter().map(|stage| &stage.condition).collect(),
-        };
-        for expression in expressions {
+        if let TraitRule::Events(rule) = &plan.rule {
+            reads.time = rule.window.is_some();
+        }
+        for expression in plan.rule.expressions() {
             reads.time |= !expression.times.is_empty();
             for input in &expression.inputs {
                 match traits.schema().index_of(&input.column) {

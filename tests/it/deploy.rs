@@ -189,6 +189,7 @@ fn findings(yaml: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("data")).unwrap();
     std::fs::write(folder.path().join("data/catalogue.csv"), read("pipelines/shop/data/catalogue.csv")).unwrap();
+    std::fs::write(folder.path().join("data/staff.csv"), read("pipelines/shop/data/staff.csv")).unwrap();
     std::fs::write(folder.path().join("pipeline.yaml"), yaml).unwrap();
     let found = match definition::load(folder.path(), Mode::Check) {
         Ok((_, warnings)) => warnings,

@@ -14,7 +14,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tributary::definition::{self, Mode, Pipeline};
 use tributary::engine::history::{History, HistoryError, HistoryFilter, HistoryReader};
-use tributary::engine::{Begun, Chunk, Command, Core, Corrected, CorrectionRequest, Preparer, Shadow, Staged};
+use tributary::engine::{
+    Begun, Chunk, Command, Core, Corrected, CorrectionRequest, ListEdited, ListRequest, Preparer, Shadow, Staged,
+};
 use tributary::event::{ProfileId, RawBatch};
 use tributary::identity::{Correction, Named};
 use tributary::profile::{Profile, ProfileRecord, Traits};
@@ -287,6 +289,21 @@ impl World {
         begun
     }
 
+    /// Changes a list by command.
+    pub fn edit_list(&mut self, segment: &str, identifier_type: &str, values: &[String], add: bool) -> ListEdited {
+        let request = ListRequest {
+            segment: segment.to_string(),
+            identifier_type: identifier_type.to_string(),
+            values: values.to_vec(),
+            add,
+        };
+        let command = Command::EditList { request, answer: oneshot::channel().0 };
+        let staged = self.runtime.block_on(self.core.apply(None, &[command], self.clock)).expect("applied");
+        let edited = staged.edited[0].clone();
+        self.commit(staged);
+        edited
+    }
+
     /// Reads the history that the rebuild asks for: generation and what came of it.
     pub fn read_history(&mut self) -> (u32, Shadow) {
         let job = self.core.rebuild.clone().expect("a rebuild");
@@ -418,7 +435,8 @@ impl World {
                         sum.0 += revenue;
                         sum.1 += orders;
                     }
-                    "rejected_events" | "identity_conflicts" | "deliveries" | "stage_changes" | "definitions" => {}
+                    "rejected_events" | "identity_conflicts" | "deliveries" | "stage_changes" | "definitions"
+                    | "rfm_borders" => {}
                     other => panic!("unexpected table {other}"),
                 }
             }

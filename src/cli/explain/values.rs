@@ -8,7 +8,6 @@ use super::tree::{Ground, Node};
 use crate::activation::time_text;
 use crate::engine::EngineError;
 use crate::event::TimeUs;
-use crate::expression::Expression;
 use crate::profile::{BUILT_IN, EventRule, Scalar, TraitPlan, TraitRule, Traits};
 
 /// One trait of one person.
@@ -67,12 +66,7 @@ pub fn with_inputs(traits: &Traits, columns: impl Iterator<Item = usize>) -> Vec
     let mut next = 0;
     while let Some(index) = found.get(next).copied() {
         next += 1;
-        let expressions: Vec<&Expression> = match &traits.plans[index].rule {
-            TraitRule::Events(_) => Vec::new(),
-            TraitRule::Formula(formula) => vec![formula],
-            TraitRule::Stages(stages) => stages.iter().map(|stage| &stage.condition).collect(),
-        };
-        let inputs = expressions.into_iter().flat_map(|expression| &expression.inputs);
+        let inputs = traits.plans[index].rule.expressions().into_iter().flat_map(|expression| &expression.inputs);
         for column in inputs.filter_map(|input| traits.schema().index_of(&input.column).ok()) {
             if let Some(index) = of_column(column)
                 && !found.contains(&index)
@@ -105,6 +99,7 @@ pub fn rule_text(plan: &TraitPlan) -> String {
         TraitRule::Events(rule) => event_rule_text(rule),
         TraitRule::Formula(formula) => formula.sql.clone(),
         TraitRule::Stages(_) => "the first stage that holds".to_string(),
+        TraitRule::Rfm(_) => "fifths of everyone by recency, frequency and monetary value".to_string(),
     }
 }
 

@@ -32,15 +32,15 @@ impl Loop {
 
     /// Fires timers that are due and judges the next people of a sweep, each a commit of bounded size.
     pub(super) async fn work_in_background(&mut self) -> Result<(), EngineError> {
+        let now = self.now(None);
         if self.core.must_read_timers() || self.core.is_sweeping() {
             self.finish_commit().await?;
         }
-        let now = self.now(None);
         if let Some(staged) = self.core.fire_timers(now).await? {
             self.finish_commit().await?;
             self.launch(staged, Vec::new(), None);
         }
-        if self.core.is_sweeping() {
+        if self.core.is_sweeping() || self.core.scan_due() <= now {
             self.finish_commit().await?;
             if let Some(staged) = self.core.sweep(now).await? {
                 self.launch(staged, Vec::new(), None);
