@@ -30,6 +30,7 @@ pub mod engine;
 pub mod identity;
 pub mod profile;
 pub mod segment;
+pub mod session;
 pub mod sink;
 pub mod source;
 pub mod transform;

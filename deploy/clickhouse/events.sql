@@ -1,7 +1,7 @@
 -- One row per accepted event. Applied by `tributary` itself. It is safe to apply by hand and again.
 --
 -- Order: (event, timestamp). Analysts ask "this event, in this time". Event names are few, so a question about time
--- alone still skips most granules. One profile's events are found through a bloom filter.
+-- alone still skips most granules. The events of one profile or session are found through a bloom filter.
 --
 -- No partitions: one insert then is one part, there as a whole or not at all, however many years its rows span (a
 -- file of history has many, and an insert may touch at most 100 partitions). Retention is a TTL on `timestamp`.
@@ -16,6 +16,7 @@
 CREATE TABLE IF NOT EXISTS events
 (
     profile_id      Nullable(String)                  COMMENT 'the profile when the event was processed, see current_events, null without a usable identifier',
+    session_id      Nullable(String)                  COMMENT 'the session when the event was processed, see current_events, null for an event of nobody, a late one, and one that makes no sessions',
     message_id      String                            COMMENT 'the id given by the producer, or made from the source position',
     type            LowCardinality(String)            COMMENT 'track, identify, page, screen, group or alias',
     event           LowCardinality(Nullable(String))  COMMENT 'name of a track event',
@@ -36,7 +37,7 @@ CREATE TABLE IF NOT EXISTS events
     partition       Int32                             COMMENT 'partition, 0 for a file',
     offset          Int64                             COMMENT 'offset, or row of a file from 1',
     `index`         Int32                             COMMENT '0 for the event itself, n for the n-th row that unnest made of it',
-    flags           Nullable(String)                  COMMENT 'remarks, comma-separated: contract, clamped, blocked_identifier, no_identifier',
+    flags           Nullable(String)                  COMMENT 'remarks, comma-separated: contract, clamped, blocked_identifier, no_identifier, late',
     identity_decision Nullable(String)                COMMENT 'what identity decided where the event did not simply join all its identifiers, comma-separated: set_aside:TYPE, reassigned:TYPE by a rule, cut:TYPE, banned:TYPE, struck by a correction',
     _batch          UInt64                            COMMENT 'the commit',
     _seq            UInt32                            COMMENT 'the row within commit and table',
@@ -44,6 +45,7 @@ CREATE TABLE IF NOT EXISTS events
     traits_json     JSON ALIAS CAST(ifNull(traits, '{}') AS JSON)     COMMENT 'traits as the JSON type, computed when read',
     context_json    JSON ALIAS CAST(ifNull(context, '{}') AS JSON)    COMMENT 'context as the JSON type, computed when read',
     INDEX by_profile profile_id TYPE bloom_filter(0.01) GRANULARITY 4,
+    INDEX by_session session_id TYPE bloom_filter(0.01) GRANULARITY 4,
     INDEX by_batch _batch TYPE minmax GRANULARITY 1
 )
 ENGINE = MergeTree

@@ -9,6 +9,7 @@ CREATE TABLE IF NOT EXISTS profiles
     first_seen      Nullable(DateTime64(6, 'UTC'))    COMMENT 'timestamp of the earliest event',
     last_seen       Nullable(DateTime64(6, 'UTC'))    COMMENT 'timestamp of the latest event',
     events          Int64                             COMMENT 'number of events',
+    sessions        Int64                             COMMENT 'number of sessions',
     _as_of          DateTime64(6, 'UTC')              COMMENT 'windows and formulas with now() were computed at this time',
     _batch          UInt64                            COMMENT 'the commit',
     _seq            UInt32                            COMMENT 'the row within commit and table',

@@ -6,7 +6,7 @@ use super::spec::Sql;
 use crate::aggregate::AggregatePlan;
 
 /// Tables and views that are there anyway.
-const TAKEN: [&str; 18] = [
+const TAKEN: [&str; 22] = [
     "events",
     "current_events",
     "profile_events",
@@ -20,8 +20,12 @@ const TAKEN: [&str; 18] = [
     "identity_conflicts",
     "segment_changes",
     "segment_members",
+    "segment_sizes",
+    "segment_overlap",
+    "rfm_borders",
     "sessions",
     "current_sessions",
+    "session_ids",
     "deliveries",
     "rejected_events",
     "tributary_state",

@@ -14,6 +14,7 @@ mod check;
 mod findings;
 mod inputs;
 mod keys;
+mod lists;
 mod outputs;
 mod read;
 mod rewrite;
@@ -32,6 +33,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chrono_tz::Tz;
+
 pub use self::cases::{
     Blank, Cell, Expectation, Expected, ExpectedRow, Place, TestEvent, TestPlan, TestStep, Who, time_value,
 };
@@ -49,6 +52,7 @@ use crate::decode::DecodePlan;
 use crate::identity::IdentityPlan;
 use crate::profile::TraitPlan;
 use crate::segment::SegmentPlan;
+use crate::session::SessionsPlan;
 use crate::source::SourcePlan;
 use crate::transform::TransformPlan;
 
@@ -64,6 +68,7 @@ pub struct Pipeline {
     pub transform: TransformPlan,
     pub dedupe: DedupePlan,
     pub identity: IdentityPlan,
+    pub sessions: SessionsPlan,
     pub traits: Vec<TraitPlan>,
     pub segments: Vec<SegmentPlan>,
     pub destinations: Vec<DestinationPlan>,
@@ -251,7 +256,7 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, reader: &Reader) -> Option<
         return None;
     }
     let name = pipeline_name(path, &definition, reader);
-    check_timezone(&definition, reader);
+    let timezone = timezone(&definition, reader);
 
     let mut checker = Checker::new(reader.clone(), &definition);
     let sources = sources(path, &definition, &checker);
@@ -259,8 +264,9 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, reader: &Reader) -> Option<
     let steps = definition.transforms.iter().filter_map(|spec| inputs::step(&mut checker, spec)).collect();
 
     let identity = outputs::identity(&checker, definition.identity.as_ref(), &name);
+    let sessions = outputs::sessions(&checker, definition.sessions.as_ref(), timezone);
     let traits = traits::traits(&checker, &definition);
-    let segments = segments::segments(&checker, &definition, &traits);
+    let segments = segments::segments(&checker, &definition, &traits, &identity);
     let destinations =
         bodies(&definition.destinations).map(|(name, _, spec)| outputs::destination(name, spec)).collect();
     let mut trait_names: Vec<&str> = definition.traits.iter().map(|other| other.name.as_str()).collect();
@@ -295,6 +301,7 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, reader: &Reader) -> Option<
         transform: TransformPlan { maps, steps, tables, contracts, contract_mode, step_fields, fields },
         dedupe: DedupePlan { within: definition.dedupe.as_ref().map_or(Some(DEDUPE_WITHIN), |dedupe| dedupe.within) },
         identity,
+        sessions,
         traits,
         segments,
         destinations,
@@ -342,17 +349,23 @@ fn pipeline_name(path: &Path, definition: &Definition, reader: &Reader) -> Strin
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
 }
 
-fn check_timezone(definition: &Definition, reader: &Reader) {
-    let Some(timezone) = &definition.timezone else { return };
-    if matches!(timezone.text.as_str(), "UTC" | "Etc/UTC") {
-        return;
+/// UTC where it is not said, or cannot be read.
+fn timezone(definition: &Definition, reader: &Reader) -> Tz {
+    let Some(timezone) = &definition.timezone else { return Tz::UTC };
+    let Ok(zone) = timezone.text.parse::<Tz>() else {
+        let names = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
+        let help = findings::nearest(&timezone.text, names);
+        let help = help.unwrap_or("write UTC or a name like Europe/Berlin".to_string());
+        if timezone.known {
+            let message = format!("`{}` is not the name of a time zone", timezone.text);
+            reader.findings.error(timezone.span, message, help);
+        }
+        return Tz::UTC;
+    };
+    if !matches!(zone, Tz::UTC | Tz::Etc__UTC) {
+        let message = "only `sessions` with `split_on: midnight` follow this time zone so far";
+        let help = "expressions cut days and hours in UTC; write UTC to say that this is meant".to_string();
+        reader.findings.warning(timezone.span, message, help);
     }
-    let like_a_zone = timezone.text.contains('/') && !timezone.text.contains(' ');
-    if like_a_zone {
-        let message = "days and hours are cut in UTC so far, not in this time zone";
-        reader.findings.warning(timezone.span, message, "write UTC to say that this is meant".to_string());
-    } else {
-        let message = format!("`{}` is not the name of a time zone", timezone.text);
-        reader.findings.error(timezone.span, message, "write UTC or a name like Europe/Berlin".to_string());
-    }
+    zone
 }

@@ -1,5 +1,8 @@
 //! What comes out: identity, traits, segments, destinations, activations, the warehouse → plans.
 
+use std::time::Duration;
+
+use chrono_tz::Tz;
 use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -11,10 +14,12 @@ use super::sections::check_reference;
 use super::spec::*;
 use super::yaml::{Node, Scalar, Value};
 use crate::activation::{ActivationPlan, DestinationKind, DestinationPlan, SendStep, Trigger};
-use crate::event::{Field, Root, ValueType, column};
+use crate::event::{Field, Root, TimeUs, ValueType, column};
 use crate::expression::parse_path;
 use crate::identity::{IdentifierFrom, IdentifierType, IdentityPlan, MAX_IDENTIFIERS, Normalize, OnConflict};
 use crate::profile::{TraitPlan, TraitRule};
+use crate::session::{self, SessionsPlan};
+use crate::transform::TYPES;
 
 /// Where `identity` is left out.
 pub const DEFAULT_IDENTIFIERS: [&str; 2] = ["user_id", "anonymous_id"];
@@ -143,6 +148,38 @@ fn check_source_priority(checker: &Checker, spec: Option<&IdentitySpec>) {
         }
         seen.push(&literal.text);
     }
+}
+
+// Sessions
+
+/// The plan of every pipeline: people have sessions whether the section is there or not.
+pub fn sessions(checker: &Checker, spec: Option<&SessionsSpec>, timezone: Tz) -> SessionsPlan {
+    let gap = spec.and_then(|spec| spec.gap).unwrap_or(session::GAP);
+    let us = |duration: Duration| TimeUs::try_from(duration.as_micros()).unwrap_or(TimeUs::MAX);
+    let midnight = spec.is_some_and(|spec| spec.split_on_midnight);
+    let events = spec.and_then(|spec| spec.events.as_deref());
+    if let Some(events) = events {
+        let names: Vec<Literal> =
+            events.iter().filter(|event| !TYPES.contains(&event.text.as_str())).cloned().collect();
+        checker.events(Some(&names));
+    }
+    session::fields().into_iter().for_each(|field| checker.field(field));
+    let mut plan = SessionsPlan {
+        version: 0,
+        gap_us: us(gap),
+        split_on_campaign: spec.is_some_and(|spec| spec.split_on_campaign),
+        split_on_midnight: midnight.then_some(timezone),
+        events: events.map(|events| events.iter().map(|event| event.text.clone()).collect()),
+    };
+    let zone = plan.split_on_midnight.map(|zone| zone.name());
+    plan.version = version(&[
+        "sessions",
+        &plan.gap_us.to_string(),
+        &plan.split_on_campaign.to_string(),
+        &format!("{zone:?}"),
+        &format!("{:?}", plan.events),
+    ]);
+    plan
 }
 
 // Destinations, activations, the warehouse

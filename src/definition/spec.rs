@@ -50,6 +50,7 @@ pub struct Definition {
     pub transforms: Vec<StepSpec>,
     pub dedupe: Option<DedupeSpec>,
     pub identity: Option<IdentitySpec>,
+    pub sessions: Option<SessionsSpec>,
     pub traits: Vec<Named<TraitSpec>>,
     pub segments: Vec<Named<SegmentSpec>>,
     pub destinations: Vec<Named<DestinationSpec>>,
@@ -162,6 +163,16 @@ pub struct IdentifierSpec {
     pub block: Vec<Pattern>,
 }
 
+/// What is left out is as in [`GAP`](crate::session::GAP): no split, all events.
+#[derive(Debug)]
+pub struct SessionsSpec {
+    pub gap: Option<Duration>,
+    pub split_on_campaign: bool,
+    pub split_on_midnight: bool,
+    /// Names or types.
+    pub events: Option<Vec<Literal>>,
+}
+
 #[derive(Debug)]
 pub enum TraitSpec {
     Events(Box<EventTraitSpec>),
@@ -171,6 +182,15 @@ pub enum TraitSpec {
         score: bool,
     },
     Stages(Vec<(Literal, Sql)>),
+    Rfm(Box<RfmSpec>),
+}
+
+#[derive(Debug)]
+pub struct RfmSpec {
+    pub recency: Sql,
+    pub frequency: Sql,
+    pub monetary: Sql,
+    pub every_us: i64,
 }
 
 #[derive(Debug)]
@@ -213,6 +233,14 @@ pub enum SegmentSpec {
     Sample {
         below: u64,
     },
+    List(ListSpec),
+}
+
+#[derive(Debug)]
+pub struct ListSpec {
+    pub file: Literal,
+    /// An identifier type.
+    pub matches: Literal,
 }
 
 #[derive(Debug)]

@@ -68,10 +68,12 @@ async fn of_profile(
     if profile.id != component.id {
         return damaged(format!("profile {} calls itself {}", component.id, profile.id));
     }
-    let Profile { id, first_seen, last_seen, events, as_of: _, timer: _, traits, stages, memberships: _ } = &profile;
+    let Profile { id, first_seen, last_seen, events, as_of: _, timer: _, sessions, traits, stages, memberships: _ } =
+        &profile;
+    let sessions = (sessions.count(&rules.sessions), sessions.duration_us(&rules.sessions));
     let members: Vec<u16> = profile.segments().collect();
     let stages: Vec<(u16, u16)> = stages.iter().filter_map(|(index, of)| Some((*index, of.stage?))).collect();
-    Ok(hash(&(id, first_seen, last_seen, events, traits, stages, members, identifiers)))
+    Ok(hash(&(id, first_seen, last_seen, events, sessions, traits, stages, members, identifiers)))
 }
 
 fn hash(value: &impl Serialize) -> u128 {

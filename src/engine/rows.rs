@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BinaryArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, StringBuilder,
-    TimestampMicrosecondArray, UInt32Array, UInt64Array, new_null_array,
+    Array, ArrayRef, BinaryArray, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    StringBuilder, TimestampMicrosecondArray, UInt32Array, UInt64Array, new_null_array,
 };
 use arrow::datatypes::DataType;
 use hashbrown::HashMap;
@@ -13,12 +13,13 @@ use super::EngineError;
 use super::core::{StageChange, Told};
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, column};
 use crate::identity::{Cause, Conflict, Decision, Extracted, IdentifierRow, IdentityPlan, Merge};
-use crate::profile::TraitPlan;
+use crate::profile::{BUILT_IN, RfmBorders, TraitPlan};
 use crate::segment::Transition;
+use crate::session::SessionId;
 use crate::sink::{Attempt, Table};
 
 /// Adds `_batch` and `_seq` and makes the batch of a table.
-fn finish(table: &Table, mut columns: Vec<ArrayRef>, commit: u64) -> Result<RecordBatch, EngineError> {
+pub(super) fn finish(table: &Table, mut columns: Vec<ArrayRef>, commit: u64) -> Result<RecordBatch, EngineError> {
     let rows = columns.first().map_or(0, |column| column.len());
     columns.push(Arc::new(UInt64Array::from_value(commit, rows)));
     columns.push(Arc::new(UInt32Array::from_iter_values(0..rows as u32)));
@@ -26,16 +27,16 @@ fn finish(table: &Table, mut columns: Vec<ArrayRef>, commit: u64) -> Result<Reco
         .map_err(|error| EngineError::Internal(format!("rows of table {}: {error}", table.name)))
 }
 
-fn texts<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
+pub(super) fn texts<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(values))
 }
 
-fn times(values: impl Iterator<Item = TimeUs>) -> ArrayRef {
+pub(super) fn times(values: impl Iterator<Item = TimeUs>) -> ArrayRef {
     Arc::new(TimestampMicrosecondArray::from_iter_values(values).with_timezone("UTC"))
 }
 
 /// Hex ids, each written once into the column's buffer.
-fn ids(values: impl Iterator<Item = Option<ProfileId>>) -> ArrayRef {
+pub(super) fn ids(values: impl Iterator<Item = Option<ProfileId>>) -> ArrayRef {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut builder = StringBuilder::with_capacity(values.size_hint().0, values.size_hint().0 * 32);
     let mut text = [0u8; 32];
@@ -60,35 +61,41 @@ fn texts_of_ids(values: impl Iterator<Item = Option<ProfileId>>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(texts))
 }
 
-/// The accepted events. `id_of_row` is None for events of nobody, which are flagged; `extracted` says which identifiers
-/// were dropped.
+/// The accepted events. `id_of_row` is None for events of nobody, which are flagged, as are those that are `late` for any
+/// session; `extracted` says which identifiers were dropped.
+#[expect(clippy::too_many_arguments, reason = "all that is known of an event meets here")]
 pub fn events(
     table: &Table,
     events: &EventBatch,
     id_of_row: &[Option<ProfileId>],
     extracted: &Extracted<'_>,
     decisions: &[(u32, Decision)],
+    sessions: &[Option<SessionId>],
+    late: &[u32],
     commit: u64,
 ) -> Result<RecordBatch, EngineError> {
-    let mut columns: Vec<ArrayRef> = vec![ids(id_of_row.iter().copied())];
+    // Ids of sessions are written as those of profiles are.
+    let sessions = sessions.iter().map(|id| id.map(|id| ProfileId(id.0)));
+    let mut columns: Vec<ArrayRef> = vec![ids(id_of_row.iter().copied()), ids(sessions)];
     columns.extend(events.batch.columns()[..column::COUNT].iter().cloned());
     let (blocked, invalid) = (&extracted.blocked_rows, &extracted.invalid_rows);
-    if !blocked.is_empty() || !invalid.is_empty() || id_of_row.iter().any(Option::is_none) {
+    if !blocked.is_empty() || !invalid.is_empty() || !late.is_empty() || id_of_row.iter().any(Option::is_none) {
         let known = events.strings(column::FLAGS);
         let marked = |rows: &[u32]| {
             let mut marked = vec![false; events.len()];
             rows.iter().for_each(|row| marked[*row as usize] = true);
             marked
         };
-        let (blocked, invalid) = (marked(blocked), marked(invalid));
+        let (blocked, invalid, late) = (marked(blocked), marked(invalid), marked(late));
         let flags = (0..events.len()).map(|row| {
             let mut flags: Vec<&str> = if known.is_valid(row) { vec![known.value(row)] } else { Vec::new() };
             flags.extend(blocked[row].then_some("blocked_identifier"));
             flags.extend(invalid[row].then_some("invalid_identifier"));
             flags.extend(id_of_row[row].is_none().then_some("no_identifier"));
+            flags.extend(late[row].then_some("late"));
             (!flags.is_empty()).then(|| flags.join(","))
         });
-        columns[1 + column::FLAGS] = Arc::new(flags.collect::<StringArray>());
+        columns[2 + column::FLAGS] = Arc::new(flags.collect::<StringArray>());
     }
     columns.push(if decisions.is_empty() {
         new_null_array(&DataType::Utf8, events.len())
@@ -123,22 +130,24 @@ pub fn profiles(
         let empty = arrow::array::new_null_array(array.data_type(), gone.len());
         arrow::compute::concat(&[array.as_ref(), empty.as_ref()]).map_err(failed)
     };
+    let zeros = |array: &ArrayRef| -> Result<ArrayRef, EngineError> {
+        if gone.is_empty() {
+            return Ok(array.clone());
+        }
+        let none = Int64Array::from(vec![0; gone.len()]);
+        arrow::compute::concat(&[array.as_ref(), &none]).map_err(failed)
+    };
     let deleted: BooleanArray = ids_now.iter().map(|_| Some(false)).chain(gone.iter().map(|_| Some(true))).collect();
-    let events = traits.column(2);
     let mut columns: Vec<ArrayRef> = vec![
         ids(ids_now.iter().copied().chain(gone.iter().map(|gone| gone.id)).map(Some)),
         Arc::new(deleted),
         nulls(traits.column(0))?,
         nulls(traits.column(1))?,
-        if gone.is_empty() {
-            events.clone()
-        } else {
-            let none = Int64Array::from(vec![0; gone.len()]);
-            arrow::compute::concat(&[events.as_ref(), &none]).map_err(failed)?
-        },
+        zeros(traits.column(2))?,
+        zeros(traits.column(3))?,
         times(as_of.iter().copied().chain(gone.iter().map(|gone| gone.as_of))),
     ];
-    for array in &traits.columns()[3..] {
+    for array in &traits.columns()[BUILT_IN.len()..] {
         columns.push(nulls(array)?);
     }
     finish(table, columns, commit)
@@ -264,6 +273,24 @@ pub fn definitions(table: &Table, told: &[&Told], now: TimeUs, commit: u64) -> R
         Arc::new(told.iter().map(|told| Some(told.removed)).collect::<BooleanArray>()),
         times(told.iter().map(|_| now)),
     ];
+    finish(table, columns, commit)
+}
+
+/// What scans of RFM traits have found.
+pub fn rfm_borders(table: &Table, found: &[(&str, RfmBorders)], commit: u64) -> Result<RecordBatch, EngineError> {
+    let all = || found.iter().map(|(_, borders)| borders);
+    let mut columns: Vec<ArrayRef> = vec![
+        texts(found.iter().map(|(name, _)| *name)),
+        Arc::new(UInt64Array::from_iter_values(all().map(|borders| borders.version))),
+        times(all().map(|borders| borders.scanned_at)),
+        Arc::new(Int64Array::from_iter_values(all().map(|borders| borders.people as i64))),
+    ];
+    columns.extend((0..4).map(|place| times(all().map(|borders| borders.recency[place]))));
+    for of in [|borders: &RfmBorders| borders.frequency, |borders: &RfmBorders| borders.monetary] {
+        columns.extend((0..4).map(|place| -> ArrayRef {
+            Arc::new(Float64Array::from_iter_values(all().map(|borders| of(borders)[place])))
+        }));
+    }
     finish(table, columns, commit)
 }
 

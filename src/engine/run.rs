@@ -430,7 +430,9 @@ impl Loop {
             if let Some(Command::Rebuilt { generation, shadow }) = rebuilt.map(|at| commands.remove(at)) {
                 self.finish_rebuild(generation, *shadow).await?;
             }
-            let looks_up = |command: &Command| matches!(command, Command::Correct { .. } | Command::Fill { .. });
+            let looks_up = |command: &Command| {
+                matches!(command, Command::Correct { .. } | Command::Fill { .. } | Command::EditList { .. })
+            };
             if commands.iter().any(looks_up) {
                 // They look up in the store what the commit in flight may be writing.
                 self.finish_commit().await?;
@@ -542,6 +544,7 @@ impl Loop {
         }
         self.queues.add(std::mem::take(&mut staged.queued));
         let mut begun = std::mem::take(&mut staged.begun).into_iter();
+        let mut edited = std::mem::take(&mut staged.edited).into_iter();
         for command in commands {
             match command {
                 Command::Seal { done, .. } | Command::Acknowledged { done, .. } | Command::Fill { done, .. } => {
@@ -560,6 +563,9 @@ impl Loop {
                         let _ = answer.send(Corrected::default());
                     }
                 },
+                Command::EditList { answer, .. } => {
+                    let _ = answer.send(edited.next().unwrap_or_default());
+                }
                 Command::Assigned { .. } | Command::Replay { .. } | Command::Rebuilt { .. } | Command::HistoryRead => {}
             }
         }
@@ -636,6 +642,7 @@ impl Loop {
             && self.replay.is_none()
             && self.core.rebuild.is_none()
             && self.core.fill.is_none()
+            && !self.core.is_sweeping()
             && self.core.next_due() > self.core.record.now
             && self.caught_up.values().all(|caught_up| *caught_up)
             && self.core.outbox.is_empty()

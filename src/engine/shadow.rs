@@ -73,7 +73,7 @@ impl Shadow {
             identities,
             now,
             unfilled,
-            traits: Traits::new(pipeline.traits.clone(), events)?,
+            traits: Traits::new(pipeline.traits.clone(), pipeline.sessions.clone(), events)?,
             profiles: HashMap::new(),
             absorbed: HashMap::new(),
             rows: Vec::new(),

@@ -17,6 +17,7 @@ mod keyed;
 mod plan;
 mod points;
 mod record;
+mod rfm;
 mod sequence;
 mod values;
 mod window;
@@ -25,7 +26,7 @@ mod window;
 mod tests;
 
 pub use accumulator::{Accumulator, Scalar};
-pub use apply::{Input, NOW_PLACE, TraitError, Traits};
+pub use apply::{Input, NOW_PLACE, Taken, TraitError, Traits};
 pub use columns::Change;
 pub use distinct::Distinct;
 pub use frequencies::{Frequencies, VALUES_MAX};
@@ -34,14 +35,19 @@ pub use gap::{Gap, GapPlan, GapStatistic};
 pub use keyed::MAX_KEYS;
 pub use plan::{EventRule, OnMerge, Stage, Step, TraitColumn, TraitKind, TraitPlan, TraitRule};
 pub use record::{Differences, Membership, Profile, ProfileRecord, SlotOf, Slots, StageOf};
+pub use rfm::{RfmBorders, RfmRule, RfmValues};
 pub use sequence::{Sequence, SequencePlan, SequencePoint, SequenceStep, SequenceValue};
 pub use window::Window;
 
 use crate::event::ValueType;
 
-/// Traits that every profile has: `first_seen`, `last_seen` (timestamps) and `events` (long).
-pub const BUILT_IN: [(&str, ValueType); 3] =
-    [("first_seen", ValueType::Timestamp), ("last_seen", ValueType::Timestamp), ("events", ValueType::Long)];
+/// Traits that every profile has: `first_seen`, `last_seen` (timestamps), `events` and `sessions` (how many).
+pub const BUILT_IN: [(&str, ValueType); 4] = [
+    ("first_seen", ValueType::Timestamp),
+    ("last_seen", ValueType::Timestamp),
+    ("events", ValueType::Long),
+    ("sessions", ValueType::Long),
+];
 
 /// How far behind a profile's latest event another one may happen and still take its place among the points of funnels,
 /// sequences and sessions, which forget what is older. Measured on the events' own times and not on a clock, so that an

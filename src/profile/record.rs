@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::accumulator::Accumulator;
 use super::{LATENESS_US, TraitPlan};
 use crate::event::{ProfileId, TimeUs};
+use crate::session::Sessions;
 use crate::state::cache::Weigh;
 use crate::state::codec;
 
@@ -23,6 +24,8 @@ pub struct Profile {
     pub as_of: TimeUs,
     /// When a condition could next change though no event comes; `TimeUs::MAX`: never.
     pub timer: TimeUs,
+    /// Those that may still change, and how many are past.
+    pub sessions: Sessions,
     pub traits: Vec<(u16, Accumulator)>,
     /// By trait with stages.
     pub stages: Vec<(u16, StageOf)>,
@@ -57,6 +60,7 @@ impl Profile {
             events: 0,
             as_of: TimeUs::MIN,
             timer: TimeUs::MAX,
+            sessions: Sessions::default(),
             traits: Vec::new(),
             stages: Vec::new(),
             memberships: Vec::new(),
@@ -143,6 +147,7 @@ impl Weigh for Profile {
             + self.traits.capacity() * size_of::<(u16, Accumulator)>()
             + self.stages.capacity() * size_of::<(u16, StageOf)>()
             + self.memberships.capacity() * size_of::<(u16, Membership)>()
+            + self.sessions.weigh()
             + heap
     }
 }
@@ -157,6 +162,8 @@ pub struct ProfileRecord {
     events: i64,
     as_of: TimeUs,
     timer: TimeUs,
+    /// Of the plan of this version.
+    sessions: (u64, Sessions),
     traits: Vec<(u32, Accumulator)>,
     stages: Vec<(u32, StageOf)>,
     memberships: Vec<(u32, Membership)>,
@@ -171,6 +178,7 @@ struct ProfileView<'a> {
     events: i64,
     as_of: TimeUs,
     timer: TimeUs,
+    sessions: (u64, &'a Sessions),
     traits: Vec<(u32, &'a Accumulator)>,
     stages: Vec<(u32, &'a StageOf)>,
     memberships: Vec<(u32, &'a Membership)>,
@@ -181,6 +189,8 @@ struct ProfileView<'a> {
 /// A slot is never given twice.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slots {
+    /// The version of the sessions' plan: they begin anew with another one.
+    pub sessions: u64,
     next: u32,
     traits: Vec<SlotOf>,
     segments: Vec<SlotOf>,
@@ -288,7 +298,7 @@ impl Slots {
 }
 
 impl ProfileRecord {
-    pub const VERSION: u8 = 3;
+    pub const VERSION: u8 = 4;
 
     pub fn encode(profile: &Profile, slots: &Slots) -> Bytes {
         let of_trait = |index: u16| slots.traits[index as usize].slot;
@@ -300,6 +310,7 @@ impl ProfileRecord {
             events: profile.events,
             as_of: profile.as_of,
             timer: profile.timer,
+            sessions: (slots.sessions, &profile.sessions),
             traits: profile.traits.iter().map(|(index, state)| (of_trait(*index), state)).collect(),
             stages: profile.stages.iter().map(|(index, stage)| (of_trait(*index), stage)).collect(),
             memberships: profile.memberships.iter().map(|(index, member)| (of_segment(*index), member)).collect(),
@@ -322,6 +333,7 @@ impl ProfileRecord {
             events: self.events,
             as_of: self.as_of,
             timer: self.timer,
+            sessions: if self.sessions.0 == slots.sessions { self.sessions.1 } else { Sessions::default() },
             traits: by_index(self.traits, &slots.trait_of_slot),
             stages: by_index(self.stages, &slots.trait_of_slot),
             memberships: by_index(self.memberships, &slots.segment_of_slot),

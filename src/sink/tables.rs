@@ -27,8 +27,10 @@ pub enum TableKind {
     IdentityConflicts,
     EventMoves,
     SegmentChanges,
+    Sessions,
     StageChanges,
     Definitions,
+    RfmBorders,
     Deliveries,
     RejectedEvents,
     /// Partial aggregates of a batch; a view of the aggregate's name sums them.
@@ -43,10 +45,10 @@ fn table(name: &str, kind: TableKind, columns: Vec<(&str, DataType, bool)>) -> T
     Table { name: name.to_string(), kind, schema: Arc::new(Schema::new(fields)) }
 }
 
-/// One row per accepted event: `profile_id` (null without a usable identifier), then the envelope, then what identity
-/// decided where the event did not simply join all its identifiers.
+/// One row per accepted event: `profile_id` (null without a usable identifier) and `session_id` (null without a
+/// session), then the envelope, then what identity decided where the event did not simply join all its identifiers.
 pub fn events() -> Table {
-    let mut columns = vec![("profile_id", DataType::Utf8, true)];
+    let mut columns = vec![("profile_id", DataType::Utf8, true), ("session_id", DataType::Utf8, true)];
     let envelope = event::envelope_schema();
     columns.extend(envelope.fields().iter().map(|f| (f.name().as_str(), f.data_type().clone(), f.is_nullable())));
     // `set_aside:TYPE`, `reassigned:TYPE`, `struck`, comma-separated
@@ -63,6 +65,7 @@ pub fn profiles(traits: &[(String, ValueType)]) -> Table {
         ("first_seen", time_type(), true),
         ("last_seen", time_type(), true),
         ("events", DataType::Int64, false),
+        ("sessions", DataType::Int64, false),
         ("_as_of", time_type(), false),
     ];
     columns.extend(traits.iter().map(|(name, value_type)| (name.as_str(), value_type.arrow(), true)));
@@ -150,9 +153,38 @@ pub fn segment_changes() -> Table {
             ("profile_id", DataType::Utf8, false),
             // `entered` or `exited`
             ("change", DataType::Utf8, false),
-            // `event`, `time`, `merge`, `split`, `fill` or `removed`
+            // `event`, `time`, `edit`, `merge`, `split`, `fill` or `removed`
             ("cause", DataType::Utf8, false),
             ("changed_at", time_type(), false),
+        ],
+    )
+}
+
+/// A session id and what it stands for, versioned: the latest row of an id counts. With `merged_into` the id is gone,
+/// and only `started_at`, `first_message_id` and the ids say something.
+pub fn sessions() -> Table {
+    table(
+        "sessions",
+        TableKind::Sessions,
+        vec![
+            ("session_id", DataType::Utf8, false),
+            ("profile_id", DataType::Utf8, false),
+            ("started_at", time_type(), false),
+            ("ended_at", time_type(), false),
+            // whole seconds
+            ("duration_s", DataType::Int64, false),
+            ("events", DataType::Int64, false),
+            ("pages", DataType::Int64, false),
+            ("first_page", DataType::Utf8, true),
+            ("last_page", DataType::Utf8, true),
+            ("campaign_source", DataType::Utf8, true),
+            ("campaign_medium", DataType::Utf8, true),
+            ("campaign_name", DataType::Utf8, true),
+            ("first_message_id", DataType::Utf8, false),
+            // the session that holds the first event of this one now
+            ("merged_into", DataType::Utf8, true),
+            // the first of the sessions that only campaigns part from each other; null: this one
+            ("chain_id", DataType::Utf8, true),
         ],
     )
 }
@@ -190,6 +222,22 @@ pub fn definitions() -> Table {
             ("changed_at", time_type(), false),
         ],
     )
+}
+
+/// One row per scan of an RFM trait.
+pub fn rfm_borders() -> Table {
+    let mut columns = vec![
+        ("trait", DataType::Utf8, false),
+        ("version", DataType::UInt64, false),
+        ("scanned_at", time_type(), false),
+        ("people", DataType::Int64, false),
+    ];
+    columns.extend(["recency_1", "recency_2", "recency_3", "recency_4"].map(|name| (name, time_type(), false)));
+    let doubles = ["frequency_1", "frequency_2", "frequency_3", "frequency_4"];
+    columns.extend(doubles.map(|name| (name, DataType::Float64, false)));
+    let doubles = ["monetary_1", "monetary_2", "monetary_3", "monetary_4"];
+    columns.extend(doubles.map(|name| (name, DataType::Float64, false)));
+    table("rfm_borders", TableKind::RfmBorders, columns)
 }
 
 /// One row per delivery attempt.
@@ -408,8 +456,10 @@ pub(crate) mod tests {
             identity_conflicts(),
             event_moves(),
             segment_changes(),
+            sessions(),
             stage_changes(),
             definitions(),
+            rfm_borders(),
             deliveries(),
             rejected_events(),
             aggregate(

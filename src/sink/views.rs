@@ -2,6 +2,8 @@
 //!
 //! Each is one `SELECT` in the dialect of its engine. "Latest" is always by (`_batch`, `_seq`).
 
+mod memberships;
+
 use arrow::datatypes::Field;
 
 use crate::aggregate::AggregateRole;
@@ -25,7 +27,7 @@ pub struct View {
 pub fn views(tables: &[Table], dialect: Dialect) -> Vec<View> {
     let view = |name: &str, sql: String| View { name: name.to_string(), sql };
     let mut views = Vec::new();
-    // Two of the others read `profile_ids`, so that comes first whatever the order of the tables.
+    // Others read `profile_ids` and `session_ids`, so those come first whatever the order of the tables.
     let has = |kind| tables.iter().any(|table| table.kind == kind);
     let merges = has(TableKind::ProfileMerges);
     if merges {
@@ -34,14 +36,22 @@ pub fn views(tables: &[Table], dialect: Dialect) -> Vec<View> {
         let only = Some(("profile_id", "<> old_profile_id"));
         views.push(view("profile_ids", latest(dialect, &tables::profile_merges(), &["old_profile_id"], &shown, only)));
     }
+    let sessions = has(TableKind::Sessions);
+    if sessions {
+        let shown = ["chain_id", "merged_into", "started_at", "first_message_id"];
+        views.push(view("session_ids", latest(dialect, &tables::sessions(), &["session_id"], &shown, None)));
+    }
     for table in tables {
         match table.kind {
             TableKind::Events if merges => {
                 let moves = has(TableKind::EventMoves);
-                views.push(view("current_events", current_events(dialect, table, moves)));
+                views.push(view("current_events", current_events(dialect, table, moves, sessions)));
                 if dialect == Dialect::ClickHouse {
-                    views.push(view("profile_events", profile_events(table, moves)));
+                    views.push(view("profile_events", profile_events(table, moves, sessions)));
                 }
+            }
+            TableKind::Sessions => {
+                views.push(view("current_sessions", current_sessions(dialect, table, merges)));
             }
             TableKind::Profiles => {
                 let shown: Vec<&str> = columns(table)
@@ -54,10 +64,13 @@ pub fn views(tables: &[Table], dialect: Dialect) -> Vec<View> {
             TableKind::Identifiers => {
                 views.push(view("current_identifiers", current_identifiers(dialect, table, merges)));
             }
-            TableKind::SegmentChanges => views.push(view(
-                "segment_members",
-                latest(dialect, table, &["segment", "profile_id"], &["changed_at"], Some(("change", "= 'entered'"))),
-            )),
+            TableKind::SegmentChanges => {
+                let entered = Some(("change", "= 'entered'"));
+                let members = latest(dialect, table, &["segment", "profile_id"], &["changed_at"], entered);
+                views.push(view("segment_members", members));
+                views.push(view("segment_sizes", memberships::SEGMENT_SIZES.to_string()));
+                views.push(view("segment_overlap", memberships::SEGMENT_OVERLAP.to_string()));
+            }
             TableKind::Definitions => {
                 let shown = ["version", "ready", "changed_at"];
                 let sql = latest(dialect, table, &["kind", "name"], &shown, Some(("removed", "= false")));
@@ -69,6 +82,7 @@ pub fn views(tables: &[Table], dialect: Dialect) -> Vec<View> {
             | TableKind::IdentityConflicts
             | TableKind::EventMoves
             | TableKind::StageChanges
+            | TableKind::RfmBorders
             | TableKind::Deliveries
             | TableKind::RejectedEvents => {}
         }
@@ -132,18 +146,93 @@ fn latest(dialect: Dialect, table: &Table, keys: &[&str], shown: &[&str], only: 
 }
 
 /// Events under the profile id that is valid now: where a correction moved the event, else where it was put, and from
-/// there through the merges.
-fn current_events(dialect: Dialect, table: &Table, moves: bool) -> String {
+/// there through the merges; and in the session that they belong to now.
+fn current_events(dialect: Dialect, table: &Table, moves: bool, sessions: bool) -> String {
     let (own, join) = valid_now(dialect, "e.profile_id");
     let (now, moved) = if moves { moved(dialect, &own) } else { (own, String::new()) };
+    let (items, session) = event_items(dialect, table, &now, sessions);
+    format!(
+        "SELECT {items}, e._batch AS _batch, e._seq AS _seq FROM events AS e{join}{moved}{session}{}",
+        settings(dialect)
+    )
+}
+
+/// The columns of events `e` in the profile `profile` and in their sessions of now, and the join that these need.
+fn event_items(dialect: Dialect, table: &Table, profile: &str, sessions: bool) -> (String, String) {
+    let (session, join) = if sessions { session_now(dialect) } else { ("e.session_id".to_string(), String::new()) };
     let items: Vec<String> = columns(table)
         .map(|field| match field.name().as_str() {
-            "profile_id" => format!("{now} AS profile_id"),
+            "profile_id" => format!("{profile} AS profile_id"),
+            "session_id" => format!("{session} AS session_id"),
             name => format!("e.{0} AS {0}", quoted(name)),
         })
         .collect();
-    let items = items.join(", ");
-    format!("SELECT {items}, e._batch AS _batch, e._seq AS _seq FROM events AS e{join}{moved}{}", settings(dialect))
+    (items.join(", "), join)
+}
+
+/// The session that an event `e` is in now, and the join that it needs. The stored id leads to the first session of its
+/// chain in one step. Where late campaigns cut the chain, it is the last session of it that began before the event. Both are
+/// rare, so the engines first look for the ids that it happened to.
+fn session_now(dialect: Dialect) -> (String, String) {
+    const MOVED: &str = "SELECT session_id, chain_id, merged_into, started_at, first_message_id FROM session_ids \
+         WHERE session_id IN (SELECT session_id FROM sessions WHERE chain_id IS NOT NULL) AND chain_id IS NOT NULL";
+    let cuts = format!("{MOVED} AND merged_into IS NULL");
+    let chained = format!(
+        "SELECT session_id, coalesce(chain_id, session_id) AS chain_id FROM session_ids WHERE session_id IN \
+         (SELECT session_id FROM sessions WHERE chain_id IN (SELECT chain_id FROM ({cuts}) AS u) \
+         UNION ALL SELECT chain_id FROM ({cuts}) AS w)"
+    );
+    let candidates = format!(
+        "FROM (SELECT * FROM events WHERE session_id IN (SELECT session_id FROM ({chained}) AS y)) AS x \
+         INNER JOIN ({chained}) AS h ON x.session_id = h.session_id INNER JOIN ({cuts}) AS k ON h.chain_id = k.chain_id \
+         WHERE k.started_at < x.timestamp OR (k.started_at = x.timestamp AND k.first_message_id <= x.message_id)"
+    );
+    let (any, none, cut) = match dialect {
+        Dialect::ClickHouse => (
+            "ANY ",
+            "nullIf(c.session_id, '')",
+            format!(
+                "SELECT x._batch AS _batch, x._seq AS _seq, \
+                 argMax(k.session_id, (k.started_at, k.first_message_id)) AS session_id {candidates} GROUP BY x._batch, x._seq"
+            ),
+        ),
+        Dialect::DataFusion => (
+            "",
+            "c.session_id",
+            format!(
+                "SELECT _batch, _seq, session_id FROM (SELECT x._batch AS _batch, x._seq AS _seq, k.session_id AS session_id, \
+                 row_number() OVER (PARTITION BY x._batch, x._seq ORDER BY k.started_at DESC, k.first_message_id DESC) AS _age \
+                 {candidates}) AS numbered WHERE _age = 1"
+            ),
+        ),
+    };
+    (
+        format!("coalesce({none}, s.chain_id, e.session_id)"),
+        format!(
+            " LEFT {any}JOIN ({MOVED}) AS s ON e.session_id = s.session_id \
+             LEFT {any}JOIN ({cut}) AS c ON e._batch = c._batch AND e._seq = c._seq"
+        ),
+    )
+}
+
+/// The sessions that stand, under the profile id that is valid now: a merge of profiles moves none of their rows.
+fn current_sessions(dialect: Dialect, table: &Table, merges: bool) -> String {
+    let names: Vec<&str> = columns(table).map(|field| field.name().as_str()).collect();
+    let shown: Vec<&str> = names.iter().copied().filter(|name| !["session_id", "merged_into"].contains(name)).collect();
+    let latest = latest(dialect, table, &["session_id"], &shown, Some(("merged_into", "IS NULL")));
+    if !merges {
+        return latest;
+    }
+    let (now, join) = valid_now(dialect, "i.profile_id");
+    let items: Vec<String> = names
+        .iter()
+        .filter(|name| **name != "merged_into")
+        .map(|name| match *name {
+            "profile_id" => format!("{now} AS profile_id"),
+            name => format!("i.{0} AS {0}", quoted(name)),
+        })
+        .collect();
+    format!("SELECT {} FROM ({latest}) AS i{join}{}", items.join(", "), settings(dialect))
 }
 
 /// The profile that an event `e` is in if it was moved, else `own`, and the join that it needs. The merges are applied to the
@@ -175,15 +264,10 @@ fn moved(dialect: Dialect, own: &str) -> (String, String) {
 
 /// The rows of `current_events` of one profile, given as a parameter. The profile of now is computed, so a condition on it
 /// can use no index; here the ids that became this profile are found first, then their events by the index.
-fn profile_events(table: &Table, moves: bool) -> String {
+fn profile_events(table: &Table, moves: bool, sessions: bool) -> String {
     const ID: &str = "{profile_id:String}";
-    let items: Vec<String> = columns(table)
-        .map(|field| match field.name().as_str() {
-            "profile_id" => format!("toNullable({ID}) AS profile_id"),
-            name => format!("e.{0} AS {0}", quoted(name)),
-        })
-        .collect();
-    let select = format!("SELECT {}, e._batch AS _batch, e._seq AS _seq FROM events AS e WHERE", items.join(", "));
+    let (items, session) = event_items(Dialect::ClickHouse, table, &format!("toNullable({ID})"), sessions);
+    let select = format!("SELECT {items}, e._batch AS _batch, e._seq AS _seq FROM events AS e{session} WHERE");
     // Itself if it is still there, and the ids whose latest merge leads here.
     let ids = format!(
         "SELECT {ID} WHERE {ID} NOT IN (SELECT old_profile_id FROM profile_ids WHERE old_profile_id = {ID}) \
@@ -273,6 +357,8 @@ fn combined(table: &Table) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use arrow::array::RecordBatch;
+
+    pub(crate) use super::memberships::tests::{Memberships, memberships};
 
     use crate::sink::tables::{self, Table, tests::batch};
 
@@ -374,6 +460,124 @@ pub(crate) mod tests {
             "SELECT value, substr(profile_id, 1, 2) FROM current_identifiers ORDER BY value",
             "a,c0\nb,b0\nc,c0",
             "a banned identifier is nobody's",
+        ),
+    ];
+
+    /// Sessions that late events join and cut, commit by commit; the answers are in [`SESSIONS`].
+    pub(crate) fn late_events() -> (Vec<Table>, Vec<Vec<(Table, RecordBatch)>>) {
+        let (events, sessions, merges) = (tables::events(), tables::sessions(), tables::profile_merges());
+        let rows =
+            |table: &Table, commit, given: &[(&str, Vec<Option<&str>>)]| (table.clone(), batch(table, commit, given));
+        // Id, second of its start, first message id, the id it was merged into, its chain.
+        type Row = (&'static str, &'static str, &'static str, Option<&'static str>, Option<&'static str>);
+        let of = |commit, versions: &[Row]| {
+            let each = |value: fn(&Row) -> Option<&'static str>| versions.iter().map(value).collect::<Vec<_>>();
+            let starts: Vec<String> = versions.iter().map(|row| format!("2026-01-01T00:00:{}Z", row.1)).collect();
+            rows(
+                &sessions,
+                commit,
+                &[
+                    ("session_id", each(|row| Some(row.0))),
+                    ("started_at", starts.iter().map(|start| Some(start.as_str())).collect()),
+                    ("first_message_id", each(|row| Some(row.2))),
+                    ("merged_into", each(|row| row.3)),
+                    ("chain_id", each(|row| row.4)),
+                    ("profile_id", versions.iter().map(|_| Some(A)).collect()),
+                ],
+            )
+        };
+        // Message id, second, the session it was stored in.
+        let stored = |commit, given: &[(&'static str, &'static str, Option<&'static str>)]| {
+            let times: Vec<String> = given.iter().map(|row| format!("2026-01-01T00:00:{}Z", row.1)).collect();
+            rows(
+                &events,
+                commit,
+                &[
+                    ("message_id", given.iter().map(|row| Some(row.0)).collect()),
+                    ("timestamp", times.iter().map(|time| Some(time.as_str())).collect()),
+                    ("session_id", given.iter().map(|row| row.2).collect()),
+                    ("profile_id", given.iter().map(|_| Some(A)).collect()),
+                ],
+            )
+        };
+        let commits = vec![
+            vec![
+                stored(
+                    1,
+                    &[
+                        ("plain", "00", Some("plain")),
+                        ("none", "00", None),
+                        ("bridged", "20", Some("second")),
+                        ("s1", "30", Some("whole")),
+                        ("a-tie", "35", Some("whole")),
+                        ("z-tie", "35", Some("whole")),
+                        ("s2", "39", Some("whole")),
+                        ("reborn", "55", Some("reborn")),
+                    ],
+                ),
+                of(
+                    1,
+                    &[
+                        ("plain", "00", "plain", None, None),
+                        ("first", "10", "first", None, None),
+                        ("second", "20", "bridged", None, None),
+                        ("whole", "30", "s1", None, None),
+                        ("reborn", "55", "reborn", None, None),
+                    ],
+                ),
+            ],
+            // Two are one; one is cut; one got another first event.
+            vec![
+                stored(2, &[("cut", "35", Some("half")), ("front", "50", Some("front"))]),
+                of(
+                    2,
+                    &[
+                        ("second", "20", "bridged", Some("first"), Some("first")),
+                        ("half", "35", "cut", None, Some("whole")),
+                        ("front", "50", "front", None, None),
+                        ("reborn", "55", "reborn", Some("front"), Some("front")),
+                    ],
+                ),
+            ],
+            // The cut one gets another first event, and an id that was gone stands again.
+            vec![
+                stored(3, &[("s0", "29", Some("start")), ("later", "56", Some("reborn"))]),
+                of(
+                    3,
+                    &[
+                        ("start", "29", "s0", None, None),
+                        ("whole", "30", "s1", Some("start"), Some("start")),
+                        ("half", "35", "cut", None, Some("start")),
+                        ("reborn", "55", "reborn", None, Some("front")),
+                    ],
+                ),
+                rows(&merges, 3, &[("old_profile_id", some(&[A])), ("profile_id", some(&[B]))]),
+            ],
+        ];
+        (vec![events, sessions, merges], commits)
+    }
+
+    pub(crate) const SESSIONS: [(&str, &str, &str); 4] = [
+        (
+            "SELECT message_id, session_id FROM current_events ORDER BY message_id",
+            "a-tie,start\nbridged,first\ncut,half\nfront,front\nlater,reborn\nnone,\nplain,plain\nreborn,reborn\n\
+             s0,start\ns1,start\ns2,half\nz-tie,half",
+            "one step to the chain, and there by (time, message id)",
+        ),
+        (
+            "SELECT message_id FROM current_events WHERE session_id = 'half' ORDER BY message_id",
+            "cut\ns2\nz-tie",
+            "found by the session of now",
+        ),
+        (
+            "SELECT session_id, chain_id, substr(profile_id, 1, 2) FROM current_sessions ORDER BY session_id",
+            "first,,b0\nfront,,b0\nhalf,start,b0\nplain,,b0\nreborn,front,b0\nstart,,b0",
+            "without those that are gone, in the profile of now",
+        ),
+        (
+            "SELECT session_id, merged_into FROM session_ids WHERE merged_into IS NOT NULL ORDER BY session_id",
+            "second,first\nwhole,start",
+            "what became of an id",
         ),
     ];
 }

@@ -29,7 +29,9 @@ use crate::event::{EventBatch, Field, NAMES, RawBatch, Reject, Root, ValueType, 
 use crate::expression::{BoundExpression, Expression};
 
 use envelope::EnvelopeMap;
+pub use envelope::TYPES;
 use fields::FieldSet;
+pub use fields::spellings;
 pub use restore::Restore;
 pub use scope::{Aliases, Contracts, EventScope, MapScope};
 use steps::BoundStep;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::support::root;
 
 /// What each module may import, besides itself. Imports point one way; what is missing here is forbidden.
-const MAY_IMPORT: [(&str, &[&str]); 17] = [
+const MAY_IMPORT: [(&str, &[&str]); 18] = [
     ("clock", &["event"]),
     ("event", &[]),
     ("expression", &[]),
@@ -17,8 +17,9 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("source", &["event", "clock", "kafka", "decode"]),
     ("transform", &["event", "expression", "decode"]),
     ("identity", &["event", "state"]),
-    ("profile", &["event", "expression", "state"]),
+    ("profile", &["event", "expression", "session", "state"]),
     ("segment", &["event", "expression", "profile"]),
+    ("session", &["event", "state"]),
     ("activation", &["event", "expression", "segment"]),
     ("aggregate", &["event", "expression"]),
     ("sink", &["event", "clock", "kafka", "activation", "aggregate", "state"]),
@@ -34,6 +35,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
             "identity",
             "profile",
             "segment",
+            "session",
             "activation",
             "aggregate",
             "sink",
@@ -51,6 +53,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
             "identity",
             "profile",
             "segment",
+            "session",
             "activation",
             "aggregate",
             "kafka",

@@ -14,12 +14,16 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tributary::definition::{self, Mode, Pipeline};
 use tributary::engine::history::{History, HistoryError, HistoryFilter, HistoryReader};
-use tributary::engine::{Begun, Chunk, Command, Core, Corrected, CorrectionRequest, Preparer, Shadow, Staged};
+use tributary::engine::{
+    Begun, Chunk, Command, Core, Corrected, CorrectionRequest, ListEdited, ListRequest, Preparer, Shadow, Staged,
+};
 use tributary::event::{ProfileId, RawBatch};
 use tributary::identity::{Correction, Named};
+use tributary::profile::{Profile, ProfileRecord, Traits};
 use tributary::sink::CommitRange;
-use tributary::state::Store;
+use tributary::state::keys::{self, Tag};
 use tributary::state::memory::MemoryStore;
+use tributary::state::{Store, codec, scan_all};
 use tributary::transform::Restore;
 
 /// One event as its producer wrote it: identifiers by type, and the rest of the JSON.
@@ -285,6 +289,21 @@ impl World {
         begun
     }
 
+    /// Changes a list by command.
+    pub fn edit_list(&mut self, segment: &str, identifier_type: &str, values: &[String], add: bool) -> ListEdited {
+        let request = ListRequest {
+            segment: segment.to_string(),
+            identifier_type: identifier_type.to_string(),
+            values: values.to_vec(),
+            add,
+        };
+        let command = Command::EditList { request, answer: oneshot::channel().0 };
+        let staged = self.runtime.block_on(self.core.apply(None, &[command], self.clock)).expect("applied");
+        let edited = staged.edited[0].clone();
+        self.commit(staged);
+        edited
+    }
+
     /// Reads the history that the rebuild asks for: generation and what came of it.
     pub fn read_history(&mut self) -> (u32, Shadow) {
         let job = self.core.rebuild.clone().expect("a rebuild");
@@ -319,6 +338,23 @@ impl World {
                 self.finish(shadow)
             }
         }
+    }
+
+    /// Everybody as stored, in no order.
+    pub fn people(&self) -> Vec<Profile> {
+        let stored = self.runtime.block_on(scan_all(&*self.store, &keys::prefix(Tag::Profile))).expect("profiles");
+        let load = |value: &[u8]| {
+            let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", value).expect("a profile");
+            record.load(self.core.slots())
+        };
+        stored.iter().map(|(_, value)| load(value)).collect()
+    }
+
+    /// The traits of these people as of the clock, a row each.
+    pub fn traits(&self, people: &[Profile]) -> RecordBatch {
+        let traits = Traits::new(self.pipeline.traits.clone(), self.pipeline.sessions.clone(), &self.preparer.schema())
+            .expect("traits");
+        traits.columns(people, &vec![self.clock; people.len()]).expect("columns")
     }
 
     pub fn digest(&self) -> u128 {
@@ -399,7 +435,8 @@ impl World {
                         sum.0 += revenue;
                         sum.1 += orders;
                     }
-                    "rejected_events" | "identity_conflicts" | "deliveries" | "stage_changes" | "definitions" => {}
+                    "rejected_events" | "identity_conflicts" | "deliveries" | "stage_changes" | "definitions"
+                    | "rfm_borders" => {}
                     other => panic!("unexpected table {other}"),
                 }
             }

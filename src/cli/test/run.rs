@@ -103,6 +103,7 @@ impl Runner {
             let prepared = self.preparer.prepare(&raw, Vec::new())?;
             let staged = state.core.apply(Some(prepared), &[], step.at).await?;
             state.commit(staged).await?;
+            state.pass(step.at).await?;
         }
         Ok(())
     }
@@ -116,14 +117,18 @@ struct State {
 }
 
 impl State {
-    /// Time passes: what is due up to `now` happens in order, each at its own time.
+    /// Time passes: what is due up to `now` happens in order, each at its own time; then new borders of RFM traits.
     async fn pass(&mut self, now: TimeUs) -> Result<(), EngineError> {
         loop {
             let due = self.core.next_due();
-            if due > now {
-                return Ok(());
-            }
-            if let Some(staged) = self.core.fire_timers(due).await? {
+            let staged = match due <= now {
+                true => self.core.fire_timers(due).await?,
+                false => match self.core.sweep(now).await? {
+                    None => return Ok(()),
+                    swept => swept,
+                },
+            };
+            if let Some(staged) = staged {
                 self.commit(staged).await?;
             }
         }

@@ -6,6 +6,7 @@ mod input;
 mod output;
 mod profile;
 mod reference;
+mod sessions;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ use self::input::{source, step, table};
 use self::output::{activation, destination, warehouse};
 use self::profile::{a_trait, segment};
 pub use self::reference::{FILE, event_keys};
+use self::sessions::sessions;
 use super::findings::{Span, nearest_or_list};
 use super::read::Reader;
 use super::spec::*;
@@ -46,7 +48,10 @@ pub fn read(documents: &[Node], rules: Option<&[Node]>, reader: &Reader) -> Defi
             if !wanted {
                 continue;
             }
-            let single = matches!(name, "pipeline" | "timezone" | "contracts" | "dedupe" | "identity" | "warehouse");
+            let single = matches!(
+                name,
+                "pipeline" | "timezone" | "contracts" | "dedupe" | "identity" | "sessions" | "warehouse"
+            );
             if let Some(first) = written.insert(name.to_string(), key.span).filter(|_| single) {
                 let first = format!("first written at {}", reader.findings.place_name(first));
                 reader.findings.error(key.span, format!("`{name}` is defined twice"), first);
@@ -73,6 +78,7 @@ fn section(definition: &mut Definition, name: &str, span: Span, node: &Node, rea
         }
         "dedupe" => definition.dedupe = dedupe(node, span, reader),
         "identity" => definition.identity = identity(node, span, reader),
+        "sessions" => definition.sessions = sessions(node, span, reader),
         "traits" => named(&mut definition.traits, node, "trait", reader, a_trait),
         "segments" => named(&mut definition.segments, node, "segment", reader, segment),
         "destinations" => named(&mut definition.destinations, node, "destination", reader, destination),

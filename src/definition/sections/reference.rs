@@ -1,6 +1,6 @@
 //! Every key of the reference, section by section. `docs/pipeline-reference.md` tells the same at length.
 
-use super::{case, identity, input, output, profile};
+use super::{case, identity, input, output, profile, sessions};
 use crate::definition::keys::{Holds, Section, key, names, required};
 use crate::definition::read::NOT_YET;
 use crate::profile::FunnelModes;
@@ -17,6 +17,7 @@ pub static FILE: Section = Section {
         key("transforms", List(&Map(&STEP)), "steps on events, in order"),
         key("dedupe", Map(&DEDUPE), "how long a message id is remembered"),
         key("identity", Map(&IDENTITY), "what a person is known by"),
+        key("sessions", Map(&SESSIONS), "where a person's visit ends"),
         key("traits", Named(&Map(&TRAIT)), "what is kept per person"),
         key("segments", Named(&OneOf(&[Sql, Map(&SEGMENT)])), "who belongs together: a condition over traits"),
         key("destinations", Named(&Map(&DESTINATION)), "where messages go"),
@@ -33,7 +34,13 @@ pub static FILE: Section = Section {
     later: &[("consent", NOT_YET), ("groups", NOT_YET), ("audiences", NOT_YET)],
 };
 
-// Traits and segments
+// Sessions, traits and segments
+
+pub static SESSIONS: Section = Section::of(&[
+    key("gap", Duration, "a pause longer than this ends it; 30m if left out"),
+    key("split_on", Any(&Choice(|| names(&sessions::SPLITS))), "what ends it besides"),
+    key("events", OneOrMore(&Text), "only events of these names or types"),
+]);
 
 pub static TRAIT: Section = Section {
     keys: &[
@@ -57,6 +64,7 @@ pub static TRAIT: Section = Section {
         key("formula", Sql, "over other traits"),
         key("score", Sql, "over other traits, kept between 0 and 100"),
         key("stages", List(&Single(&Sql)), "names and their conditions over other traits: the first that holds"),
+        key("rfm", Map(&RFM), "fifths of all people: R, F and M from 1 to 5, and a named segment"),
         key("event", OneOrMore(&Text), "only events of these names"),
         key("where", Sql, "only events for which it is true"),
         key("on_merge", Choice(|| names(&profile::ON_MERGE)), "whose value stands when profiles merge"),
@@ -88,10 +96,21 @@ pub static SEQUENCE_STEP: Section = Section::of(&[
     key("without", Any(&OneOf(&[Text, Map(&FUNNEL_STEP)])), "what must not come between this step and the one before"),
 ]);
 
+pub static RFM: Section = Section::of(&[
+    required("recency", Sql, "a timestamp over other traits: the later, the better"),
+    required("frequency", Sql, "a number over other traits; people count from above 0 on"),
+    required("monetary", Sql, "a number over other traits"),
+    required("every", Duration, "how often the borders between the fifths are found anew"),
+]);
+
 pub static SEGMENT: Section = Section {
-    keys: &[key("sample", Text, "a share of all people, as 10%")],
-    one_of: &["sample"],
-    later: &[("list", NOT_YET), ("match", NOT_YET)],
+    keys: &[
+        key("sample", Text, "a share of all people, as 10%"),
+        key("list", Text, "a file of identifiers: a CSV with a header, or a text with one on each line"),
+        key("match", Text, "with `list`: the identifier type of its values"),
+    ],
+    one_of: &["sample", "list"],
+    later: &[],
 };
 
 // Sources, tables, transforms

@@ -61,7 +61,9 @@ mod real {
     use crate::aggregate::{AggregateColumn, AggregateRole};
     use crate::event::{ValueType, time_type};
     use crate::sink::tables::{self, tests::batch};
-    use crate::sink::views::tests::{CORRECTED, EVENTS_OF, corrections};
+    use crate::sink::views::tests::{
+        CORRECTED, EVENTS_OF, Memberships, SESSIONS, corrections, late_events, memberships,
+    };
 
     fn url() -> String {
         std::env::var("CLICKHOUSE_URL").expect("CLICKHOUSE_URL")
@@ -301,6 +303,56 @@ mod real {
         let of_one = format!("SELECT * FROM profile_events(profile_id = '{}') LIMIT 0", EVENTS_OF[0].0);
         let schema = async |sql: &str| query(&target, sql).await.expect(sql)[0].schema();
         assert_eq!(schema(columns).await.fields(), schema(&of_one).await.fields());
+    }
+
+    #[tokio::test]
+    #[ignore = "needs CLICKHOUSE_URL"]
+    async fn sizes_and_overlaps_of_segments_are_as_counted_by_hand() {
+        use crate::query::{Output, Target, query, render};
+        let _server = SERVER.lock().await;
+        for seed in 1..4 {
+            let Memberships { tables, commits, answers } = memberships(seed);
+            let (mut sink, _) = fresh("sink_sizes").await;
+            sink.prepare(&tables).await.expect("prepare");
+            for (commit, rows) in (1u64..).zip(commits) {
+                sink.ship(range(commit - 1, commit), &rows).await.expect("ship");
+            }
+            let target =
+                Target::ClickHouse { url: url(), database: "sink_sizes".to_string(), user: None, password: None };
+            for (sql, expect) in answers {
+                let csv = render(&query(&target, sql).await.expect(sql), Output::Csv).expect(sql);
+                let answer = csv.split_once('\n').expect("header").1.trim_end().to_string();
+                assert_eq!(answer, expect, "{sql} (seed {seed})");
+            }
+        }
+    }
+
+    #[tokio::test]
+    #[ignore = "needs CLICKHOUSE_URL"]
+    async fn views_follow_sessions_that_late_events_join_and_cut() {
+        use crate::query::{Output, Target, query, render};
+        let _server = SERVER.lock().await;
+        let (mut sink, _) = fresh("sink_sessions").await;
+        let (mut tables, commits) = late_events();
+        tables.push(tables::event_moves());
+        sink.prepare(&tables).await.expect("prepare");
+        for (commit, rows) in (1u64..).zip(commits) {
+            sink.ship(range(commit - 1, commit), &rows).await.expect("ship");
+        }
+        let target =
+            Target::ClickHouse { url: url(), database: "sink_sessions".to_string(), user: None, password: None };
+        let csv = async |sql: &str| {
+            let csv = render(&query(&target, sql).await.expect(sql), Output::Csv).expect(sql);
+            csv.split_once('\n').expect("header").1.trim_end().to_string()
+        };
+        for (sql, expect, why) in SESSIONS {
+            assert_eq!(csv(sql).await, expect, "{why}");
+        }
+        let of_one = "profile_events(profile_id = 'b0000000000000000000000000000002')";
+        assert_eq!(csv(&SESSIONS[0].0.replace("current_events", of_one)).await, SESSIONS[0].1, "of one profile");
+        let schema = async |sql: &str| query(&target, sql).await.expect(sql)[0].schema();
+        let current = schema("SELECT * FROM current_events LIMIT 0").await;
+        assert_eq!(current.fields(), schema(&format!("SELECT * FROM {of_one} LIMIT 0")).await.fields());
     }
 
     /// Sets the test server's switch for the next insert.

@@ -50,6 +50,7 @@ pub fn time_column(kind: TableKind) -> Option<&'static str> {
     match kind {
         TableKind::Events => Some("timestamp"),
         TableKind::IdentityConflicts => Some("happened_at"),
+        TableKind::Sessions => Some("started_at"),
         TableKind::SegmentChanges | TableKind::StageChanges => Some("changed_at"),
         TableKind::Deliveries => Some("attempted_at"),
         TableKind::RejectedEvents => Some("received_at"),
@@ -58,6 +59,7 @@ pub fn time_column(kind: TableKind) -> Option<&'static str> {
         | TableKind::ProfileMerges
         | TableKind::EventMoves
         | TableKind::Definitions
+        | TableKind::RfmBorders
         | TableKind::Aggregate => None,
     }
 }
