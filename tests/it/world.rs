@@ -229,11 +229,14 @@ impl World {
         staged.map(|staged| self.commit(staged)).is_some()
     }
 
-    /// Time passes, and what is due on the way happens.
+    /// Time passes, and what is due on the way happens at its moment: timers, scans, whoever has to be judged anew.
     pub fn pass(&mut self, now: i64) {
-        self.clock = now;
-        while self.core.next_due() <= now {
-            self.fire();
+        loop {
+            self.clock = self.core.next_due().min(now);
+            if !self.fire() && !self.sweep() && self.core.next_due() > now {
+                self.clock = now;
+                return;
+            }
         }
     }
 

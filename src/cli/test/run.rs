@@ -120,16 +120,15 @@ impl State {
     /// Time passes: what is due up to `now` happens in order, each at its own time; then new borders of RFM traits.
     async fn pass(&mut self, now: TimeUs) -> Result<(), EngineError> {
         loop {
-            let due = self.core.next_due();
-            let staged = match due <= now {
-                true => self.core.fire_timers(due).await?,
-                false => match self.core.sweep(now).await? {
-                    None => return Ok(()),
-                    swept => swept,
-                },
+            let moment = self.core.next_due().min(now);
+            let staged = match self.core.fire_timers(moment).await? {
+                None => self.core.sweep(moment).await?,
+                fired => fired,
             };
-            if let Some(staged) = staged {
-                self.commit(staged).await?;
+            match staged {
+                Some(staged) => self.commit(staged).await?,
+                None if self.core.next_due() > now => return Ok(()),
+                None => {}
             }
         }
     }
