@@ -4,7 +4,7 @@ CREATE TABLE IF NOT EXISTS segment_changes
     segment         LowCardinality(String)            COMMENT 'segment in the definitions',
     profile_id      String                            COMMENT 'the profile',
     change          LowCardinality(String)            COMMENT 'entered or exited',
-    cause           LowCardinality(String)            COMMENT 'event, time, merge, split, fill or removed',
+    cause           LowCardinality(String)            COMMENT 'event, time, edit, merge, split, fill or removed',
     changed_at      DateTime64(6, 'UTC')              COMMENT 'time of the event or timer that changed it',
     _batch          UInt64                            COMMENT 'the commit',
     _seq            UInt32                            COMMENT 'the row within commit and table',

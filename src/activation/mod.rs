@@ -236,7 +236,7 @@ impl Activations {
         }
         triggered.sort_by_key(|trigger| trigger.row);
         let reacts = |bound: &Bound, cause: Cause| match cause {
-            Cause::Event | Cause::Time => true,
+            Cause::Event | Cause::Time | Cause::Edit => true,
             Cause::Fill => bound.plan.on_backfill,
             Cause::Merge | Cause::Split | Cause::Removed => false,
         };

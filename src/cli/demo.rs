@@ -48,12 +48,14 @@ const SECRET: &str = "webhook-secret";
 const EVENTS: &str = "data/events.ndjson";
 
 /// The files of the pipeline, as they ship. Its sample events are left out: the demo brings its own.
-const PIPELINE: [(&str, &str); 6] = [
+const PIPELINE: [(&str, &str); 8] = [
     ("shop.yaml", include_str!("../../pipelines/shop/shop.yaml")),
     ("traits.yaml", include_str!("../../pipelines/shop/traits.yaml")),
     ("segments.yaml", include_str!("../../pipelines/shop/segments.yaml")),
     ("activations.yaml", include_str!("../../pipelines/shop/activations.yaml")),
     ("data/catalogue.csv", include_str!("../../pipelines/shop/data/catalogue.csv")),
+    ("data/staff.csv", include_str!("../../pipelines/shop/data/staff.csv")),
+    ("schemas/events/checkout_started.avsc", include_str!("../../pipelines/shop/schemas/events/checkout_started.avsc")),
     ("schemas/events/product_ordered.avsc", include_str!("../../pipelines/shop/schemas/events/product_ordered.avsc")),
 ];
 

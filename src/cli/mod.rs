@@ -15,6 +15,7 @@ mod progress;
 mod query;
 mod rejected;
 pub mod run;
+mod segment;
 mod status;
 mod test;
 mod who;
@@ -132,6 +133,11 @@ enum Command {
         #[command(subcommand)]
         command: identity::IdentityCommand,
     },
+    /// Lists of people: look at them, add to them, take out of them
+    Segment {
+        #[command(subcommand)]
+        command: segment::SegmentCommand,
+    },
     /// Rejected input: look at it, read it again
     Rejected {
         #[command(subcommand)]
@@ -186,6 +192,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Query { sql } => query::query(&cli.global, &config, &sql).await,
         Command::Explain { command } => explain::explain(&cli.global, &config, command).await,
         Command::Identity { command } => identity::identity(&cli.global, &config, command).await,
+        Command::Segment { command } => segment::segment(&cli.global, &config, command).await,
         Command::Rejected { command } => rejected::rejected(&cli.global, &config, command).await,
         Command::Status => status::status(&cli.global, &config).await,
         Command::Schema => {

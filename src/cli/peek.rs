@@ -45,7 +45,8 @@ pub async fn peek(global: &Global, name: &str, count: usize) -> Result<Exit, Fai
                 return Err(Failure::environment(message));
             }
             Some(SourceEvent::CaughtUp) | None => break,
-            Some(SourceEvent::Lag(_) | SourceEvent::Assigned(_) | SourceEvent::AtEnd(..)) => {}
+            Some(SourceEvent::Lag(_) | SourceEvent::Assigned(_) | SourceEvent::Behind(..) | SourceEvent::AtEnd(..)) => {
+            }
         }
     }
     rows.truncate(count);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::output::{Output, print, render};
 use super::{Exit, Failure, Global, NodeConfig, say};
 use crate::engine::control::ControlFile;
-use crate::engine::{EngineRecord, RebuildRecord, Status};
+use crate::engine::{EngineRecord, FillRecord, RebuildRecord, Status};
 use crate::state::Store;
 use crate::state::codec;
 use crate::state::keys::{self, Tag};
@@ -77,7 +77,11 @@ async fn stored(config: &NodeConfig) -> Result<Status, Failure> {
         None => EngineRecord::default(),
     };
     let rebuild = reader.get(&keys::name(Tag::Engine, RebuildRecord::KEY)).await.map_err(Failure::environment)?;
+    let fill = reader.get(&keys::name(Tag::Engine, FillRecord::KEY)).await.map_err(Failure::environment)?;
+    let fill: Option<FillRecord> =
+        fill.map(|value| codec::decode(FillRecord::VERSION, "fill", &value)).transpose().map_err(Failure::fatal)?;
     Ok(Status {
+        fill: fill.map(|fill| fill.progress(record.next_profile)),
         rebuild: rebuild
             .map(|_| "a correction of identity is half done; the next run carries it to its end".to_string()),
         commit: record.commit,
@@ -120,6 +124,9 @@ fn rows(status: &Status) -> Vec<[String; 4]> {
     }
     if let Some(rebuild) = &status.rebuild {
         rows.push(row("rebuild", "", "open".to_string(), Some(rebuild)));
+    }
+    if let Some(fill) = &status.fill {
+        rows.push(row("fill", "", "open".to_string(), Some(fill)));
     }
     for (name, destination) in &status.destinations {
         rows.push(row("to deliver", name, destination.queued.to_string(), destination.problem.as_deref()));

@@ -6,7 +6,7 @@ use super::spec::Sql;
 use crate::aggregate::AggregatePlan;
 
 /// Tables and views that are there anyway.
-const TAKEN: [&str; 19] = [
+const TAKEN: [&str; 22] = [
     "events",
     "current_events",
     "profile_events",
@@ -20,6 +20,9 @@ const TAKEN: [&str; 19] = [
     "identity_conflicts",
     "segment_changes",
     "segment_members",
+    "segment_sizes",
+    "segment_overlap",
+    "rfm_borders",
     "sessions",
     "current_sessions",
     "session_ids",

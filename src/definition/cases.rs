@@ -19,8 +19,7 @@ use crate::profile::{BUILT_IN, TraitPlan};
 const BEGIN: TimeUs = 1_767_225_600_000_000;
 
 /// What the `flags` of an event can hold.
-const FLAGS: [&str; 6] =
-    ["contract", "clamped", "blocked_identifier", "invalid_identifier", "no_identifier", "late"];
+const FLAGS: [&str; 6] = ["contract", "clamped", "blocked_identifier", "invalid_identifier", "no_identifier", "late"];
 
 /// A checked test.
 #[derive(Debug, Clone, PartialEq)]

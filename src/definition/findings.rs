@@ -46,6 +46,8 @@ enum Spot {
     Span(Span),
     /// The file or folder as a whole.
     Whole(PathBuf),
+    /// A line of a file that is no definition: its number, from 1, and its text.
+    Line(PathBuf, usize, String),
 }
 
 impl Findings {
@@ -76,6 +78,11 @@ impl Findings {
         self.push(Spot::Whole(path), Severity::Error, message.into(), help.into());
     }
 
+    /// About a line of a file that is no definition.
+    pub fn warning_of_line(&self, path: PathBuf, line: usize, text: String, message: String) {
+        self.push(Spot::Line(path, line, text), Severity::Warning, message, None);
+    }
+
     /// From now on these bytes are never shown.
     pub fn hide(&self, span: Span) {
         self.secrets.borrow_mut().push(span);
@@ -102,7 +109,7 @@ impl Findings {
     pub fn into_diagnostics(self) -> Vec<Diagnostic> {
         let mut found = self.found.into_inner();
         let order = |finding: &Finding| match &finding.place {
-            Spot::Whole(_) => (usize::MAX, 0),
+            Spot::Whole(_) | Spot::Line(..) => (usize::MAX, 0),
             Spot::Span(span) => (span.file, span.start),
         };
         found.sort_by_key(order);
@@ -124,6 +131,10 @@ fn render(finding: Finding, files: &[SourceFile], secrets: &[Span]) -> Diagnosti
     let span = match place {
         Spot::Whole(file) => {
             return Diagnostic { severity, file, line: 0, column: 0, length: 0, text: String::new(), message, help };
+        }
+        Spot::Line(file, line, text) => {
+            let length = text.chars().count().max(1);
+            return Diagnostic { severity, file, line, column: 1, length, text, message, help };
         }
         Spot::Span(span) => span,
     };

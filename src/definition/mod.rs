@@ -14,6 +14,7 @@ mod check;
 mod findings;
 mod inputs;
 mod keys;
+mod lists;
 mod outputs;
 mod read;
 mod rewrite;
@@ -265,7 +266,7 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, reader: &Reader) -> Option<
     let identity = outputs::identity(&checker, definition.identity.as_ref(), &name);
     let sessions = outputs::sessions(&checker, definition.sessions.as_ref(), timezone);
     let traits = traits::traits(&checker, &definition);
-    let segments = segments::segments(&checker, &definition, &traits);
+    let segments = segments::segments(&checker, &definition, &traits, &identity);
     let destinations =
         bodies(&definition.destinations).map(|(name, _, spec)| outputs::destination(name, spec)).collect();
     let mut trait_names: Vec<&str> = definition.traits.iter().map(|other| other.name.as_str()).collect();

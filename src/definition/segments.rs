@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::check::Checker;
+use super::lists;
 use super::outputs::{canonical_sql, version};
 use super::scope::ProfileScope;
 use super::spec::*;
 use super::traits::versions_of;
 use crate::expression::Expression;
+use crate::identity::IdentityPlan;
 use crate::profile::TraitPlan;
 use crate::segment::{SegmentPlan, SegmentRule, membership_column, since_column};
 
@@ -20,7 +22,12 @@ struct Waiting<'d> {
 }
 
 /// Plans in an order in which a segment comes after those it refers to.
-pub fn segments(checker: &Checker, definition: &Definition, traits: &[TraitPlan]) -> Vec<SegmentPlan> {
+pub fn segments(
+    checker: &Checker,
+    definition: &Definition,
+    traits: &[TraitPlan],
+    identity: &IdentityPlan,
+) -> Vec<SegmentPlan> {
     let sound: BTreeSet<&str> = traits.iter().map(|plan| plan.name.as_str()).collect();
     let broken = definition.traits.iter().filter(|other| !sound.contains(other.name.as_str()));
     let mut scope = ProfileScope {
@@ -44,6 +51,10 @@ pub fn segments(checker: &Checker, definition: &Definition, traits: &[TraitPlan]
                 let text = canonical_sql(&predicate.sql);
                 (SegmentRule::Predicate(predicate), text)
             }
+            SegmentSpec::List(spec) => {
+                let Some((list, text)) = lists::list(checker, identity, spec) else { continue };
+                (SegmentRule::List(list), text)
+            }
             SegmentSpec::Sample { below } => (SegmentRule::Sample { below: *below }, format!("sample {below}")),
         };
         waiting.push(Waiting { segment, rule, text });
@@ -55,7 +66,7 @@ pub fn segments(checker: &Checker, definition: &Definition, traits: &[TraitPlan]
 fn references(rule: &SegmentRule) -> impl Iterator<Item = &str> {
     let inputs = match rule {
         SegmentRule::Predicate(expression) => expression.inputs.as_slice(),
-        SegmentRule::Sample { .. } | SegmentRule::List | SegmentRule::Nobody => &[],
+        SegmentRule::Sample { .. } | SegmentRule::List(_) | SegmentRule::Nobody => &[],
     };
     let (member, since) = (membership_column(""), since_column(""));
     inputs.iter().filter_map(move |input| {
@@ -74,7 +85,7 @@ fn order(checker: &Checker, mut waiting: Vec<Waiting>, traits: &[TraitPlan]) -> 
         // The meaning changes with that of the traits and segments it reads.
         let mut reads = match &rule {
             SegmentRule::Predicate(predicate) => versions_of(traits, predicate),
-            SegmentRule::Sample { .. } | SegmentRule::List | SegmentRule::Nobody => Vec::new(),
+            SegmentRule::Sample { .. } | SegmentRule::List(_) | SegmentRule::Nobody => Vec::new(),
         };
         for name in references(&rule) {
             reads.extend(plans.iter().find(|plan| plan.name == name).map(|plan| plan.version.to_string()));

@@ -182,6 +182,15 @@ pub enum TraitSpec {
         score: bool,
     },
     Stages(Vec<(Literal, Sql)>),
+    Rfm(Box<RfmSpec>),
+}
+
+#[derive(Debug)]
+pub struct RfmSpec {
+    pub recency: Sql,
+    pub frequency: Sql,
+    pub monetary: Sql,
+    pub every_us: i64,
 }
 
 #[derive(Debug)]
@@ -224,6 +233,14 @@ pub enum SegmentSpec {
     Sample {
         below: u64,
     },
+    List(ListSpec),
+}
+
+#[derive(Debug)]
+pub struct ListSpec {
+    pub file: Literal,
+    /// An identifier type.
+    pub matches: Literal,
 }
 
 #[derive(Debug)]

@@ -9,7 +9,9 @@ use super::scope::ProfileScope;
 use super::spec::*;
 use crate::event::{Field, Root, ValueType};
 use crate::expression::{Expression, parse_path};
-use crate::profile::{BUILT_IN, EventRule, OnMerge, Stage, Step, TraitColumn, TraitKind, TraitPlan, TraitRule, Window};
+use crate::profile::{
+    BUILT_IN, EventRule, OnMerge, RfmRule, Stage, Step, TraitColumn, TraitKind, TraitPlan, TraitRule, Window,
+};
 
 /// Digits after the point that sums of doubles keep: more than money needs, and an i128 still holds 10^32 of it.
 const SUM_SCALE: u8 = 6;
@@ -92,6 +94,7 @@ fn expressions(spec: &TraitSpec) -> Vec<&Sql> {
         TraitSpec::Events(_) => Vec::new(),
         TraitSpec::Formula { sql, .. } => vec![sql],
         TraitSpec::Stages(stages) => stages.iter().map(|(_, sql)| sql).collect(),
+        TraitSpec::Rfm(spec) => vec![&spec.recency, &spec.frequency, &spec.monetary],
     }
 }
 
@@ -120,7 +123,11 @@ fn computed_trait(
                         checker.reader.findings.error(sql.span, message, None);
                         return None;
                     }
-                    let text = format!("CAST(least(100, greatest(0, {})) AS DOUBLE)", sql.scalar.text);
+                    // `least` and `greatest` skip nulls: what is unknown would be a score. A comment may end the text.
+                    let text = format!("({}\n)", sql.scalar.text);
+                    let text = format!(
+                        "CASE WHEN {text} < 0 THEN 0.0 WHEN {text} > 100 THEN 100.0 ELSE CAST({text} AS DOUBLE) END"
+                    );
                     Expression::compile(&text, scope).ok()?
                 }
             };
@@ -145,20 +152,60 @@ fn computed_trait(
             }
             (TraitRule::Stages(compiled), texts, ValueType::String)
         }
+        TraitSpec::Rfm(spec) => {
+            let (rule, texts) = rfm(checker, spec, scope)?;
+            (TraitRule::Rfm(Box::new(rule)), texts, ValueType::String)
+        }
     };
     // The meaning changes with that of what it reads.
-    let reads = match &rule {
-        TraitRule::Formula(formula) => versions_of(before, formula),
-        TraitRule::Stages(stages) => stages.iter().flat_map(|stage| versions_of(before, &stage.condition)).collect(),
-        TraitRule::Events(_) => Vec::new(),
-    };
+    let reads: Vec<String> = rule.expressions().into_iter().flat_map(|read| versions_of(before, read)).collect();
     let parts: Vec<&str> = ["trait", name]
         .into_iter()
         .chain(texts.iter().map(String::as_str))
         .chain(reads.iter().map(String::as_str))
         .collect();
-    let columns = vec![TraitColumn { name: name.to_string(), part: "", value_type: value, nullable: true }];
+    let column = |name: String, part, value_type| TraitColumn { name, part, value_type, nullable: true };
+    let columns = match rule {
+        TraitRule::Rfm(_) => RFM_PARTS.map(|(part, value)| column(format!("{name}_{part}"), part, value)).to_vec(),
+        _ => vec![column(name.to_string(), "", value)],
+    };
     Some(TraitPlan { name: name.to_string(), version: version(&parts), rule, columns })
+}
+
+/// The values of an RFM trait, in the order of its columns.
+const RFM_PARTS: [(&str, ValueType); 5] = [
+    ("r", ValueType::Long),
+    ("f", ValueType::Long),
+    ("m", ValueType::Long),
+    ("score", ValueType::String),
+    ("segment", ValueType::String),
+];
+
+/// With what it means, as texts.
+fn rfm(checker: &Checker, spec: &RfmSpec, scope: &ProfileScope) -> Option<(RfmRule, Vec<String>)> {
+    let part = |sql: &Sql, what: &str, wanted: &[ValueType], says: &str| {
+        let compiled = checker.compile(sql, scope)?;
+        let wrong = |message: String| checker.reader.findings.error(sql.span, message, None);
+        if !value_type(&compiled.data_type).is_some_and(|found| wanted.contains(&found)) {
+            wrong(format!("`{what}` must be {says}, this is {}", type_name(&compiled.data_type)));
+            return None;
+        }
+        if !compiled.times.is_empty() {
+            wrong(format!("`{what}` cannot depend on now(): people are compared with each other"));
+            return None;
+        }
+        Some(compiled)
+    };
+    let number = |sql: &Sql, what: &str| {
+        part(sql, what, &[ValueType::Long, ValueType::Double], "a number")?;
+        Expression::compile(&format!("CAST({} AS DOUBLE)", sql.scalar.text), scope).ok()
+    };
+    let recency = part(&spec.recency, "recency", &[ValueType::Timestamp], "a timestamp");
+    let (frequency, monetary) = (number(&spec.frequency, "frequency"), number(&spec.monetary, "monetary"));
+    let rule = RfmRule { recency: recency?, frequency: frequency?, monetary: monetary?, every_us: spec.every_us };
+    let mut texts = vec!["rfm".to_string(), rule.every_us.to_string()];
+    texts.extend([&rule.recency, &rule.frequency, &rule.monetary].map(|read| canonical_sql(&read.sql)));
+    Some((rule, texts))
 }
 
 /// The versions of the traits that an expression reads.

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
 use super::status::{SharedStatus, Status};
-use super::{Command, Corrected, CorrectionRequest, Input, Replayed};
+use super::{Command, Corrected, CorrectionRequest, Input, ListEdited, ListRequest, Replayed};
 
 /// What a command needs to speak to the running process; in `control.json` of the data folder.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -76,6 +76,7 @@ pub async fn serve(
         .route("/control/status", get(read_status))
         .route("/control/replay", post(replay))
         .route("/control/correct", post(correct))
+        .route("/control/list", post(edit_list))
         .with_state(control);
     axum::serve(listener, router).await
 }
@@ -122,6 +123,25 @@ async fn correct(
     }
     match corrected.await {
         Ok(corrected) => Json::<Corrected>(corrected).into_response(),
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
+/// Answers when the changed list and who entered and left for it are durable.
+async fn edit_list(
+    State(control): State<Arc<Control>>,
+    headers: HeaderMap,
+    Json(request): Json<ListRequest>,
+) -> Response {
+    if !control.allows(&headers) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let (answer, edited) = oneshot::channel();
+    if control.engine.send(Input::Command(Command::EditList { request, answer })).await.is_err() {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    match edited.await {
+        Ok(edited) => Json::<ListEdited>(edited).into_response(),
         Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }

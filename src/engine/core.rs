@@ -10,13 +10,17 @@ mod fill;
 mod judge;
 mod lists;
 mod load;
+mod look;
 mod output;
+mod rfm;
 mod switch;
 mod timers;
 
 pub use correct::{Begun, RebuildRecord};
 pub use fill::{Chunk, FillRecord};
+pub use lists::ListEdit;
 pub use load::{Known, accept, compare};
+pub use look::{Look, Readiness, look};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +29,7 @@ pub(super) use self::definitions::Told;
 use self::judge::Round;
 pub(super) use self::judge::{Findings, StageChange};
 use self::lists::Lists;
+use self::rfm::Rfm;
 use self::timers::Timers;
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -40,7 +45,7 @@ use super::outbox::{self, Rows};
 use super::prepare::Prepared;
 use super::record::{DefinitionRecord, EngineRecord, SinkRecord, StoredReject, Totals, load_component};
 use super::rows::{self, Gone};
-use super::{Command, CorrectionRequest, EngineError};
+use super::{Command, CorrectionRequest, EngineError, ListEdited, ListRequest};
 use crate::activation::{Activations, Rendered, time_text};
 use crate::aggregate::Aggregator;
 use crate::definition::Pipeline;
@@ -76,7 +81,8 @@ pub struct Core {
     slots: Slots,
     timers: Timers,
     lists: Lists,
-    /// Profiles that have another identifier than before, in this commit.
+    rfm: Rfm,
+    /// Profiles that have another identifier than before, or whose list was changed, while they are judged for it.
     relinked: HashSet<ProfileNumber>,
     restore: Restore,
     /// The rebuild that is under way, and the commits whose events it has to take in besides the history.
@@ -105,6 +111,7 @@ struct CoreTables {
     sessions: Table,
     stage_changes: Table,
     definitions: Table,
+    rfm_borders: Table,
     deliveries: Table,
     rejected_events: Table,
 }
@@ -121,6 +128,8 @@ pub struct Staged {
     pub records: u64,
     /// How the corrections among the commands began, in their order.
     pub begun: Vec<Begun>,
+    /// What the changes of lists among the commands came to, in their order.
+    pub edited: Vec<ListEdited>,
 }
 
 impl Core {
@@ -151,6 +160,7 @@ impl Core {
 
     fn begin(&mut self, now: TimeUs) -> Staged {
         self.record.now = self.record.now.max(now);
+        self.begin_scan();
         Staged { commit: self.record.commit + 1, ..Staged::default() }
     }
 
@@ -158,6 +168,7 @@ impl Core {
     fn seal(&mut self, staged: &mut Staged) -> Result<(), EngineError> {
         self.tell_definitions(staged)?;
         let commit = staged.commit;
+        self.write_rfm(staged);
         for (table, batch) in &staged.rows {
             staged.writes.put(keys::number_name(Tag::Outbox, commit, &table.name), outbox::encode(batch)?);
         }
@@ -222,6 +233,7 @@ impl Core {
             activate: true,
         };
         let traits = self.judge(&mut profiles, round, &mut findings, staged).await?;
+        self.relinked.clear();
 
         self.add_event_rows(&batch, &events, &extracted, &resolved, &touched, &sessions, &others, staged)?;
         self.add_sessions(&session_rows, staged)?;
@@ -382,6 +394,7 @@ impl Core {
             staged.writes.delete(keys::profile(*loser));
             profiles.push(profile);
         }
+        self.note_for_scan(&own, profiles, staged)?;
         self.sweep_ahead(profiles, &numbers, &own, findings, staged).await?;
         self.fire_due(profiles, &numbers, findings, staged).await?;
         let gone = profiles.split_off(touched.numbers.len());
@@ -468,6 +481,10 @@ impl Core {
                 Command::Correct { request, .. } => {
                     let begun = self.begin_correction(request, staged).await?;
                     staged.begun.push(begun);
+                }
+                Command::EditList { request, .. } => {
+                    let edited = self.edit_list(request, staged).await?;
+                    staged.edited.push(edited);
                 }
                 Command::Fill { chunk, .. } => self.add_chunk(chunk, staged).await?,
                 Command::HistoryRead => self.begin_sweep(staged),

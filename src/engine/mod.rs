@@ -27,7 +27,9 @@ mod shadow;
 mod ship;
 mod status;
 
-pub use core::{Begun, Chunk, Core, FillRecord, Known, RebuildRecord, Staged, accept, compare};
+pub use core::{
+    Begun, Chunk, Core, FillRecord, Known, ListEdit, Look, Readiness, RebuildRecord, Staged, accept, compare, look,
+};
 pub use digest::digest;
 pub use prepare::{Prepared, Preparer};
 pub use preview::{Preview, preview};
@@ -93,6 +95,8 @@ pub enum Command {
     Replay { answer: tokio::sync::oneshot::Sender<Replayed> },
     /// Put identity right; answered when the rebuild it asks for is durable.
     Correct { request: CorrectionRequest, answer: tokio::sync::oneshot::Sender<Corrected> },
+    /// Change a list; answered once it is durable.
+    EditList { request: ListRequest, answer: tokio::sync::oneshot::Sender<ListEdited> },
     /// Events of the past for the traits that are filled; answered once they are added durably.
     Fill { chunk: Box<Chunk>, done: tokio::sync::oneshot::Sender<()> },
     /// All events that the fill needs have been given.
@@ -127,6 +131,31 @@ pub struct Corrected {
     /// Stored events that belong to another profile now.
     pub events_moved: u64,
     /// Segments entered and exited.
+    pub entered: u64,
+    pub exited: u64,
+}
+
+/// A change of a list as it is asked for.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct ListRequest {
+    pub segment: String,
+    pub identifier_type: String,
+    /// Normalised.
+    pub values: Vec<String>,
+    /// False: they are taken out.
+    pub add: bool,
+}
+
+/// What a change of a list came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ListEdited {
+    /// Why nothing was changed.
+    pub refused: Option<String>,
+    /// Values that were not, or no longer, in the list before.
+    pub changed: u64,
+    /// People who have one of the values.
+    pub people: u64,
+    /// Segments entered and exited, those that build on the list among them.
     pub entered: u64,
     pub exited: u64,
 }

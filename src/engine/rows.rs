@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BinaryArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, StringBuilder,
-    TimestampMicrosecondArray, UInt32Array, UInt64Array, new_null_array,
+    Array, ArrayRef, BinaryArray, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    StringBuilder, TimestampMicrosecondArray, UInt32Array, UInt64Array, new_null_array,
 };
 use arrow::datatypes::DataType;
 use hashbrown::HashMap;
@@ -13,7 +13,7 @@ use super::EngineError;
 use super::core::{StageChange, Told};
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, column};
 use crate::identity::{Cause, Conflict, Decision, Extracted, IdentifierRow, IdentityPlan, Merge};
-use crate::profile::{BUILT_IN, SessionsOf, TraitPlan};
+use crate::profile::{BUILT_IN, RfmBorders, SessionsOf, TraitPlan};
 use crate::segment::Transition;
 use crate::session::SessionId;
 use crate::sink::{Attempt, Table};
@@ -278,6 +278,24 @@ pub fn definitions(table: &Table, told: &[&Told], now: TimeUs, commit: u64) -> R
         Arc::new(told.iter().map(|told| Some(told.removed)).collect::<BooleanArray>()),
         times(told.iter().map(|_| now)),
     ];
+    finish(table, columns, commit)
+}
+
+/// What scans of RFM traits have found.
+pub fn rfm_borders(table: &Table, found: &[(&str, RfmBorders)], commit: u64) -> Result<RecordBatch, EngineError> {
+    let all = || found.iter().map(|(_, borders)| borders);
+    let mut columns: Vec<ArrayRef> = vec![
+        texts(found.iter().map(|(name, _)| *name)),
+        Arc::new(UInt64Array::from_iter_values(all().map(|borders| borders.version))),
+        times(all().map(|borders| borders.scanned_at)),
+        Arc::new(Int64Array::from_iter_values(all().map(|borders| borders.people as i64))),
+    ];
+    columns.extend((0..4).map(|place| times(all().map(|borders| borders.recency[place]))));
+    for of in [|borders: &RfmBorders| borders.frequency, |borders: &RfmBorders| borders.monetary] {
+        columns.extend((0..4).map(|place| -> ArrayRef {
+            Arc::new(Float64Array::from_iter_values(all().map(|borders| of(borders)[place])))
+        }));
+    }
     finish(table, columns, commit)
 }
 

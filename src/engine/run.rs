@@ -164,6 +164,8 @@ enum ToPrepare {
 enum FromPrepare {
     Batch(Prepared),
     Assigned(Arc<str>, Positions),
+    /// A partition has records to be read.
+    Behind(Arc<str>, Arc<str>, i32),
     /// A partition is read to its end.
     AtEnd(Arc<str>, Arc<str>, i32),
     CaughtUp(Arc<str>),
@@ -197,6 +199,7 @@ fn spawn_preparer(
                         prepare(&mut preparer, &runtime, &out, RawBatch::new(name), rejects, None)
                     }
                     SourceEvent::Assigned(positions) => FromPrepare::Assigned(name, positions),
+                    SourceEvent::Behind(topic, partition) => FromPrepare::Behind(name, topic, partition),
                     SourceEvent::AtEnd(topic, partition) => FromPrepare::AtEnd(name, topic, partition),
                     SourceEvent::CaughtUp => FromPrepare::CaughtUp(name),
                     SourceEvent::Lag(lag) => FromPrepare::Lag(name, lag),
@@ -427,7 +430,9 @@ impl Loop {
             if let Some(Command::Rebuilt { generation, shadow }) = rebuilt.map(|at| commands.remove(at)) {
                 self.finish_rebuild(generation, *shadow).await?;
             }
-            let looks_up = |command: &Command| matches!(command, Command::Correct { .. } | Command::Fill { .. });
+            let looks_up = |command: &Command| {
+                matches!(command, Command::Correct { .. } | Command::Fill { .. } | Command::EditList { .. })
+            };
             if commands.iter().any(looks_up) {
                 // They look up in the store what the commit in flight may be writing.
                 self.finish_commit().await?;
@@ -539,6 +544,7 @@ impl Loop {
         }
         self.queues.add(std::mem::take(&mut staged.queued));
         let mut begun = std::mem::take(&mut staged.begun).into_iter();
+        let mut edited = std::mem::take(&mut staged.edited).into_iter();
         for command in commands {
             match command {
                 Command::Seal { done, .. } | Command::Acknowledged { done, .. } | Command::Fill { done, .. } => {
@@ -557,6 +563,9 @@ impl Loop {
                         let _ = answer.send(Corrected::default());
                     }
                 },
+                Command::EditList { answer, .. } => {
+                    let _ = answer.send(edited.next().unwrap_or_default());
+                }
                 Command::Assigned { .. } | Command::Replay { .. } | Command::Rebuilt { .. } | Command::HistoryRead => {}
             }
         }
@@ -603,6 +612,7 @@ impl Loop {
                 return Ok(Some(prepared));
             }
             FromPrepare::Assigned(source, positions) => self.assigned.push(Command::Assigned { source, positions }),
+            FromPrepare::Behind(source, topic, partition) => self.reading_times.behind(&source, topic, partition),
             FromPrepare::AtEnd(source, topic, partition) => self.reading_times.at_end(&source, &topic, partition),
             FromPrepare::CaughtUp(name) => {
                 self.reading_times.all_at_end(&name);
@@ -632,6 +642,7 @@ impl Loop {
             && self.replay.is_none()
             && self.core.rebuild.is_none()
             && self.core.fill.is_none()
+            && !self.core.is_sweeping()
             && self.core.next_due() > self.core.record.now
             && self.caught_up.values().all(|caught_up| *caught_up)
             && self.core.outbox.is_empty()

@@ -29,6 +29,7 @@ mod kinds;
 mod now;
 mod nulls;
 mod parse;
+pub mod parts;
 mod projected;
 mod render;
 mod scope;

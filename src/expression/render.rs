@@ -31,6 +31,25 @@ pub enum Dialect {
     DataFusion,
 }
 
+impl Dialect {
+    /// A text as a literal.
+    pub fn text(self, text: &str) -> String {
+        self.literal(&ScalarValue::Utf8(Some(text.to_string())))
+    }
+
+    /// A moment, in microseconds, as a literal of the tables' type of times.
+    pub fn time(self, time_us: i64) -> String {
+        self.literal(&ScalarValue::TimestampMicrosecond(Some(time_us), Some("UTC".into())))
+    }
+
+    fn literal(self, value: &ScalarValue) -> String {
+        match self {
+            Dialect::ClickHouse => clickhouse::literal(value),
+            Dialect::DataFusion => datafusion_sql::literal(value),
+        }
+    }
+}
+
 impl Expression {
     /// SQL of this dialect with the same value in every row, but for what the module lists.
     ///
@@ -88,10 +107,7 @@ impl Renderer<'_> {
                 }
             }
             Expr::Literal(value, _) => {
-                let sql = match self.dialect {
-                    Dialect::ClickHouse => clickhouse::literal(value),
-                    Dialect::DataFusion => datafusion_sql::literal(value),
-                };
+                let sql = self.dialect.literal(value);
                 Rendered { sql, data_type: value.data_type(), literal: Some(value.clone()) }
             }
             Expr::TryCast(cast) => {

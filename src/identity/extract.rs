@@ -5,8 +5,7 @@ use std::cmp::Ordering;
 
 use arrow::array::{Array, AsArray, StringArray};
 
-use super::rules::{blocked, normalize};
-use super::{IdentifierFrom, IdentityPlan};
+use super::{IdentifierFrom, IdentityPlan, Unusable};
 use crate::event::{EventBatch, column};
 
 /// The identifiers of a batch: those of row `r` are `items[starts[r]..starts[r + 1]]`.
@@ -153,22 +152,12 @@ pub fn extract<'a>(plan: &IdentityPlan, events: &'a EventBatch) -> Extracted<'a>
 impl<'a> Extracted<'a> {
     /// Adds a value of a type, or notes why it is none.
     fn take(&mut self, plan: &IdentityPlan, row: usize, kind: usize, raw: &'a str) {
-        let known = &plan.types[kind];
-        let raw = raw.trim();
-        let nobody =
-            |value: &str| blocked(value) || known.block.iter().chain(&plan.block).any(|pattern| pattern.matches(value));
-        if nobody(raw) {
-            return note(&mut self.blocked_rows, row);
-        }
-        let Some(value) = normalize(&known.normalize, raw) else {
-            return note(&mut self.invalid_rows, row);
-        };
-        // `Demo-1` may be blocked only once it is `demo-1`, `++0` once it is `0`.
-        if matches!(value, Cow::Owned(_)) && nobody(&value) {
-            return note(&mut self.blocked_rows, row);
-        }
         let kind = kind as u16;
-        self.items.push(Item { hash: plan.identifier_hash(kind, &value), kind, value });
+        match plan.identifier(kind, raw) {
+            Ok(value) => self.items.push(Item { hash: plan.identifier_hash(kind, &value), kind, value }),
+            Err(Unusable::Invalid) => note(&mut self.invalid_rows, row),
+            Err(Unusable::Blocked) => note(&mut self.blocked_rows, row),
+        }
     }
 
     /// Where the row's last two items are of one type: the better first, and not twice the same.

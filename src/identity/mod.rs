@@ -28,6 +28,8 @@ pub use identities::Identities;
 pub use resolve::{IdentifierRow, Merge, NO_PROFILE, Resolved};
 pub use rules::{Normalize, Pattern, Region, blocked, normalize};
 
+use std::borrow::Cow;
+
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
@@ -82,6 +84,15 @@ impl std::fmt::Debug for IdentityKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("IdentityKey")
     }
+}
+
+/// Why a value is no identifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unusable {
+    /// It is none of its type.
+    Invalid,
+    /// It stands for nobody.
+    Blocked,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -161,6 +172,23 @@ impl IdentityPlan {
         seed.copy_from_slice(&self.key.bytes[..8]);
         let seed = u64::from_le_bytes(seed) ^ u64::from(kind).rotate_left(48);
         xxhash_rust::xxh3::xxh3_128_with_seed(value.as_bytes(), seed)
+    }
+
+    /// What a value of a type is written as, or why it stands for nobody.
+    pub fn identifier<'v>(&self, kind: u16, raw: &'v str) -> Result<Cow<'v, str>, Unusable> {
+        let known = &self.types[usize::from(kind)];
+        let raw = raw.trim();
+        let nobody =
+            |value: &str| blocked(value) || known.block.iter().chain(&self.block).any(|pattern| pattern.matches(value));
+        if nobody(raw) {
+            return Err(Unusable::Blocked);
+        }
+        let value = normalize(&known.normalize, raw).ok_or(Unusable::Invalid)?;
+        // `Demo-1` may be blocked only once it is `demo-1`, `++0` once it is `0`.
+        match value {
+            Cow::Owned(value) if nobody(&value) => Err(Unusable::Blocked),
+            value => Ok(value),
+        }
     }
 
     /// What may change on existing state: limits, blocked values, conflicts. Equal texts, equal rules.

@@ -17,6 +17,7 @@ use super::gap::Gap;
 use super::keyed::Keyed;
 use super::plan::{EventRule, OnMerge, Step, TraitKind, TraitPlan, TraitRule};
 use super::record::Profile;
+use super::rfm::RfmBorders;
 use super::sequence::{Sequence, SequencePoint};
 use super::window::Panes;
 use crate::event::{EventBatch, ProfileId, TimeUs, ValueType, column};
@@ -40,6 +41,8 @@ pub struct Traits {
     pub sessions: SessionsPlan,
     /// By index: whether it knows the past. What is not ready takes in events and shows nothing.
     pub ready: Vec<bool>,
+    /// By index: of RFM traits, once there was a scan.
+    pub rfm_borders: Vec<Option<RfmBorders>>,
     bound: Vec<BoundTrait>,
     /// Of traits that are computed: the formula, or the conditions of the stages.
     pub(super) derived: Vec<Vec<Projected>>,
@@ -93,8 +96,17 @@ impl Traits {
             first_column.push(fields.len());
             fields.extend(plan.columns.iter().map(|column| Field::new(&column.name, column.value_type.arrow(), true)));
         }
-        let ready = vec![true; plans.len()];
-        Ok(Traits { plans, sessions, ready, bound, derived, first_column, schema: Arc::new(Schema::new(fields)) })
+        let (ready, rfm_borders) = (vec![true; plans.len()], vec![None; plans.len()]);
+        Ok(Traits {
+            plans,
+            sessions,
+            ready,
+            rfm_borders,
+            bound,
+            derived,
+            first_column,
+            schema: Arc::new(Schema::new(fields)),
+        })
     }
 
     /// Built-in traits, then the defined ones: what predicates and the `profiles` table read.
@@ -172,7 +184,13 @@ impl Traits {
 
     /// The same where profiles are made anew from stored events: the rows are kept for later. `was` are the sessions that the
     /// events were stored in; ids that the table may have from before are told of as well.
-    pub fn note_sessions(&self, input: &Input<'_>, now: &SessionsOf, was: &[Option<SessionId>], profiles: &mut [Profile]) {
+    pub fn note_sessions(
+        &self,
+        input: &Input<'_>,
+        now: &SessionsOf,
+        was: &[Option<SessionId>],
+        profiles: &mut [Profile],
+    ) {
         let columns = Columns::of(&self.sessions, input.events);
         for (row, profile) in input.profile_of_row.iter().enumerate() {
             let profile = profile.and_then(|index| profiles.get_mut(index as usize));
@@ -202,7 +220,7 @@ impl Traits {
         let names = EventNames::of(events);
         let mut touched = vec![false; self.plans.len()];
         let mut all: Option<Vec<u32>> = None;
-        for (index, (plan, bound)) in self.plans.iter().zip(&self.bound).enumerate() {
+        for (index, plan) in self.plans.iter().enumerate() {
             let TraitRule::Events(rule) = &plan.rule else { continue };
             if which.is_some_and(|which| !which[index]) {
                 continue;
@@ -219,29 +237,93 @@ impl Traits {
                 continue;
             }
             touched[index] = true;
-            let failed = |source| TraitError::Evaluate { name: plan.name.clone(), source };
-            let evaluate = |bound: &Option<BoundExpression>| {
-                bound.as_ref().map(|bound| bound.evaluate(&events.batch)).transpose().map_err(failed)
-            };
-            let filter =
-                bound.filter.as_ref().map(|f| f.evaluate_predicate(&events.batch)).transpose().map_err(failed)?;
-            let values = evaluate(&bound.input)?.map(|array| typed(plan, rule, array)).transpose()?;
-            let keys = evaluate(&bound.by)?;
-            let presence = bound.presence.map(|column| events.batch.column(column).as_boolean());
-            let marks = Marks::of(rule, bound, &names, events).map_err(failed)?;
-            let ready = self.ready[index];
-            let values =
-                Values { rule, input: values.as_ref(), keys: keys.as_ref(), presence, marks, ready, batch: input };
-            for row in rows {
-                let row = *row as usize;
-                let Some(profile) = input.profile_of_row[row] else { continue };
-                if filter.as_ref().is_none_or(|filter| filter.value(row)) {
-                    values.add(row, index as u16, &mut profiles[profile as usize]);
-                }
-            }
+            self.for_rows(index, rule, rows, &names, input, |values, row, profile| {
+                values.add(row, index as u16, &mut profiles[profile as usize]);
+            })?;
         }
         Ok(touched)
     }
+
+    /// Gives those of these rows that someone owns and that the trait's condition takes, with its values.
+    fn for_rows(
+        &self,
+        index: usize,
+        rule: &EventRule,
+        rows: &[u32],
+        names: &EventNames<'_>,
+        input: &Input<'_>,
+        mut take: impl FnMut(&Values<'_>, usize, u32),
+    ) -> Result<(), TraitError> {
+        let (plan, bound, events) = (&self.plans[index], &self.bound[index], input.events);
+        let failed = |source| TraitError::Evaluate { name: plan.name.clone(), source };
+        let evaluate = |bound: &Option<BoundExpression>| {
+            bound.as_ref().map(|bound| bound.evaluate(&events.batch)).transpose().map_err(failed)
+        };
+        let filter = bound.filter.as_ref().map(|f| f.evaluate_predicate(&events.batch)).transpose().map_err(failed)?;
+        let values = evaluate(&bound.input)?.map(|array| typed(plan, rule, array)).transpose()?;
+        let keys = evaluate(&bound.by)?;
+        let presence = bound.presence.map(|column| events.batch.column(column).as_boolean());
+        let marks = Marks::of(rule, bound, names, events).map_err(failed)?;
+        let ready = self.ready[index];
+        let values = Values { rule, input: values.as_ref(), keys: keys.as_ref(), presence, marks, ready, batch: input };
+        for row in rows {
+            let row = *row as usize;
+            let Some(profile) = input.profile_of_row[row] else { continue };
+            if filter.as_ref().is_none_or(|filter| filter.value(row)) {
+                take(&values, row, profile);
+            }
+        }
+        Ok(())
+    }
+
+    /// The events of one person that a trait takes in, in the order of the rows, as of `input.now`; none for traits that
+    /// are computed from others.
+    pub fn taken(&self, index: usize, input: &Input<'_>) -> Result<Vec<Taken>, TraitError> {
+        let Some(rule) = self.plans[index].event_rule() else { return Ok(Vec::new()) };
+        let names = EventNames::of(input.events);
+        let all: Vec<u32> = (0..input.events.len() as u32).collect();
+        let rows = rule.events.as_ref().map_or(std::borrow::Cow::Borrowed(&all[..]), |wanted| names.rows(wanted));
+        let mut taken = Vec::new();
+        let mut states = Vec::new();
+        self.for_rows(index, rule, &rows, &names, input, |values, row, _| {
+            let Some((key, state)) = values.taken(row) else { return };
+            let at = values.at(row);
+            let is_inside = rule.window.is_none_or(|window| window.holds(at, input.now));
+            let key = key.map(Box::from);
+            taken.push(Taken { row, at, key, value: taken_value(rule, &state), is_inside, decides: false });
+            states.push(state);
+        })?;
+        if rule.by.is_none() && rule.kind.stands_for_one_event() {
+            let inside = || (0..states.len()).filter(|place| taken[*place].is_inside);
+            let total = inside().map(|place| states[place].clone()).reduce(|mut total, state| {
+                total.add(rule, state);
+                total
+            });
+            // Of several with an extreme value the earliest: since then it has been so.
+            let deciding = inside().filter(|place| total.as_ref() == Some(&states[*place]));
+            if let Some(place) = deciding.min_by_key(|place| taken[*place].at) {
+                taken[place].decides = true;
+            }
+        }
+        Ok(taken)
+    }
+}
+
+/// An event that a trait takes in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Taken {
+    /// Of the batch.
+    pub row: usize,
+    /// When it happened.
+    pub at: TimeUs,
+    /// With `by`: for which value.
+    pub key: Option<Box<str>>,
+    /// What the trait would be with this event alone; None for a null that deletes.
+    pub value: Option<Scalar>,
+    /// Whether it counts at that moment: it has happened, and is in the trait's window.
+    pub is_inside: bool,
+    /// Whether the value is this event's: of `latest`, `first`, `min` and `max` without `by`.
+    pub decides: bool,
 }
 
 /// A trait's expressions over events, or over the columns of the traits before it.
@@ -271,10 +353,9 @@ fn bind(
             };
             Ok((bound, Vec::new()))
         }
-        TraitRule::Formula(formula) => Ok((BoundTrait::default(), vec![project(formula)?])),
-        TraitRule::Stages(stages) => {
-            let conditions = stages.iter().map(|stage| project(&stage.condition)).collect::<Result<_, _>>()?;
-            Ok((BoundTrait::default(), conditions))
+        computed => {
+            let expressions = computed.expressions().into_iter().map(project).collect::<Result<_, _>>()?;
+            Ok((BoundTrait::default(), expressions))
         }
     }
 }
@@ -290,6 +371,15 @@ fn typed(plan: &TraitPlan, rule: &EventRule, array: ArrayRef) -> Result<ArrayRef
         return Ok(array);
     }
     cast(&array, &wanted).map_err(|error| TraitError::Type { name: plan.name.clone(), message: error.to_string() })
+}
+
+/// What an event says to a trait: its value, where one event has one.
+fn taken_value(rule: &EventRule, state: &Accumulator) -> Option<Scalar> {
+    match (&rule.kind, state) {
+        (TraitKind::Funnel(_) | TraitKind::Sequence(_) | TraitKind::Gap(_), _) => None,
+        (_, Accumulator::Distinct(distinct)) => distinct.values()?.first().cloned(),
+        _ => state.plain_value(rule, ""),
+    }
 }
 
 /// The values of one trait's input over a batch.
@@ -346,11 +436,7 @@ impl Marks {
 
 impl Values<'_> {
     fn add(&self, row: usize, index: u16, profile: &mut Profile) {
-        let present = self.input.is_none_or(|input| input.is_valid(row));
-        let deletes = !present && self.presence.is_some_and(|presence| presence.is_valid(row) && presence.value(row));
-        if !present && !deletes {
-            return;
-        }
+        let Some(present) = self.is_present(row) else { return };
         let place = match profile.traits.binary_search_by_key(&index, |(index, _)| *index) {
             Ok(place) => place,
             Err(place) => {
@@ -415,13 +501,30 @@ impl Values<'_> {
         }
     }
 
+    /// The key and the state, without window, of an event that is taken in.
+    fn taken(&self, row: usize) -> Option<(Option<&str>, Accumulator)> {
+        let present = self.is_present(row)?;
+        Some((self.key(row)?, self.plain_state(row, present)?))
+    }
+
+    /// Inner None: the trait has no keys; outer None: the event has none of them.
+    fn key(&self, row: usize) -> Option<Option<&str>> {
+        match self.keys {
+            Some(keys) => keys.is_valid(row).then(|| Some(keys.as_string::<i32>().value(row))),
+            None => Some(None),
+        }
+    }
+
+    /// Whether the row has a value, or false for a null that deletes; None where it says nothing.
+    fn is_present(&self, row: usize) -> Option<bool> {
+        let present = self.input.is_none_or(|input| input.is_valid(row));
+        let deletes = !present && self.presence.is_some_and(|presence| presence.is_valid(row) && presence.value(row));
+        (present || deletes).then_some(present)
+    }
+
     /// The state after this event alone.
     fn state(&self, row: usize, present: bool) -> Option<Accumulator> {
-        let key = match self.keys {
-            Some(keys) if keys.is_null(row) => return None,
-            Some(keys) => Some(keys.as_string::<i32>().value(row)),
-            None => None,
-        };
+        let key = self.key(row)?;
         let mut state = self.plain_state(row, present)?;
         if let Some(window) = &self.rule.window {
             state = Accumulator::Panes(Box::new(Panes::of(self.at(row), state, window, self.batch.now, self.rule)));

@@ -14,6 +14,7 @@ use super::apply::{NOW_PLACE, TraitError, Traits};
 use super::keyed::Keyed;
 use super::plan::{EventRule, TraitKind, TraitPlan, TraitRule};
 use super::record::{Profile, StageOf};
+use super::rfm::{self, RfmValues};
 use crate::event::{TimeUs, ValueType};
 use crate::expression::Projected;
 
@@ -93,10 +94,29 @@ impl Traits {
                     }
                     columns.push(Arc::new(StringArray::from(names)));
                 }
+                TraitRule::Rfm(_) => {
+                    let [recency, frequency, monetary] = &self.derived[index][..] else { continue };
+                    let (recency, frequency, monetary) =
+                        (evaluate(recency)?, evaluate(frequency)?, evaluate(monetary)?);
+                    let values = rfm::values_of(&recency, &frequency, &monetary);
+                    columns.extend(rfm::columns(&values, self.rfm_borders[index].as_ref()));
+                }
             }
         }
         RecordBatch::try_new(self.schema().clone(), columns)
             .map_err(|error| TraitError::Type { name: "all".to_string(), message: error.to_string() })
+    }
+
+    /// What an RFM trait scores these profiles by; None of whom it does not.
+    pub fn rfm_values(&self, index: usize, columns: &RecordBatch) -> Result<Vec<Option<RfmValues>>, TraitError> {
+        let [recency, frequency, monetary] = &self.derived[index][..] else {
+            return Ok(vec![None; columns.num_rows()]);
+        };
+        let evaluate = |derived: &Projected| {
+            let failed = |source| TraitError::Evaluate { name: self.plans[index].name.clone(), source };
+            derived.evaluate(&|column| columns.column(column).clone(), columns.num_rows()).map_err(failed)
+        };
+        Ok(rfm::values_of(&evaluate(recency)?, &evaluate(frequency)?, &evaluate(monetary)?))
     }
 
     /// Which profiles are in another stage than they were last found in, and takes note of it.

@@ -65,3 +65,41 @@ impl Keyed {
         self.keys().iter().map(|(key, state)| entry + key.len() + state.weigh()).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keyed(keys: &[usize]) -> Option<Keyed> {
+        let rule = super::super::tests::count_rule();
+        let of = |key: &usize| Keyed::of(&format!("k{key}"), Accumulator::Count(1));
+        keys.iter().map(of).reduce(|mut all, one| {
+            all.merge(one, &rule);
+            all
+        })
+    }
+
+    /// SEMANTICS §5: any order and splits; above the bound it says overflow, permanently.
+    #[test]
+    fn any_order_and_splits_give_the_same_state() {
+        let rule = super::super::tests::count_rule();
+        for seed in 0..100 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let count = random.usize(MAX_KEYS - 3..=MAX_KEYS + 3);
+            let mut keys: Vec<usize> = (0..count).chain((0..50).map(|_| random.usize(0..count))).collect();
+            let whole = keyed(&keys);
+            assert_eq!(whole == Some(Keyed::Overflow), count > MAX_KEYS, "seed {seed}");
+            random.shuffle(&mut keys);
+            let cut = random.usize(1..keys.len());
+            let (a, b) = (keyed(&keys[..cut]).unwrap(), keyed(&keys[cut..]).unwrap());
+            let (mut ab, mut ba) = (a.clone(), b.clone());
+            ab.merge(b, &rule);
+            ba.merge(a, &rule);
+            assert_eq!(Some(&ab), whole.as_ref(), "seed {seed}");
+            assert_eq!(ab, ba, "seed {seed}");
+            ab.settle(&rule, TimeUs::MAX, TimeUs::MAX);
+            ab.merge(keyed(&[0]).unwrap(), &rule);
+            assert_eq!(ab == Keyed::Overflow, count > MAX_KEYS, "seed {seed}");
+        }
+    }
+}

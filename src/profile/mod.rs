@@ -17,6 +17,7 @@ mod keyed;
 mod plan;
 mod points;
 mod record;
+mod rfm;
 mod sequence;
 mod values;
 mod window;
@@ -25,7 +26,7 @@ mod window;
 mod tests;
 
 pub use accumulator::{Accumulator, Scalar};
-pub use apply::{Input, NOW_PLACE, SessionsOf, TraitError, Traits};
+pub use apply::{Input, NOW_PLACE, SessionsOf, Taken, TraitError, Traits};
 pub use columns::Change;
 pub use distinct::Distinct;
 pub use frequencies::{Frequencies, VALUES_MAX};
@@ -34,6 +35,7 @@ pub use gap::{Gap, GapPlan, GapStatistic};
 pub use keyed::MAX_KEYS;
 pub use plan::{EventRule, OnMerge, Stage, Step, TraitColumn, TraitKind, TraitPlan, TraitRule};
 pub use record::{Differences, Membership, Profile, ProfileRecord, SlotOf, Slots, StageOf};
+pub use rfm::{RfmBorders, RfmRule, RfmValues};
 pub use sequence::{Sequence, SequencePlan, SequencePoint, SequenceStep, SequenceValue};
 pub use window::Window;
 

@@ -2,6 +2,7 @@
 
 use super::funnel::FunnelPlan;
 use super::gap::GapPlan;
+use super::rfm::RfmRule;
 use super::sequence::SequencePlan;
 use super::window::Window;
 use crate::event::ValueType;
@@ -45,6 +46,8 @@ pub enum TraitRule {
     Formula(Expression),
     /// The name of the first condition that holds; null where none does.
     Stages(Vec<Stage>),
+    /// Fifths of all people.
+    Rfm(Box<RfmRule>),
 }
 
 #[derive(Debug, Clone)]
@@ -125,6 +128,25 @@ pub struct Step {
     pub filter: Option<Expression>,
 }
 
+impl TraitKind {
+    /// Whether the value is that of one event.
+    pub fn stands_for_one_event(&self) -> bool {
+        matches!(self, TraitKind::Latest | TraitKind::First | TraitKind::Min | TraitKind::Max)
+    }
+}
+
+impl TraitRule {
+    /// What a computed trait is computed by, in the order in which it is bound.
+    pub fn expressions(&self) -> Vec<&Expression> {
+        match self {
+            TraitRule::Events(_) => Vec::new(),
+            TraitRule::Formula(formula) => vec![formula],
+            TraitRule::Stages(stages) => stages.iter().map(|stage| &stage.condition).collect(),
+            TraitRule::Rfm(rule) => vec![&rule.recency, &rule.frequency, &rule.monetary],
+        }
+    }
+}
+
 impl TraitPlan {
     /// The name of one of its stages.
     pub fn stage(&self, index: Option<u16>) -> Option<&str> {
@@ -132,7 +154,7 @@ impl TraitPlan {
             TraitRule::Stages(stages) => {
                 index.and_then(|index| stages.get(usize::from(index))).map(|s| s.name.as_str())
             }
-            TraitRule::Events(_) | TraitRule::Formula(_) => None,
+            TraitRule::Events(_) | TraitRule::Formula(_) | TraitRule::Rfm(_) => None,
         }
     }
 
@@ -140,7 +162,7 @@ impl TraitPlan {
     pub fn event_rule(&self) -> Option<&EventRule> {
         match &self.rule {
             TraitRule::Events(rule) => Some(rule),
-            TraitRule::Formula(_) | TraitRule::Stages(_) => None,
+            TraitRule::Formula(_) | TraitRule::Stages(_) | TraitRule::Rfm(_) => None,
         }
     }
 }

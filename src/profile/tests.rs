@@ -244,6 +244,38 @@ fn random_events(rng: &mut fastrand::Rng) -> Vec<Event> {
 }
 
 proptest! {
+    /// What an explanation names is what the value is made of: those events alone give it, and where one stands for it,
+    /// that one does.
+    #[test]
+    fn the_events_that_are_taken_make_the_value(seed in any::<u64>()) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let plans = every_plan();
+        let traits = Traits::new(plans.clone(), sessions(), &schema()).unwrap();
+        let events = random_events(&mut rng);
+        let value = |events: &[&Event], index: usize| {
+            let mut profiles = [profile(&plans)];
+            apply(&traits, &events.iter().map(|event| (*event, 0)).collect::<Vec<_>>(), &mut profiles);
+            traits.columns(&profiles, &[2]).unwrap().column(traits.first_column[index]).clone()
+        };
+        let all: Vec<&Event> = events.iter().collect();
+        let (rows, owners) = (batch(&all), vec![Some(0); all.len()]);
+        let best: Vec<u64> = all.iter().map(|event| event.best).collect();
+        let input = Input { events: &rows, profile_of_row: &owners, best: &best, now: 2 };
+        for (index, plan) in plans.iter().enumerate() {
+            let taken = traits.taken(index, &input).unwrap();
+            let inside: Vec<&Event> = taken.iter().filter(|t| t.is_inside).map(|t| all[t.row]).collect();
+            let whole = value(&all, index);
+            prop_assert_eq!(&value(&inside, index), &whole, "{} {:?} {:?}", plan.name, taken, events);
+            let deciding: Vec<&Event> = taken.iter().filter(|t| t.decides).map(|t| all[t.row]).collect();
+            let rule = plan.event_rule().unwrap();
+            let one = rule.kind.stands_for_one_event() && rule.by.is_none() && !inside.is_empty();
+            prop_assert_eq!(deciding.len(), usize::from(one), "{} {:?} {:?}", plan.name, taken, events);
+            if one {
+                prop_assert_eq!(&value(&deciding, index), &whole, "{} {:?} {:?}", plan.name, taken, events);
+            }
+        }
+    }
+
     /// A merge loses nothing: SEMANTICS §5 ("commutative, associative … equal under any order and batching") and the
     /// last rule of §4 ("the order of linking and updating does not matter"). Events of one person that were first taken
     /// for two or three people, in any order and any batches, give the traits of one profile that saw them all.

@@ -38,6 +38,11 @@ impl Window {
         self.pane(now).saturating_sub(self.panes()).saturating_add(1)
     }
 
+    /// Whether an event of that time counts at `now`.
+    pub fn holds(&self, at: TimeUs, now: TimeUs) -> bool {
+        at <= now && self.pane(at) >= self.first_pane(now)
+    }
+
     /// When a pane is outside from.
     fn leaves(&self, pane: i64) -> TimeUs {
         (pane + self.panes()).saturating_mul(self.pane_us)

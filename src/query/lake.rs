@@ -25,7 +25,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::ObjectStoreExt as _;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::{QueryError, json};
+use super::{QueryError, hash, json};
 use crate::sink::Table;
 use crate::sink::lake::files;
 use crate::sink::lake::manifest::{LakeError, Location, TableFiles};
@@ -44,6 +44,29 @@ async fn context_of(location: &Location) -> Result<SessionContext, QueryError> {
     let manifest = manifest.ok_or_else(|| {
         QueryError::Unavailable(format!("lake {}: nothing was written yet; `tributary run` writes it", location.name))
     })?;
+    let mut tables = Vec::new();
+    for table in &manifest.tables {
+        let provider =
+            table_provider(location, table).map_err(|error| QueryError::Unavailable(error.strip_backtrace()))?;
+        tables.push((table.table(false), provider));
+    }
+    context_over(tables).await
+}
+
+/// A session over rows in memory, with the views and functions of the lake. Tables without rows are given as such.
+///
+/// # Errors
+/// [`QueryError::Sql`]: rows that do not fit their table.
+pub async fn memory_context(tables: Vec<(Table, Vec<RecordBatch>)>) -> Result<SessionContext, QueryError> {
+    let mut providers: Vec<(Table, Arc<dyn TableProvider>)> = Vec::new();
+    for (table, rows) in tables {
+        let rows = MemTable::try_new(table.schema.clone(), vec![rows]);
+        providers.push((table, Arc::new(rows.map_err(|error| QueryError::Sql(error.to_string()))?)));
+    }
+    context_over(providers).await
+}
+
+async fn context_over(tables: Vec<(Table, Arc<dyn TableProvider>)>) -> Result<SessionContext, QueryError> {
     let mut config = SessionConfig::new().with_information_schema(true);
     let options = config.options_mut();
     options.sql_parser.enable_ident_normalization = false;
@@ -53,15 +76,15 @@ async fn context_of(location: &Location) -> Result<SessionContext, QueryError> {
     // Pushing map keys (`identifiers['email']`) below a join fails where a filter is pushed as well.
     options.optimizer.enable_leaf_expression_pushdown = false;
     let context = SessionContext::new_with_config(config);
-    for function in json::functions() {
+    for function in json::functions().into_iter().chain(hash::functions()) {
         context.register_udf(function);
     }
-    for table in &manifest.tables {
-        let provider = table_provider(location, table).map_err(|error| failed(&context, &error))?;
+    let mut shown = Vec::new();
+    for (table, provider) in tables {
         context.register_table(bare(&table.name), provider).map_err(|error| failed(&context, &error))?;
+        shown.push(table);
     }
-    let tables: Vec<Table> = manifest.tables.iter().map(|table| table.table(false)).collect();
-    for view in views(&tables, Dialect::DataFusion) {
+    for view in views(&shown, Dialect::DataFusion) {
         let plan = context.sql(&view.sql).await.map_err(|error| failed(&context, &error))?;
         context.register_table(bare(&view.name), plan.into_view()).map_err(|error| failed(&context, &error))?;
     }

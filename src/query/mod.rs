@@ -1,15 +1,18 @@
 //! SQL over the lake or ClickHouse: the same tables, the same views, the same JSON functions.
 
+mod hash;
 mod history;
 mod json;
 mod lake;
+mod recompute;
 mod render;
 
 use arrow::array::RecordBatch;
 use clickhouse_ext_arrow::ArrowQueryExt as _;
 
 pub use history::TableHistory;
-pub use lake::lake_context;
+pub use lake::{lake_context, memory_context};
+pub use recompute::{members_sql, traits_sql};
 pub use render::{Output, render};
 
 use crate::sink::clickhouse;

@@ -13,7 +13,7 @@ use hashbrown::HashMap;
 
 use super::{Cause, MEMBERSHIP, Moved, SINCE, SegmentError, SegmentPlan, SegmentRule, Transition, is_sampled};
 use crate::event::TimeUs;
-use crate::expression::{Expression, NOW_COLUMN, Projected, TimeComparison};
+use crate::expression::{NOW_COLUMN, Projected, TimeComparison};
 use crate::profile::{BUILT_IN, NOW_PLACE, Profile, TraitRule, Traits};
 
 /// All segments, bound to the trait columns.
@@ -46,6 +46,10 @@ struct Reads {
     traits: Vec<bool>,
     built_in: bool,
     time: bool,
+    /// Who someone is and not what is known of them: through samples and lists.
+    identity: bool,
+    /// Segments that it names itself.
+    segments: Vec<u16>,
 }
 
 /// Where a column of a predicate is found.
@@ -120,6 +124,7 @@ impl Segments {
         };
         for plan in &plans {
             let mut reads = Reads { traits: vec![false; traits.plans.len()], ..Reads::default() };
+            reads.identity = matches!(plan.rule, SegmentRule::Sample { .. } | SegmentRule::List(_));
             let mut predicate = None;
             if let SegmentRule::Predicate(expression) = &plan.rule {
                 for input in &expression.inputs {
@@ -130,10 +135,12 @@ impl Segments {
                             reads.add(&of_traits[index]);
                         }
                         Some(Place::Member(other) | Place::Since(other)) => {
+                            reads.segments.push(other);
                             // It comes before this one.
                             if let Some(bound) = segments.bound.get_mut(other as usize) {
                                 bound.is_read = true;
                                 reads.add(&bound.reads);
+                                reads.segments.push(other);
                             }
                         }
                         Some(Place::Now) | None => {}
@@ -152,7 +159,7 @@ impl Segments {
         for (index, plan) in traits.plans.iter().enumerate() {
             match &plan.rule {
                 // What only a table shows needs no timer.
-                TraitRule::Events(_) => {}
+                TraitRule::Events(_) | TraitRule::Rfm(_) => {}
                 TraitRule::Formula(formula) => formula.times.iter().for_each(|t| add_time(t, &mut segments.times)),
                 TraitRule::Stages(stages) => {
                     stages.iter().flat_map(|s| &s.condition.times).for_each(|t| add_time(t, &mut segments.times));
@@ -188,11 +195,18 @@ impl Segments {
     }
 
     /// Whether something that these may have changed is read by the segment.
-    fn is_touched(&self, index: usize, touch: &Touch) -> bool {
-        let reads = &self.bound[index].reads;
-        (touch.time && reads.time)
+    fn is_touched(&self, index: usize, judged: &Judged<'_>) -> bool {
+        let (reads, touch) = (&self.bound[index].reads, judged.touch);
+        // Of someone new the samples are not those of nobody.
+        (reads.identity && !judged.new.is_empty())
+            || (touch.time && reads.time)
             || (touch.built_in && reads.built_in)
             || reads.traits.iter().zip(&touch.traits).any(|(read, touched)| *read && *touched)
+    }
+
+    /// Whether it names a segment that has changed: lists do so without any trait.
+    fn reads_any(&self, index: usize, changed: &[bool]) -> bool {
+        self.bound[index].reads.segments.iter().any(|other| changed[usize::from(*other)])
     }
 
     /// Judges profiles, updates their memberships, and says what changed.
@@ -216,6 +230,7 @@ impl Segments {
         for (row, profile) in profiles.iter().enumerate() {
             profile.segments().for_each(|segment| members[segment as usize].push(row as u32));
         }
+        let mut changed = vec![false; self.plans.len()];
         let everyone = judged.whole.len() == rows;
         let some: UInt32Array = judged.whole.iter().copied().collect();
         for index in 0..self.plans.len() {
@@ -234,7 +249,9 @@ impl Segments {
                 _ if !self.ready[index] => {
                     judged.whole.iter().for_each(|row| settle.row(*row, is_member(*row, profiles), profiles));
                 }
-                (SegmentRule::Predicate(_), Some(predicate)) if everyone || self.is_touched(index, judged.touch) => {
+                (SegmentRule::Predicate(_), Some(predicate))
+                    if everyone || self.is_touched(index, judged) || self.reads_any(index, &changed) =>
+                {
                     let column = |code: usize| self.column(code, judged, &members, profiles);
                     let is =
                         predicate.evaluate_predicate(&column, rows).map_err(|source| self.failed(index, source))?;
@@ -262,13 +279,14 @@ impl Segments {
                     }
                 }
                 (SegmentRule::Nobody, _) => judged.whole.iter().for_each(|row| settle.row(*row, false, profiles)),
-                (SegmentRule::List | SegmentRule::Predicate(_), _) => {
+                (SegmentRule::List(_) | SegmentRule::Predicate(_), _) => {
                     for row in 0..rows as u32 {
                         let listed = (judged.listed)(row, segment).unwrap_or_else(|| is_member(row, profiles));
                         settle.row(row, listed, profiles);
                     }
                 }
             }
+            changed[index] = settle.changed;
             if self.bound[index].is_read && settle.changed {
                 // Later predicates see it as it is now.
                 members[index] = (0..rows as u32).filter(|row| is_member(*row, profiles)).collect();
@@ -394,6 +412,7 @@ impl Reads {
         self.traits.iter_mut().zip(&other.traits).for_each(|(mine, theirs)| *mine |= *theirs);
         self.built_in |= other.built_in;
         self.time |= other.time;
+        self.identity |= other.identity;
     }
 }
 
@@ -403,15 +422,10 @@ fn reads_of_traits(traits: &Traits) -> Vec<Reads> {
     for (index, plan) in traits.plans.iter().enumerate() {
         let mut reads = Reads { traits: vec![false; traits.plans.len()], ..Reads::default() };
         reads.traits[index] = true;
-        let expressions: Vec<&Expression> = match &plan.rule {
-            TraitRule::Events(rule) => {
-                reads.time = rule.window.is_some();
-                Vec::new()
-            }
-            TraitRule::Formula(formula) => vec![formula],
-            TraitRule::Stages(stages) => stages.iter().map(|stage| &stage.condition).collect(),
-        };
-        for expression in expressions {
+        if let TraitRule::Events(rule) = &plan.rule {
+            reads.time = rule.window.is_some();
+        }
+        for expression in plan.rule.expressions() {
             reads.time |= !expression.times.is_empty();
             for input in &expression.inputs {
                 match traits.schema().index_of(&input.column) {

@@ -6,6 +6,9 @@
 
 mod judge;
 
+use std::sync::Arc;
+
+use hashbrown::HashMap;
 use sha2::{Digest, Sha256};
 
 pub use judge::{Judged, Segments, Touch};
@@ -33,9 +36,18 @@ pub enum SegmentRule {
         below: u64,
     },
     /// Who has one of the identifiers of a list.
-    List,
+    List(ListPlan),
     /// Defined no more: whoever is in it leaves.
     Nobody,
+}
+
+/// What a list's file holds.
+#[derive(Debug, Clone)]
+pub struct ListPlan {
+    /// The index of the identifiers' type.
+    pub kind: u16,
+    /// As events have them once they are normalised, by their hashes.
+    pub identifiers: Arc<HashMap<u128, Box<str>>>,
 }
 
 impl SegmentRule {
@@ -44,7 +56,7 @@ impl SegmentRule {
         match self {
             SegmentRule::Predicate(predicate) => predicate.sql.clone(),
             SegmentRule::Sample { below } => format!("a sample of {:.1}%", *below as f64 / 42_949_672.96),
-            SegmentRule::List => "a list".to_string(),
+            SegmentRule::List(list) => format!("a list of {} identifiers", list.identifiers.len()),
             SegmentRule::Nobody => "defined no more".to_string(),
         }
     }
@@ -75,12 +87,14 @@ pub struct Transition {
     pub at: TimeUs,
 }
 
-/// Only `event` and `time` set anything off by themselves.
+/// Only `event`, `time` and `edit` set anything off by themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     Event,
     /// No event came, but its time.
     Time,
+    /// Someone changed a list by command.
+    Edit,
     /// A membership moved from one profile id to another.
     Merge,
     /// A correction of identity.
@@ -96,6 +110,7 @@ impl Cause {
         match self {
             Cause::Event => "event",
             Cause::Time => "time",
+            Cause::Edit => "edit",
             Cause::Merge => "merge",
             Cause::Split => "split",
             Cause::Fill => "fill",

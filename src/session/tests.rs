@@ -422,3 +422,33 @@ fn events_are_read_from_their_columns() {
         assert_eq!(told(&plan), rows.map(|row| all[row]), "{wanted}");
     }
 }
+
+/// What an event costs that goes on with the open session.
+#[test]
+#[ignore = "for figures"]
+#[expect(clippy::disallowed_methods, reason = "measures time")]
+fn figures() {
+    let plan = plan(false, None);
+    let ids: Vec<String> = (0..1000).map(|number| format!("{number:036}")).collect();
+    for (what, page, paths) in [("no page", false, [None, None]), ("pages", true, [Some("/products/1"), Some("/cart")])]
+    {
+        let mut sessions = Sessions::default();
+        let begun = std::time::Instant::now();
+        for round in 0..1000 {
+            for (number, id) in ids.iter().enumerate() {
+                let at = (round * 1000 + number as i64) * 1000;
+                let event = SessionEvent { page, path: paths[number % 2], message_id: id, ..event(at, "").seen() };
+                assert!(sessions.apply(&plan, &event));
+                assert!(sessions.id_of(&plan, &event).is_some());
+            }
+        }
+        println!("{what}: {} ns an event", begun.elapsed().as_nanos() / 1_000_000);
+    }
+    let mut sessions = Sessions::default();
+    let begun = std::time::Instant::now();
+    for number in 0..100_000 {
+        sessions.apply(&plan, &event(number * 1000, "m").seen());
+        sessions.take(&plan);
+    }
+    println!("a batch of a profile: {} ns", begun.elapsed().as_nanos() / 100_000);
+}

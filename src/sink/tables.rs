@@ -30,6 +30,7 @@ pub enum TableKind {
     Sessions,
     StageChanges,
     Definitions,
+    RfmBorders,
     Deliveries,
     RejectedEvents,
     /// Partial aggregates of a batch; a view of the aggregate's name sums them.
@@ -155,7 +156,7 @@ pub fn segment_changes() -> Table {
             ("profile_id", DataType::Utf8, false),
             // `entered` or `exited`
             ("change", DataType::Utf8, false),
-            // `event`, `time`, `merge`, `split`, `fill` or `removed`
+            // `event`, `time`, `edit`, `merge`, `split`, `fill` or `removed`
             ("cause", DataType::Utf8, false),
             ("changed_at", time_type(), false),
         ],
@@ -224,6 +225,22 @@ pub fn definitions() -> Table {
             ("changed_at", time_type(), false),
         ],
     )
+}
+
+/// One row per scan of an RFM trait.
+pub fn rfm_borders() -> Table {
+    let mut columns = vec![
+        ("trait", DataType::Utf8, false),
+        ("version", DataType::UInt64, false),
+        ("scanned_at", time_type(), false),
+        ("people", DataType::Int64, false),
+    ];
+    columns.extend(["recency_1", "recency_2", "recency_3", "recency_4"].map(|name| (name, time_type(), false)));
+    let doubles = ["frequency_1", "frequency_2", "frequency_3", "frequency_4"];
+    columns.extend(doubles.map(|name| (name, DataType::Float64, false)));
+    let doubles = ["monetary_1", "monetary_2", "monetary_3", "monetary_4"];
+    columns.extend(doubles.map(|name| (name, DataType::Float64, false)));
+    table("rfm_borders", TableKind::RfmBorders, columns)
 }
 
 /// One row per delivery attempt.
@@ -445,6 +462,7 @@ pub(crate) mod tests {
             sessions(),
             stage_changes(),
             definitions(),
+            rfm_borders(),
             deliveries(),
             rejected_events(),
             aggregate(

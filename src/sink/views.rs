@@ -2,6 +2,8 @@
 //!
 //! Each is one `SELECT` in the dialect of its engine. "Latest" is always by (`_batch`, `_seq`).
 
+mod memberships;
+
 use arrow::datatypes::Field;
 
 use crate::aggregate::AggregateRole;
@@ -62,10 +64,13 @@ pub fn views(tables: &[Table], dialect: Dialect) -> Vec<View> {
             TableKind::Identifiers => {
                 views.push(view("current_identifiers", current_identifiers(dialect, table, merges)));
             }
-            TableKind::SegmentChanges => views.push(view(
-                "segment_members",
-                latest(dialect, table, &["segment", "profile_id"], &["changed_at"], Some(("change", "= 'entered'"))),
-            )),
+            TableKind::SegmentChanges => {
+                let entered = Some(("change", "= 'entered'"));
+                let members = latest(dialect, table, &["segment", "profile_id"], &["changed_at"], entered);
+                views.push(view("segment_members", members));
+                views.push(view("segment_sizes", memberships::SEGMENT_SIZES.to_string()));
+                views.push(view("segment_overlap", memberships::SEGMENT_OVERLAP.to_string()));
+            }
             TableKind::Definitions => {
                 let shown = ["version", "ready", "changed_at"];
                 let sql = latest(dialect, table, &["kind", "name"], &shown, Some(("removed", "= false")));
@@ -77,6 +82,7 @@ pub fn views(tables: &[Table], dialect: Dialect) -> Vec<View> {
             | TableKind::IdentityConflicts
             | TableKind::EventMoves
             | TableKind::StageChanges
+            | TableKind::RfmBorders
             | TableKind::Deliveries
             | TableKind::RejectedEvents => {}
         }
@@ -390,6 +396,8 @@ fn combined(table: &Table) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use arrow::array::RecordBatch;
+
+    pub(crate) use super::memberships::tests::{Memberships, memberships};
 
     use crate::sink::tables::{self, Table, tests::batch};
 

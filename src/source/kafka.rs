@@ -420,6 +420,9 @@ impl Reader {
                 // A partition that is new since the last look is read whole, or its first records would be lost.
                 None => (low, Offset::Beginning),
             };
+            if next < high {
+                self.send(SourceEvent::Behind(self.topic.clone(), number))?;
+            }
             let until = self.limits.until_end.then_some(high);
             let at_end = until.is_some_and(|until| next >= until);
             assigned.push((number, offset, Partition { next, at_end, until }));

@@ -91,6 +91,8 @@ pub enum SourceEvent {
     /// Where partitions without a position begin (`start: latest`, new partitions). To be stored with the next
     /// commit, so that a restart goes on from there even when no record has come in between.
     Assigned(Positions),
+    /// This partition of a topic has records that are still to be read; said before the first of them.
+    Behind(Arc<str>, i32),
     /// This partition of a topic has been read to its end as of now.
     AtEnd(Arc<str>, i32),
     /// All partitions have been read to their end as of now; said again after further records.

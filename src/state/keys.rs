@@ -46,8 +46,10 @@ pub enum Tag {
     Definition = b'v',
     /// Due time, profile number: when a profile has to be judged again.
     Timer = b't',
-    /// Segment name, identifier hash: what people have added to a list or taken out of it.
+    /// Segment name, identifier hash → what people have added to a list or taken out of it.
     List = b'l',
+    /// Profile number → what it is scored by: who has changed since a scan began, as they were before.
+    Scan = b'a',
 }
 
 pub fn prefix(tag: Tag) -> Bytes {
@@ -88,6 +90,20 @@ pub fn named_prefix(tag: Tag, name: &str) -> Bytes {
     key.put_slice(name.as_bytes());
     key.put_u8(0);
     key.freeze()
+}
+
+/// A name, ended by a zero byte, and a hash.
+pub fn named_hash(tag: Tag, name: &str, hash: u128) -> Bytes {
+    let mut key = start(tag, name.len() + 17);
+    key.put_slice(name.as_bytes());
+    key.put_u8(0);
+    key.put_u128(hash);
+    key.freeze()
+}
+
+/// The hash of a [`named_hash`] key.
+pub fn parse_named_hash(key: &[u8]) -> Option<u128> {
+    Some(u128::from_be_bytes(key.get(key.len().checked_sub(16)?..)?.try_into().ok()?))
 }
 
 /// The number of a [`number`] key.

@@ -128,19 +128,7 @@ impl Tree {
 
     /// Adds the path in the other spelling of each of its keys.
     fn respell(&mut self, field: &Field, wanted: usize) {
-        let other: Vec<String> = field.path.iter().map(|key| other_spelling(key)).collect();
-        if other == field.path {
-            return;
-        }
-        // Every mixture of the spellings; paths are short, and most keys have one spelling only.
-        let mixtures = 1_usize << field.path.len().min(6);
-        for mixture in 1..mixtures {
-            let path: Vec<String> = (0..field.path.len())
-                .map(|key| if mixture >> key & 1 == 1 { other[key].clone() } else { field.path[key].clone() })
-                .collect();
-            if path == field.path {
-                continue;
-            }
+        for path in spellings(&field.path).into_iter().skip(1) {
             let mut at = 0;
             for key in path {
                 let known = self.nodes[at].children.iter().find(|(name, _)| *name == key).map(|(_, node)| *node);
@@ -156,6 +144,23 @@ impl Tree {
             }
         }
     }
+}
+
+/// Every mixture of the spellings of a path's keys, the path as it is first. Paths are short, and most keys have one
+/// spelling only.
+pub fn spellings(path: &[String]) -> Vec<Vec<String>> {
+    let other: Vec<String> = path.iter().map(|key| other_spelling(key)).collect();
+    let mut all = vec![path.to_vec()];
+    for mixture in 1..1_usize << path.len().min(6) {
+        let keys = path.iter().zip(&other).enumerate();
+        let mixed: Vec<String> = keys
+            .map(|(index, (own, other))| if mixture >> index & 1 == 1 { other.clone() } else { own.clone() })
+            .collect();
+        if !all.contains(&mixed) {
+            all.push(mixed);
+        }
+    }
+    all
 }
 
 /// `user_agent` for `userAgent` and the other way round; the key itself when it has one spelling only.

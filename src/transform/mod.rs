@@ -31,6 +31,7 @@ use crate::expression::{BoundExpression, Expression};
 use envelope::EnvelopeMap;
 pub use envelope::TYPES;
 use fields::FieldSet;
+pub use fields::spellings;
 pub use restore::Restore;
 pub use scope::{Aliases, Contracts, EventScope, MapScope};
 use steps::BoundStep;

@@ -30,7 +30,7 @@ const AFTER: &str = r#"traits:
   views:   { count: "*", event: Product Viewed }
   orders:  { count: "*", event: Order Completed }
   revenue: { sum: properties.total, event: Order Completed }
-  bought:  { distinct: properties.sku, event: Order Completed }
+  bought:  { distinct: properties.order_id, event: Order Completed }
   path:    { funnel: [Product Viewed, Order Completed], within: 1d }
 segments:
   lookers: "views >= 3"
@@ -105,8 +105,11 @@ fn events(from: usize, to: usize) -> String {
             _ => format!(r#""userId":"u{person}""#),
         };
         let (event, properties) = match random.u8(0..4) {
-            0 => ("Order Completed", format!(r#"{{"total":{},"sku":"s{}"}}"#, random.u32(1..90), random.u8(0..9))),
-            _ => ("Product Viewed", "{}".to_string()),
+            0 => (
+                "Order Completed",
+                format!(r#"{{"total":{},"order_id":"o{}","currency":"EUR"}}"#, random.u32(1..90), random.u8(0..9)),
+            ),
+            _ => ("Product Viewed", r#"{"sku":"s1"}"#.to_string()),
         };
         let at = chrono::DateTime::from_timestamp(1_772_000_000 + n as i64 * 30, 0).expect("a time").to_rfc3339();
         let _ = writeln!(

@@ -223,21 +223,26 @@ fn the_tests_of_the_shipped_pipelines_pass() {
     for path in pipelines {
         let path = path.to_str().expect("utf-8");
         let checked = tributary(&["check", "-C", path]).output().expect("starts");
-        assert!(checked.status.success() && !text_of(&checked).contains("warning"), "{path}: {}", text_of(&checked));
+        let text = text_of(&checked);
+        // What reads otherwise than it is is the very subject of one of them.
+        let warns = path.ends_with("traits/nulls.yaml");
+        assert!(checked.status.success() && text.contains("warning") == warns, "{path}: {text}");
         let output = tributary(&["test", "-C", path]).output().expect("starts");
         assert!(output.status.success(), "{path}: {}", text_of(&output));
     }
 }
 
-/// The folders of `pipelines`, and the files of `pipelines/identity` and `pipelines/sessions`: each of those is a pipeline by
-/// itself.
+/// Folders of worked cases.
+const CASES: [&str; 3] = ["identity", "sessions", "traits"];
+
+/// The folders of `pipelines`, and the files of those that hold worked cases: each of these is a pipeline by itself.
 pub fn shipped_pipelines() -> Vec<PathBuf> {
     let paths = |folder: PathBuf| {
         let entries = std::fs::read_dir(folder).expect("folder");
         entries.map(|entry| entry.expect("entry").path()).collect::<Vec<_>>()
     };
     let (cases, mut all): (Vec<_>, Vec<_>) =
-        paths(root().join("pipelines")).into_iter().partition(|path| path.ends_with("identity") || path.ends_with("sessions"));
+        paths(root().join("pipelines")).into_iter().partition(|path| CASES.iter().any(|cases| path.ends_with(cases)));
     let files = cases.into_iter().flat_map(paths);
     all.extend(files.filter(|path| path.extension().is_some_and(|ending| ending == "yaml")));
     all.sort();

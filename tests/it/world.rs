@@ -14,12 +14,16 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tributary::definition::{self, Mode, Pipeline};
 use tributary::engine::history::{History, HistoryError, HistoryFilter, HistoryReader};
-use tributary::engine::{Begun, Chunk, Command, Core, Corrected, CorrectionRequest, Preparer, Shadow, Staged};
+use tributary::engine::{
+    Begun, Chunk, Command, Core, Corrected, CorrectionRequest, ListEdited, ListRequest, Preparer, Shadow, Staged,
+};
 use tributary::event::{ProfileId, RawBatch};
 use tributary::identity::{Correction, Named};
+use tributary::profile::{Profile, ProfileRecord, Traits};
 use tributary::sink::CommitRange;
-use tributary::state::Store;
+use tributary::state::keys::{self, Tag};
 use tributary::state::memory::MemoryStore;
+use tributary::state::{Store, codec, scan_all};
 use tributary::transform::Restore;
 
 /// One event as its producer wrote it: identifiers by type, and the rest of the JSON.
@@ -219,6 +223,23 @@ impl World {
         staged.map(|staged| self.commit(staged)).is_some()
     }
 
+    /// Fires the next timers that are due; false when none was.
+    pub fn fire(&mut self) -> bool {
+        let staged = self.runtime.block_on(self.core.fire_timers(self.clock)).expect("fired");
+        staged.map(|staged| self.commit(staged)).is_some()
+    }
+
+    /// Time passes, and what is due on the way happens at its moment: timers, scans, whoever has to be judged anew.
+    pub fn pass(&mut self, now: i64) {
+        loop {
+            self.clock = self.core.next_due().min(now);
+            if !self.fire() && !self.sweep() && self.core.next_due() > now {
+                self.clock = now;
+                return;
+            }
+        }
+    }
+
     pub fn apply(&mut self, events: &[Event]) {
         self.apply_json("site", events.iter().map(|event| (event.timestamp, event.json())));
     }
@@ -271,6 +292,21 @@ impl World {
         begun
     }
 
+    /// Changes a list by command.
+    pub fn edit_list(&mut self, segment: &str, identifier_type: &str, values: &[String], add: bool) -> ListEdited {
+        let request = ListRequest {
+            segment: segment.to_string(),
+            identifier_type: identifier_type.to_string(),
+            values: values.to_vec(),
+            add,
+        };
+        let command = Command::EditList { request, answer: oneshot::channel().0 };
+        let staged = self.runtime.block_on(self.core.apply(None, &[command], self.clock)).expect("applied");
+        let edited = staged.edited[0].clone();
+        self.commit(staged);
+        edited
+    }
+
     /// Reads the history that the rebuild asks for: generation and what came of it.
     pub fn read_history(&mut self) -> (u32, Shadow) {
         let job = self.core.rebuild.clone().expect("a rebuild");
@@ -305,6 +341,23 @@ impl World {
                 self.finish(shadow)
             }
         }
+    }
+
+    /// Everybody as stored, in no order.
+    pub fn people(&self) -> Vec<Profile> {
+        let stored = self.runtime.block_on(scan_all(&*self.store, &keys::prefix(Tag::Profile))).expect("profiles");
+        let load = |value: &[u8]| {
+            let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", value).expect("a profile");
+            record.load(self.core.slots())
+        };
+        stored.iter().map(|(_, value)| load(value)).collect()
+    }
+
+    /// The traits of these people as of the clock, a row each.
+    pub fn traits(&self, people: &[Profile]) -> RecordBatch {
+        let traits = Traits::new(self.pipeline.traits.clone(), self.pipeline.sessions.clone(), &self.preparer.schema())
+            .expect("traits");
+        traits.columns(people, &vec![self.clock; people.len()]).expect("columns")
     }
 
     pub fn digest(&self) -> u128 {
@@ -386,7 +439,7 @@ impl World {
                         sum.1 += orders;
                     }
                     "rejected_events" | "identity_conflicts" | "deliveries" | "stage_changes" | "definitions"
-                    | "sessions" => {}
+                    | "rfm_borders" | "sessions" => {}
                     other => panic!("unexpected table {other}"),
                 }
             }

@@ -220,8 +220,8 @@ impl Story<'_> {
 
     async fn segments(&self) -> Result<(), Failure> {
         title("5  Segments");
-        let changes =
-            "SELECT segment, change, count(*) FROM segment_changes WHERE cause = 'event' GROUP BY segment, change";
+        let changes = "SELECT segment, change, count(*) FROM segment_changes WHERE cause IN ('event', 'time') \
+                       GROUP BY segment, change";
         let changes = self.rows(changes).await?;
         let sizes = self.rows("SELECT segment, count(*) FROM segment_members GROUP BY segment").await?;
         let of = |segment: &str, change: &str| -> i64 {
@@ -233,8 +233,8 @@ impl Story<'_> {
             let size = sizes.iter().find(|row| row[0] == plan.name).and_then(|row| row[1].parse().ok()).unwrap_or(0);
             let (entered, left) = (of(&plan.name, "entered"), of(&plan.name, "exited"));
             let merged = entered - left - size;
-            let condition = cut(&plan.rule.text(), 80 - 52);
-            say(&format!("  {entered:>7} {left:>7} {merged:>7} {size:>8}  {:<13} {condition}", plan.name));
+            let condition = cut(&plan.rule.text(), 80 - 54);
+            say(&format!("  {entered:>7} {left:>7} {merged:>7} {size:>8}  {:<15} {condition}", plan.name));
         }
         say("");
         say("`merged`: no more members, since their profile became part of another.");

@@ -218,7 +218,8 @@ async fn read(
                 sample.whole = true;
                 break;
             }
-            Some(SourceEvent::Lag(_) | SourceEvent::Assigned(_) | SourceEvent::AtEnd(..)) => {}
+            Some(SourceEvent::Lag(_) | SourceEvent::Assigned(_) | SourceEvent::Behind(..) | SourceEvent::AtEnd(..)) => {
+            }
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use super::correct::correct;
 use super::seen::Seen;
 use crate::decode::{DecodePlan, Format};
 use crate::definition::{Correction, Expected, Pipeline, Place, TestEvent, TestPlan, TestStep};
-use crate::engine::{Core, EngineError, Prepared, Preparer};
+use crate::engine::{Core, EngineError, Preparer, Staged};
 use crate::event::{RawBatch, TimeUs};
 use crate::state::Store;
 use crate::state::memory::MemoryStore;
@@ -68,7 +68,11 @@ impl Runner {
         let events: Vec<&TestEvent> = test.steps.iter().flat_map(|step| &step.events).collect();
         let (mut differences, mut corrections) = (Vec::new(), Vec::new());
         for step in &test.steps {
+            state.pass(step.at).await?;
             self.take(step, &mut state).await?;
+            if !step.expect.is_empty() {
+                state.seen.profiles(&state.core.profiles_at(step.at).await?);
+            }
             for expectation in &step.expect {
                 differences.extend(compare(&state.seen, expectation));
                 let right = correct(&state.seen, &self.pipeline, expectation);
@@ -86,9 +90,6 @@ impl Runner {
 
     /// Applies a step's events in the order written, those of one source in a row as one batch.
     async fn take(&mut self, step: &TestStep, state: &mut State) -> Result<(), EngineError> {
-        if step.events.is_empty() {
-            return state.apply(None, step.at).await;
-        }
         let topic: Arc<str> = "tests".into();
         for run in step.events.chunk_by(|one, other| one.source == other.source) {
             let Some(first) = run.first() else { continue };
@@ -100,7 +101,9 @@ impl Runner {
                 state.seen.message_ids.push(event.message_id());
             }
             let prepared = self.preparer.prepare(&raw, Vec::new())?;
-            state.apply(Some(prepared), step.at).await?;
+            let staged = state.core.apply(Some(prepared), &[], step.at).await?;
+            state.commit(staged).await?;
+            state.pass(step.at).await?;
         }
         Ok(())
     }
@@ -114,8 +117,23 @@ struct State {
 }
 
 impl State {
-    async fn apply(&mut self, batch: Option<Prepared>, now: TimeUs) -> Result<(), EngineError> {
-        let mut staged = self.core.apply(batch, &[], now).await?;
+    /// Time passes: what is due up to `now` happens in order, each at its own time; then new borders of RFM traits.
+    async fn pass(&mut self, now: TimeUs) -> Result<(), EngineError> {
+        loop {
+            let moment = self.core.next_due().min(now);
+            let staged = match self.core.fire_timers(moment).await? {
+                None => self.core.sweep(moment).await?,
+                fired => fired,
+            };
+            match staged {
+                Some(staged) => self.commit(staged).await?,
+                None if self.core.next_due() > now => return Ok(()),
+                None => {}
+            }
+        }
+    }
+
+    async fn commit(&mut self, mut staged: Staged) -> Result<(), EngineError> {
         self.store.commit(std::mem::take(&mut staged.writes)).await?;
         self.core.durable(staged.commit);
         self.seen.take(&staged.rows);

@@ -101,6 +101,11 @@ impl Seen {
         }
     }
 
+    /// Takes in profiles as they are at a moment: what windows and formulas say changes without a row of its own.
+    pub fn profiles(&mut self, batch: &RecordBatch) {
+        (0..batch.num_rows()).for_each(|index| self.profile(&Columns { batch, index }));
+    }
+
     /// From here on `conflicts`, `sent`, `no_profile` and `rejected` begin anew.
     pub fn forget_what_happened(&mut self) {
         self.conflicts.clear();

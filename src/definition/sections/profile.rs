@@ -1,6 +1,6 @@
 //! Traits and segments.
 
-use super::reference::{FUNNEL_STEP, SEGMENT, SEQUENCE_STEP, TRAIT};
+use super::reference::{FUNNEL_STEP, RFM, SEGMENT, SEQUENCE_STEP, TRAIT};
 use crate::definition::findings::Span;
 use crate::definition::findings::nearest_or_list;
 use crate::definition::keys::Section;
@@ -35,7 +35,7 @@ pub const ON_MERGE: [(&str, OnMerge); 4] = [
 ];
 
 /// What a trait can be; one of them.
-pub const KINDS: [&str; 16] = [
+pub const KINDS: [&str; 17] = [
     "latest",
     "first",
     "count",
@@ -52,6 +52,7 @@ pub const KINDS: [&str; 16] = [
     "formula",
     "score",
     "stages",
+    "rfm",
 ];
 
 /// Keys that go with some kinds only, and which.
@@ -89,6 +90,7 @@ pub fn a_trait(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<T
             sql.map(|sql| TraitSpec::Formula { sql, score: name == "score" })
         }
         "stages" => stages(reader, input),
+        "rfm" => rfm(reader, input),
         "funnel" | "sequence" => steps(reader, &fields, name, input),
         _ => event_trait(reader, &fields, name, input),
     };
@@ -247,6 +249,23 @@ fn events_of(reader: &Reader, fields: &Fields) -> Option<EventsSpec> {
     })
 }
 
+/// `rfm: { recency: …, frequency: …, monetary: …, every: 1d }`.
+fn rfm(reader: &Reader, node: &Node) -> Option<TraitSpec> {
+    let fields = reader.section(node, "`rfm`", node.span, &RFM)?;
+    let sql = |key: &str| fields.required(key).and_then(|node| reader.sql(node, &format!("`{key}`")));
+    let (recency, frequency, monetary) = (sql("recency"), sql("frequency"), sql("monetary"));
+    let every = fields.required("every").and_then(|node| {
+        let every = reader.duration(node, "`every`")?;
+        if every.as_secs() < 60 {
+            reader.findings.error(node.span, "`every` is a minute at least", "every: 1d".to_string());
+            return None;
+        }
+        i64::try_from(every.as_micros()).ok()
+    });
+    let spec = RfmSpec { recency: recency?, frequency: frequency?, monetary: monetary?, every_us: every? };
+    fields.sound.then(|| TraitSpec::Rfm(Box::new(spec)))
+}
+
 /// `stages: [ { new: condition }, … ]`, the first that holds.
 fn stages(reader: &Reader, node: &Node) -> Option<TraitSpec> {
     let items = reader.list(node, "`stages`");
@@ -288,7 +307,16 @@ pub fn segment(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<S
         return reader.sql(node, what).map(SegmentSpec::Predicate);
     }
     let fields = reader.section(node, what, span, &SEGMENT)?;
-    let node = fields.required("sample")?;
+    let (kind, node) = fields.one()?;
+    if kind == "list" {
+        let (file, matches) = (reader.literal(node, "`list`"), fields.required("match"));
+        let matches = matches.and_then(|node| reader.literal(node, "`match`"));
+        return Some(SegmentSpec::List(ListSpec { file: file?, matches: matches? }));
+    }
+    if fields.has("match") {
+        reader.findings.error(fields.key_span("match"), "`match` goes with `list`", None);
+        return None;
+    }
     let literal = reader.literal(node, "`sample`")?;
     let share = literal.text.trim().strip_suffix('%').and_then(|text| text.trim().parse::<f64>().ok());
     let Some(share) = share.filter(|share| (0.0..=100.0).contains(share)) else {

@@ -64,6 +64,7 @@ pub static TRAIT: Section = Section {
         key("formula", Sql, "over other traits"),
         key("score", Sql, "over other traits, kept between 0 and 100"),
         key("stages", List(&Single(&Sql)), "names and their conditions over other traits: the first that holds"),
+        key("rfm", Map(&RFM), "fifths of all people: R, F and M from 1 to 5, and a named segment"),
         key("event", OneOrMore(&Text), "only events of these names"),
         key("where", Sql, "only events for which it is true"),
         key("on_merge", Choice(|| names(&profile::ON_MERGE)), "whose value stands when profiles merge"),
@@ -95,10 +96,21 @@ pub static SEQUENCE_STEP: Section = Section::of(&[
     key("without", Any(&OneOf(&[Text, Map(&FUNNEL_STEP)])), "what must not come between this step and the one before"),
 ]);
 
+pub static RFM: Section = Section::of(&[
+    required("recency", Sql, "a timestamp over other traits: the later, the better"),
+    required("frequency", Sql, "a number over other traits; people count from above 0 on"),
+    required("monetary", Sql, "a number over other traits"),
+    required("every", Duration, "how often the borders between the fifths are found anew"),
+]);
+
 pub static SEGMENT: Section = Section {
-    keys: &[key("sample", Text, "a share of all people, as 10%")],
-    one_of: &["sample"],
-    later: &[("list", NOT_YET), ("match", NOT_YET)],
+    keys: &[
+        key("sample", Text, "a share of all people, as 10%"),
+        key("list", Text, "a file of identifiers: a CSV with a header, or a text with one on each line"),
+        key("match", Text, "with `list`: the identifier type of its values"),
+    ],
+    one_of: &["sample", "list"],
+    later: &[],
 };
 
 // Sources, tables, transforms

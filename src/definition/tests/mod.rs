@@ -3,6 +3,8 @@
 
 mod broken;
 mod cases;
+mod lists;
+mod rfm;
 mod schema;
 mod sessions;
 

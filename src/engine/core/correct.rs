@@ -239,7 +239,11 @@ impl Core {
     }
 
     async fn number_of(&self, named: &Named) -> Result<Option<ProfileNumber>, EngineError> {
-        let hash = self.identities.plan().identifier_hash(named.kind, &named.value);
+        self.number_of_hash(self.identities.plan().identifier_hash(named.kind, &named.value)).await
+    }
+
+    /// Whose an identifier is.
+    pub(super) async fn number_of_hash(&self, hash: u128) -> Result<Option<ProfileNumber>, EngineError> {
         if let Some(number) = self.identities.identifiers.get(&hash) {
             return Ok(Some(*number));
         }

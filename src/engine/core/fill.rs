@@ -19,7 +19,7 @@ use crate::engine::history::{HistoryFilter, Stored};
 use crate::profile::{Differences, SlotOf, TraitRule};
 
 /// Profiles that are judged in one commit of a sweep.
-const PROFILES_AT_ONCE: usize = 5_000;
+pub(super) const PROFILES_AT_ONCE: usize = 5_000;
 
 /// The fill that is under way, under `Tag::Engine`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -99,6 +99,24 @@ impl FillRecord {
         }
         let nothing = record.traits.is_empty() && record.segments.is_empty() && record.removed.is_empty();
         (!nothing).then_some(record)
+    }
+
+    /// How far it is, for people. `next_profile` as in the engine's record.
+    pub fn progress(&self, next_profile: ProfileNumber) -> String {
+        let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        let not_ready = match (self.traits.len(), self.segments.len()) {
+            (0, segments) => count(segments, "segment"),
+            (traits, 0) => count(traits, "trait"),
+            (traits, segments) => format!("{} and {}", count(traits, "trait"), count(segments, "segment")),
+        };
+        let events = count(self.events as usize, "event");
+        let place = match self.swept {
+            None => format!("{events} read back, up to commit {} of {}", self.cursor.map_or(0, |at| at.0), self.upto),
+            Some(swept) => {
+                format!("{events} read back, {swept} of {} profiles judged anew", next_profile.saturating_sub(1))
+            }
+        };
+        format!("{not_ready} not ready: {place}")
     }
 
     /// Whether some trait that is filled is made of events.
@@ -235,20 +253,31 @@ impl Core {
         self.fill = fill;
     }
 
-    /// Whether everyone is being judged anew.
+    /// Whether everyone is being judged anew, or looked at for the borders of RFM traits.
     pub fn is_sweeping(&self) -> bool {
-        self.fill.as_ref().is_some_and(|fill| fill.swept.is_some())
+        self.fill.as_ref().is_some_and(|fill| fill.swept.is_some()) || self.is_scoring()
     }
 
-    /// Judges the next of all profiles anew, a commit of its own; None when nothing is being filled. What was committed
-    /// before must be durable.
+    /// Goes on with the next of all profiles, a commit of its own: for the fill, else for new borders, else for a scan, which
+    /// begins where it is due. None when nothing is to be done. What was committed before must be durable.
     pub async fn sweep(&mut self, now: TimeUs) -> Result<Option<Staged>, EngineError> {
-        let Some(fill) = self.fill.clone() else { return Ok(None) };
-        let Some(swept) = fill.swept else { return Ok(None) };
-        let mut staged = self.begin(now);
-        let after = keys::profile(swept);
-        let page = self.store.scan(&keys::prefix(Tag::Profile), Some(&after), PROFILES_AT_ONCE).await?;
-        let mut findings = Findings::default();
+        if self.fill.is_some() {
+            return self.sweep_fill(now).await;
+        }
+        self.record.now = self.record.now.max(now);
+        self.begin_scan();
+        match self.rescored() {
+            Some(_) => self.rescore(now).await,
+            None => self.scan(now).await,
+        }
+    }
+
+    /// The next profiles after this one, in the cache, and whether they are the last.
+    pub(super) async fn next_profiles(
+        &mut self,
+        after: ProfileNumber,
+    ) -> Result<(Vec<ProfileNumber>, bool), EngineError> {
+        let page = self.store.scan(&keys::prefix(Tag::Profile), Some(&keys::profile(after)), PROFILES_AT_ONCE).await?;
         let mut numbers = Vec::with_capacity(page.len());
         for (key, value) in &page {
             let Some(number) = keys::parse_number(key) else {
@@ -260,11 +289,19 @@ impl Core {
                 self.profiles.insert_clean(number, record.load(&self.slots));
             }
         }
-        let done = page.len() < PROFILES_AT_ONCE;
+        Ok((numbers, page.len() < PROFILES_AT_ONCE))
+    }
+
+    async fn sweep_fill(&mut self, now: TimeUs) -> Result<Option<Staged>, EngineError> {
+        let Some(fill) = self.fill.clone() else { return Ok(None) };
+        let Some(swept) = fill.swept else { return Ok(None) };
+        let mut staged = self.begin(now);
+        let mut findings = Findings::default();
+        let (mut numbers, done) = self.next_profiles(swept).await?;
         let last = numbers.last().copied().unwrap_or(swept);
         let mut profiles = self.take_stored(&mut numbers).await?;
         let stored: Vec<TimeUs> = profiles.iter().map(|profile| profile.timer).collect();
-        self.judge_past(&mut profiles, &numbers, &mut findings, &mut staged).await?;
+        self.judge_whole(&mut profiles, &numbers, Cause::Fill, &mut findings, &mut staged).await?;
         if fill.traits.is_empty() {
             self.add_changed(&profiles, &findings, &mut staged)?;
         } else {
@@ -293,23 +330,27 @@ impl Core {
         findings: &mut Findings,
         staged: &mut Staged,
     ) -> Result<(), EngineError> {
-        let Some(swept) = self.fill.as_ref().and_then(|fill| fill.swept) else { return Ok(()) };
-        let rows: Vec<usize> =
-            (0..profiles.len()).filter(|row| own[*row] > swept && profiles[*row].events > 0).collect();
-        let whose: Vec<ProfileNumber> = rows.iter().map(|row| numbers[*row]).collect();
-        let mut ahead: Vec<Profile> = rows.iter().map(|row| profiles[*row].take()).collect();
-        self.judge_past(&mut ahead, &whose, findings, staged).await?;
-        for (row, profile) in rows.into_iter().zip(ahead) {
-            profiles[row] = profile;
+        let filled = self.fill.as_ref().and_then(|fill| fill.swept);
+        for (swept, cause) in [(filled, Cause::Fill), (self.rescored(), Cause::Time)] {
+            let Some(swept) = swept else { continue };
+            let rows: Vec<usize> =
+                (0..profiles.len()).filter(|row| own[*row] > swept && profiles[*row].events > 0).collect();
+            let whose: Vec<ProfileNumber> = rows.iter().map(|row| numbers[*row]).collect();
+            let mut ahead: Vec<Profile> = rows.iter().map(|row| profiles[*row].take()).collect();
+            self.judge_whole(&mut ahead, &whose, cause, findings, staged).await?;
+            for (row, profile) in rows.into_iter().zip(ahead) {
+                profiles[row] = profile;
+            }
         }
         Ok(())
     }
 
-    /// Judges profiles whole, for what the past says.
-    async fn judge_past(
+    /// Judges profiles by every segment, for what the past or new borders say.
+    pub(super) async fn judge_whole(
         &mut self,
         profiles: &mut [Profile],
         numbers: &[ProfileNumber],
+        cause: Cause,
         findings: &mut Findings,
         staged: &mut Staged,
     ) -> Result<(), EngineError> {
@@ -329,11 +370,37 @@ impl Core {
             whole: &whole,
             shown: &HashMap::new(),
             moved: &[],
-            cause: Cause::Fill,
+            cause,
             events: None,
             activate: true,
         };
         self.judge(profiles, round, findings, staged).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_says_how_many_definitions_wait_and_how_far_it_is() {
+        let fill = |traits: u32, segments: u32, cursor, events, swept| FillRecord {
+            traits: (0..traits).collect(),
+            segments: (0..segments).collect(),
+            removed: Vec::new(),
+            upto: 9,
+            cursor,
+            events,
+            swept,
+        };
+        let rows = [
+            (fill(2, 3, None, 0, None), "2 traits and 3 segments not ready: 0 events read back, up to commit 0 of 9"),
+            (fill(1, 0, Some((5, 7)), 1, None), "1 trait not ready: 1 event read back, up to commit 5 of 9"),
+            (fill(0, 1, None, 0, Some(40)), "1 segment not ready: 0 events read back, 40 of 99 profiles judged anew"),
+        ];
+        for (fill, expected) in rows {
+            assert_eq!(fill.progress(100), expected, "{fill:?}");
+        }
     }
 }

@@ -141,9 +141,9 @@ impl Core {
         }
     }
 
-    /// When the next timer is due.
+    /// When the next timer or scan is due.
     pub fn next_due(&self) -> TimeUs {
-        self.timers.next_due()
+        self.timers.next_due().min(self.scan_due())
     }
 
     /// Whether timers can only be fired once every commit so far is durable.
@@ -169,6 +169,7 @@ impl Core {
         numbers.dedup();
         let mut profiles = self.take_stored(&mut numbers).await?;
         let stored: Vec<TimeUs> = profiles.iter().map(|profile| profile.timer).collect();
+        self.note_for_scan(&numbers, &profiles, &mut staged)?;
         let mut findings = Findings::default();
         self.fire_due(&mut profiles, &numbers, &mut findings, &mut staged).await?;
         self.add_changed(&profiles, &findings, &mut staged)?;

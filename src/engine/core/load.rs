@@ -44,7 +44,9 @@ impl Core {
         if let Some(fill) = &fill {
             fill.set_ready(&slots, &mut traits.ready, &mut segments.ready);
         }
+        let rfm = Rfm::load(&*store, &slots, &mut traits, record.commit > 0, fill.is_some()).await?;
         let timers = Timers::load(&*store).await?;
+        let lists = Lists::load(&*store, &segments.plans, &pipeline.identity).await?;
         let segment_names: Vec<String> = segments.plans.iter().map(|plan| plan.name.clone()).collect();
         let activations = Activations::new(pipeline.activations.clone(), &segment_names, events)?;
         let mut aggregates = Vec::new();
@@ -75,12 +77,14 @@ impl Core {
                 sessions: tables::sessions(),
                 stage_changes: tables::stage_changes(),
                 definitions: tables::definitions(),
+                rfm_borders: tables::rfm_borders(),
                 deliveries: tables::deliveries(),
                 rejected_events: tables::rejected_events(),
             },
             slots,
             timers,
-            lists: Lists::default(),
+            lists,
+            rfm,
             relinked: HashSet::new(),
             fill,
             told: load_one(&*store, &keys::name(Tag::Engine, Told::KEY), Told::VERSION, "definitions").await?,
@@ -109,6 +113,7 @@ impl Core {
             tables::sessions(),
             tables::stage_changes(),
             tables::definitions(),
+            tables::rfm_borders(),
             tables::deliveries(),
             tables::rejected_events(),
         ];
@@ -122,7 +127,7 @@ fn trait_columns(pipeline: &Pipeline) -> Vec<(String, crate::event::ValueType)> 
     columns.map(|column| (column.name.clone(), column.value_type)).collect()
 }
 
-async fn load_one<T: serde::de::DeserializeOwned + Default>(
+pub(super) async fn load_one<T: serde::de::DeserializeOwned + Default>(
     store: &dyn Store,
     key: &[u8],
     version: u8,
@@ -251,7 +256,7 @@ async fn definitions(
     Ok((record.slots, fill))
 }
 
-/// Takes segments that nobody is in any more out of what the state knows.
+/// Takes segments that nobody is in any more out of what the state knows, and what was said of their lists.
 pub(super) async fn forget_segments(
     store: &dyn Store,
     gone: &[SlotOf],
@@ -260,6 +265,11 @@ pub(super) async fn forget_segments(
     let key = keys::name(Tag::Definition, DefinitionRecord::KEY);
     let mut record: DefinitionRecord = load_one(store, &key, DefinitionRecord::VERSION, "definition record").await?;
     record.slots.forget_segments(gone);
+    for segment in gone {
+        for (key, _) in scan_all(store, &keys::named_prefix(Tag::List, &segment.name)).await? {
+            writes.delete(key);
+        }
+    }
     writes.put(key, codec::encode(DefinitionRecord::VERSION, &record));
     Ok(())
 }

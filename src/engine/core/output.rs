@@ -99,34 +99,31 @@ impl Core {
             touched.profile_of_row.iter().map(|index| index.map(|index| touched.ids[index as usize])).collect();
         let tables = &self.tables;
         let decisions = &resolved.decisions;
-        add(
-            &tables.events,
-            rows::events(&tables.events, events, &id_of_row, extracted, decisions, sessions, commit)?,
-        );
+        add(&tables.events, rows::events(&tables.events, events, &id_of_row, extracted, decisions, sessions, commit)?)?;
         let id_of: HashMap<ProfileNumber, ProfileId> =
             touched.numbers.iter().copied().zip(touched.ids.iter().copied()).collect();
         let identifiers =
             rows::identifiers(&tables.identifiers, self.identities.plan(), &resolved.identifiers, &id_of, commit)?;
-        add(&tables.identifiers, identifiers);
-        add(&tables.profile_merges, rows::profile_merges(&tables.profile_merges, &resolved.merges, commit)?);
+        add(&tables.identifiers, identifiers)?;
+        add(&tables.profile_merges, rows::profile_merges(&tables.profile_merges, &resolved.merges, commit)?)?;
         if !resolved.conflicts.is_empty() {
             // The other side is loaded: it was asked whether it may be joined. The event's own need not be, where a cut
             // keeps two identifiers of one person apart.
             let other = |number| self.identities.components.get(&number).map(|component| component.id);
             let id_of = |number| id_of.get(&number).copied().or_else(|| other(number));
             let (table, plan) = (&tables.identity_conflicts, self.identities.plan());
-            add(table, rows::identity_conflicts(table, plan, &resolved.conflicts, events, &id_of, commit)?);
+            add(table, rows::identity_conflicts(table, plan, &resolved.conflicts, events, &id_of, commit)?)?;
         }
         if batch.replayed.is_none() {
             // A replayed input that is rejected again has its row already.
             let rejects: Vec<&Reject> = batch.rejects.iter().chain(others).collect();
-            add(&tables.rejected_events, rows::rejected_events(&tables.rejected_events, &rejects, commit)?);
+            add(&tables.rejected_events, rows::rejected_events(&tables.rejected_events, &rejects, commit)?)?;
         }
         for (table, aggregator) in &self.aggregates {
             let partial = aggregator
                 .run(&events.batch)
                 .map_err(|error| EngineError::Internal(format!("aggregate {}: {error}", table.name)))?;
-            add(table, rows::aggregate(table, &partial, commit)?);
+            add(table, rows::aggregate(table, &partial, commit)?)?;
         }
         Ok(())
     }
@@ -143,8 +140,7 @@ impl Core {
         let gone: Vec<Gone> = moved.iter().map(|moved| Gone { id: moved.id, as_of: now }).collect();
         let table = &self.tables.profiles;
         let rows = rows::profiles(table, ids, traits, &vec![now; ids.len()], &gone, staged.commit)?;
-        add(table, rows, staged);
-        Ok(())
+        add(table, rows, staged)
     }
 
     /// Rows of profiles as of the last time when each was judged.
@@ -153,8 +149,7 @@ impl Core {
         let as_of: Vec<TimeUs> = profiles.iter().map(|profile| profile.as_of).collect();
         let traits = self.traits.columns(profiles, &as_of)?;
         let table = &self.tables.profiles;
-        add(table, rows::profiles(table, &ids, &traits, &as_of, &[], staged.commit)?, staged);
-        Ok(())
+        add(table, rows::profiles(table, &ids, &traits, &as_of, &[], staged.commit)?, staged)
     }
 
     pub(super) fn add_sessions(
@@ -163,17 +158,31 @@ impl Core {
         staged: &mut Staged,
     ) -> Result<(), EngineError> {
         let table = &self.tables.sessions;
-        add(table, session_rows::sessions(table, rows, staged.commit)?, staged);
-        Ok(())
+        add(table, session_rows::sessions(table, rows, staged.commit)?, staged)
+    }
+
+    /// What the table of profiles would say if everybody were judged at `now`. Every commit must be durable.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn profiles_at(&self, now: TimeUs) -> Result<RecordBatch, EngineError> {
+        let mut profiles = Vec::new();
+        for (_, value) in scan_all(&*self.store, &keys::prefix(Tag::Profile)).await? {
+            let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", &value)?;
+            profiles.push(record.load(&self.slots));
+        }
+        let ids: Vec<ProfileId> = profiles.iter().map(|profile| profile.id).collect();
+        let as_of = vec![now; profiles.len()];
+        let traits = self.traits.columns(&profiles, &as_of)?;
+        rows::profiles(&self.tables.profiles, &ids, &traits, &as_of, &[], self.record.commit)
     }
 
     pub(super) fn add_findings(&self, findings: &Findings, staged: &mut Staged) -> Result<(), EngineError> {
         let commit = staged.commit;
         let (changes, stages) = (&self.tables.segment_changes, &self.tables.stage_changes);
         let rows = rows::segment_changes(changes, &self.segment_names, &findings.transitions, commit)?;
-        add(changes, rows, staged);
-        add(stages, rows::stage_changes(stages, &self.traits.plans, &findings.stages, commit)?, staged);
-        Ok(())
+        add(changes, rows, staged)?;
+        add(stages, rows::stage_changes(stages, &self.traits.plans, &findings.stages, commit)?, staged)
     }
 
     /// Rejected input is kept until it has been replayed; what a replay brought in is removed.
@@ -215,14 +224,8 @@ impl Core {
             let destination = attempt.queued.delivery.destination.clone();
             metrics::counter!("tributary_deliveries_total", "destination" => destination, "outcome" => attempt.outcome.name()).increment(1);
         }
-        let rows = rows::deliveries(&self.tables.deliveries, &attempts, staged.commit)?;
-        // Attempts come by command and from the batch itself; a table has one batch of rows per commit.
-        if let Some((_, known)) = staged.rows.iter_mut().find(|(table, _)| table.name == self.tables.deliveries.name) {
-            *known = join_renumbered(known, &rows)?;
-        } else {
-            staged.rows.push((self.tables.deliveries.clone(), rows));
-        }
-        Ok(())
+        let table = &self.tables.deliveries;
+        add(table, rows::deliveries(table, &attempts, staged.commit)?, staged)
     }
 
     pub(super) fn count(&mut self, batch: &Prepared, events: &EventBatch, resolved: &Resolved, touched: &Touched) {
@@ -260,10 +263,16 @@ impl Core {
     }
 }
 
-fn add(table: &Table, rows: RecordBatch, staged: &mut Staged) {
-    if rows.num_rows() > 0 {
-        staged.rows.push((table.clone(), rows));
+/// Rows come by command and from the batch itself; a table has one batch of rows per commit.
+pub(super) fn add(table: &Table, rows: RecordBatch, staged: &mut Staged) -> Result<(), EngineError> {
+    if rows.num_rows() == 0 {
+        return Ok(());
     }
+    match staged.rows.iter_mut().find(|(other, _)| other.name == table.name) {
+        Some((_, known)) => *known = join_renumbered(known, &rows)?,
+        None => staged.rows.push((table.clone(), rows)),
+    }
+    Ok(())
 }
 
 /// A profile as bodies of deliveries see it: `{id, traits, identifiers, segments}`.

@@ -41,6 +41,7 @@ impl Core {
         staged: &mut Staged,
     ) -> Result<Corrected, EngineError> {
         let (commit, cause) = (staged.commit, job.correction.cause());
+        self.note_for_scan(&[job.number], std::slice::from_ref(&live), staged)?;
         let (mut groups, place) = own_groups(rebuilt.groups, &old, &self.traits);
         old.delete(job.number, &mut staged.writes);
         staged.writes.delete(keys::profile(job.number));
@@ -121,9 +122,7 @@ impl Core {
             (&tables.profile_merges, rows::profile_merges(&tables.profile_merges, &merges, commit)?),
             (&tables.event_moves, rows::event_moves(&tables.event_moves, &moves, cause, commit)?),
         ] {
-            if batch.num_rows() > 0 {
-                staged.rows.push((table.clone(), batch));
-            }
+            output::add(table, batch, staged)?;
         }
         self.add_findings(&findings, staged)?;
         self.count_transitions(&findings.transitions);

@@ -106,7 +106,7 @@ mod tests {
     use crate::state::WriteBatch;
     use crate::state::memory::MemoryStore;
 
-    /// Random puts and takes against a plain set, with more timers than memory holds.
+    /// SEMANTICS §6: random puts and takes against a plain set, with more timers than memory holds.
     #[tokio::test]
     async fn timers_come_in_order_and_none_is_lost() {
         let store = MemoryStore::default();

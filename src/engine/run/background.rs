@@ -32,15 +32,15 @@ impl Loop {
 
     /// Fires timers that are due and judges the next people of a sweep, each a commit of bounded size.
     pub(super) async fn work_in_background(&mut self) -> Result<(), EngineError> {
+        let now = self.now(None);
         if self.core.must_read_timers() || self.core.is_sweeping() {
             self.finish_commit().await?;
         }
-        let now = self.now(None);
         if let Some(staged) = self.core.fire_timers(now).await? {
             self.finish_commit().await?;
             self.launch(staged, Vec::new(), None);
         }
-        if self.core.is_sweeping() {
+        if self.core.is_sweeping() || self.core.scan_due() <= now {
             self.finish_commit().await?;
             if let Some(staged) = self.core.sweep(now).await? {
                 self.launch(staged, Vec::new(), None);
@@ -73,17 +73,7 @@ impl Loop {
 
     /// How far a fill is.
     pub(super) fn tell_fill(&self) {
-        let text = self.core.fill.as_ref().map(|fill| match fill.swept {
-            None => format!(
-                "{} events added, up to commit {} of {}",
-                fill.events,
-                fill.cursor.map_or(0, |c| c.0),
-                fill.upto
-            ),
-            Some(number) => {
-                format!("{} events added; {number} of {} profiles judged", fill.events, self.core.record.next_profile)
-            }
-        });
+        let text = self.core.fill.as_ref().map(|fill| fill.progress(self.core.record.next_profile));
         metrics::gauge!("tributary_fill_running").set(if text.is_some() { 1.0 } else { 0.0 });
         self.status.change(|status| status.fill = text);
     }

@@ -6,7 +6,7 @@ use crate::event::ValueType;
 use crate::query::{Output, Target, query, render};
 use crate::sink::lake::LakeSink;
 use crate::sink::tables::{self, tests::batch};
-use crate::sink::views::tests::{CORRECTED, SESSIONS, corrections, late_events};
+use crate::sink::views::tests::{CORRECTED, Memberships, SESSIONS, corrections, late_events, memberships};
 use crate::sink::{CommitRange, TableSink};
 
 type Rows = Vec<(Table, RecordBatch)>;
@@ -164,6 +164,17 @@ async fn splits_moves_and_bans_are_followed() {
     let (_folder, target) = lake(&tables, commits).await;
     for (sql, expect, why) in CORRECTED {
         assert_eq!(answer(&target, sql).await, expect, "{why}");
+    }
+}
+
+#[tokio::test]
+async fn sizes_and_overlaps_of_segments_are_as_counted_by_hand() {
+    for seed in 1..20 {
+        let Memberships { tables, commits, answers } = memberships(seed);
+        let (_folder, target) = lake(&tables, commits).await;
+        for (sql, expect) in answers {
+            assert_eq!(answer(&target, sql).await, expect, "{sql} (seed {seed})");
+        }
     }
 }
 

@@ -25,6 +25,7 @@ pub fn create_table(table: &Table) -> Result<String, String> {
         TableKind::Sessions => include_str!("../../../deploy/clickhouse/sessions.sql"),
         TableKind::StageChanges => include_str!("../../../deploy/clickhouse/stage_changes.sql"),
         TableKind::Definitions => include_str!("../../../deploy/clickhouse/definitions.sql"),
+        TableKind::RfmBorders => include_str!("../../../deploy/clickhouse/rfm_borders.sql"),
         TableKind::Deliveries => include_str!("../../../deploy/clickhouse/deliveries.sql"),
         TableKind::RejectedEvents => include_str!("../../../deploy/clickhouse/rejected_events.sql"),
         TableKind::Aggregate => return create_aggregate(table),

@@ -61,7 +61,9 @@ mod real {
     use crate::aggregate::{AggregateColumn, AggregateRole};
     use crate::event::{ValueType, time_type};
     use crate::sink::tables::{self, tests::batch};
-    use crate::sink::views::tests::{CORRECTED, EVENTS_OF, SESSIONS, corrections, late_events};
+    use crate::sink::views::tests::{
+        CORRECTED, EVENTS_OF, Memberships, SESSIONS, corrections, late_events, memberships,
+    };
 
     fn url() -> String {
         std::env::var("CLICKHOUSE_URL").expect("CLICKHOUSE_URL")
@@ -301,6 +303,28 @@ mod real {
         let of_one = format!("SELECT * FROM profile_events(profile_id = '{}') LIMIT 0", EVENTS_OF[0].0);
         let schema = async |sql: &str| query(&target, sql).await.expect(sql)[0].schema();
         assert_eq!(schema(columns).await.fields(), schema(&of_one).await.fields());
+    }
+
+    #[tokio::test]
+    #[ignore = "needs CLICKHOUSE_URL"]
+    async fn sizes_and_overlaps_of_segments_are_as_counted_by_hand() {
+        use crate::query::{Output, Target, query, render};
+        let _server = SERVER.lock().await;
+        for seed in 1..4 {
+            let Memberships { tables, commits, answers } = memberships(seed);
+            let (mut sink, _) = fresh("sink_sizes").await;
+            sink.prepare(&tables).await.expect("prepare");
+            for (commit, rows) in (1u64..).zip(commits) {
+                sink.ship(range(commit - 1, commit), &rows).await.expect("ship");
+            }
+            let target =
+                Target::ClickHouse { url: url(), database: "sink_sizes".to_string(), user: None, password: None };
+            for (sql, expect) in answers {
+                let csv = render(&query(&target, sql).await.expect(sql), Output::Csv).expect(sql);
+                let answer = csv.split_once('\n').expect("header").1.trim_end().to_string();
+                assert_eq!(answer, expect, "{sql} (seed {seed})");
+            }
+        }
     }
 
     #[tokio::test]

@@ -59,6 +59,7 @@ pub fn time_column(kind: TableKind) -> Option<&'static str> {
         | TableKind::ProfileMerges
         | TableKind::EventMoves
         | TableKind::Definitions
+        | TableKind::RfmBorders
         | TableKind::Aggregate => None,
     }
 }

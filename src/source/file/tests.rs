@@ -102,7 +102,7 @@ fn pass(reader: &mut Reader) -> String {
                     writeln!(text, "{}@{} {payload}", batch.topics[record.topic as usize], record.offset).unwrap();
                 }
             }
-            SourceEvent::AtEnd(..) => unreachable!("files have no partitions"),
+            SourceEvent::Behind(..) | SourceEvent::AtEnd(..) => unreachable!("files have no partitions"),
             SourceEvent::Rejects(rejects) => {
                 for reject in rejects {
                     let payload = String::from_utf8_lossy(&reject.payload);

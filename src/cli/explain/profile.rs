@@ -2,56 +2,32 @@
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::DataType;
-use clap::Subcommand;
 use hashbrown::{HashMap, HashSet};
 use serde_json::json;
 
-use super::output::{Output, print};
-use super::who::{self, Who};
-use super::{Exit, Failure, Global, NodeConfig, run, say};
+use super::Person;
 use crate::activation::time_text;
-use crate::definition::{Mode, Pipeline};
-use crate::engine::load_component;
-use crate::event::{ProfileId, ProfileNumber};
+use crate::cli::output::{Output, print};
+use crate::cli::who::Who;
+use crate::cli::{Exit, Failure, Global, NodeConfig, run, say};
+use crate::definition::Pipeline;
+use crate::event::ProfileId;
 use crate::identity::{Component, Correction, Corrections, IdentityPlan, Item, Link};
 use crate::query;
-use crate::state::location::Location;
-use crate::state::slate::SlateReader;
-use crate::state::{Store, codec, keys, scan_all};
+use crate::state::{codec, keys, scan_all};
 
-#[derive(Debug, Subcommand)]
-pub enum ExplainCommand {
-    /// Why these identifiers are one person: the links with their events, merges, conflicts
-    Profile {
-        /// A profile id, an id it had before, or type:value
-        who: String,
-    },
-}
-
-pub async fn explain(global: &Global, config: &NodeConfig, command: ExplainCommand) -> Result<Exit, Failure> {
-    let ExplainCommand::Profile { who } = command;
-    let pipeline = run::load(global, Mode::Run)?;
-    let location = Location::parse(&config.data).map_err(Failure::environment)?;
-    let reader = SlateReader::open(&location).await.map_err(|error| {
-        Failure::environment(format!("there is no state at {} yet, or it cannot be read: {error}", config.data))
-    })?;
+pub async fn explain(
+    global: &Global,
+    config: &NodeConfig,
+    pipeline: &Pipeline,
+    person: &Person,
+) -> Result<Exit, Failure> {
     let plan = &pipeline.identity;
-    let wanted = who::parse(plan, &who)?;
-    let key = match &wanted {
-        Who::Id(id) => keys::alias(*id),
-        Who::Named(named) => keys::identifier(plan.identifier_hash(named.kind, &named.value)),
-    };
-    let number = reader.get(&key).await.map_err(Failure::environment)?;
-    let Some(number) = number else {
-        return Err(Failure::findings(format!("nobody is known by {who}: no event has named it, or it was banned")));
-    };
-    let number: ProfileNumber = codec::decode(1, "profile number", &number).map_err(Failure::fatal)?;
-    let head = reader.get(&keys::component(number)).await.map_err(Failure::environment)?;
-    let component = load_component(number, head, &reader).await.map_err(Failure::fatal)?;
+    let Person { reader, component, who, wanted, .. } = person;
     let mut corrections = Corrections::default();
     // Pairs of which one is this person's.
     let mut cuts: Vec<[String; 2]> = Vec::new();
-    let stored = scan_all(&reader, &keys::prefix(keys::Tag::Correction)).await;
+    let stored = scan_all(reader, &keys::prefix(keys::Tag::Correction)).await;
     for (_, value) in stored.map_err(Failure::environment)? {
         let correction = codec::decode(Correction::VERSION, "correction", &value).map_err(Failure::fatal)?;
         corrections.add(plan, &correction);
@@ -62,11 +38,11 @@ pub async fn explain(global: &Global, config: &NodeConfig, command: ExplainComma
             }
         }
     }
-    let tables = Tables::read(&pipeline, config, &component, &corrections).await;
+    let tables = Tables::read(pipeline, config, component, &corrections).await;
     if Output::or_default(global.output) == Output::Json {
-        print(&as_json(plan, &component, &tables, &cuts).to_string());
+        print(&as_json(plan, component, &tables, &cuts).to_string());
     } else {
-        print(&as_text(plan, &component, &tables, &cuts, &who, &wanted));
+        print(&as_text(plan, component, &tables, &cuts, who, wanted));
     }
     if let Err(problem) = &tables {
         say(&format!("merges, conflicts and further events are left out: {problem}"));
@@ -91,9 +67,7 @@ impl Tables {
         corrections: &Corrections,
     ) -> Result<Tables, String> {
         let target = run::tables_of(pipeline, config);
-        let ids: Vec<String> =
-            component.former_ids().iter().chain([&component.id]).map(|id| format!("'{id}'")).collect();
-        let ids = ids.join(", ");
+        let ids = super::id_list(component);
         let ask = async |sql: String| query::query(&target, &sql).await.map_err(|error| error.to_string());
         let merges = ask(format!(
             "SELECT merged_at, old_profile_id, profile_id, CAST(cause AS VARCHAR) AS cause, message_id FROM profile_merges \

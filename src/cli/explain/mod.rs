@@ -1,0 +1,119 @@
+//! `explain`: why things are as they are, down to the events.
+//!
+//! All of it is read from the state and the tables beside whatever runs; nothing is changed.
+
+mod events;
+mod moments;
+mod profile;
+mod segment;
+mod tree;
+mod values;
+mod write;
+
+use clap::Subcommand;
+
+use super::who::{self, Who};
+use super::{Exit, Failure, Global, NodeConfig, run};
+use crate::definition::{Mode, Pipeline};
+use crate::engine::load_component;
+use crate::event::ProfileNumber;
+use crate::identity::Component;
+use crate::state::location::Location;
+use crate::state::slate::SlateReader;
+use crate::state::{Store, codec, keys};
+
+#[derive(Debug, Subcommand)]
+pub enum ExplainCommand {
+    /// Why these identifiers are one person: the links with their events, merges, conflicts
+    Profile {
+        /// A profile id, an id it had before, or type:value
+        who: String,
+    },
+    /// Why someone is in a segment or not: each condition with its values, their events, and when it will change
+    Segment {
+        name: String,
+        /// A profile id, an id it had before, or type:value
+        who: String,
+        /// Take apart segments that it refers to at any depth, not just one level down
+        #[arg(long)]
+        deep: bool,
+    },
+    /// Why a trait has its value: the events behind it, and when it will change
+    Trait {
+        name: String,
+        /// A profile id, an id it had before, or type:value
+        who: String,
+    },
+}
+
+pub async fn explain(global: &Global, config: &NodeConfig, command: ExplainCommand) -> Result<Exit, Failure> {
+    let pipeline = run::load(global, Mode::Run)?;
+    match command {
+        ExplainCommand::Profile { who } => {
+            let person = Person::find(config, &pipeline, who).await?;
+            profile::explain(global, config, &pipeline, &person).await
+        }
+        ExplainCommand::Segment { name, who, deep } => {
+            let names = pipeline.segments.iter().map(|plan| plan.name.as_str());
+            let index = index_of("segment", &name, names)?;
+            let person = Person::find(config, &pipeline, who).await?;
+            segment::explain(global, config, &pipeline, &person, segment::What::Segment { index, deep }).await
+        }
+        ExplainCommand::Trait { name, who } => {
+            let index = index_of("trait", &name, pipeline.traits.iter().map(|plan| plan.name.as_str()))?;
+            let person = Person::find(config, &pipeline, who).await?;
+            segment::explain(global, config, &pipeline, &person, segment::What::Trait { index }).await
+        }
+    }
+}
+
+fn index_of<'n>(what: &str, name: &str, names: impl Iterator<Item = &'n str> + Clone) -> Result<usize, Failure> {
+    names.clone().position(|known| known == name).ok_or_else(|| {
+        let nearest = crate::expression::nearest(name, names.clone());
+        let nearest = nearest.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        let all: Vec<&str> = names.take(50).collect();
+        let all = if all.is_empty() { "none".to_string() } else { all.join(", ") };
+        Failure::findings(format!("there is no {what} `{name}`{nearest} ({what}s: {all})"))
+    })
+}
+
+/// Someone whom the state knows.
+pub struct Person {
+    reader: SlateReader,
+    number: ProfileNumber,
+    component: Component,
+    /// As they were asked for.
+    who: String,
+    wanted: Who,
+}
+
+impl Person {
+    async fn find(config: &NodeConfig, pipeline: &Pipeline, who: String) -> Result<Person, Failure> {
+        let location = Location::parse(&config.data).map_err(Failure::environment)?;
+        let reader = SlateReader::open(&location).await.map_err(|error| {
+            Failure::environment(format!("there is no state at {} yet, or it cannot be read: {error}", config.data))
+        })?;
+        let plan = &pipeline.identity;
+        let wanted = who::parse(plan, &who)?;
+        let key = match &wanted {
+            Who::Id(id) => keys::alias(*id),
+            Who::Named(named) => keys::identifier(plan.identifier_hash(named.kind, &named.value)),
+        };
+        let number = reader.get(&key).await.map_err(Failure::environment)?;
+        let Some(number) = number else {
+            return Err(Failure::findings(format!(
+                "nobody is known by {who}: no event has named it, or it was banned"
+            )));
+        };
+        let number: ProfileNumber = codec::decode(1, "profile number", &number).map_err(Failure::fatal)?;
+        let head = reader.get(&keys::component(number)).await.map_err(Failure::environment)?;
+        let component = load_component(number, head, &reader).await.map_err(Failure::fatal)?;
+        Ok(Person { reader, number, component, who, wanted })
+    }
+}
+
+/// All ids that a person is or was shown under, for a list in SQL.
+fn id_list(component: &Component) -> String {
+    let ids: Vec<String> = component.former_ids().iter().chain([&component.id]).map(|id| format!("'{id}'")).collect();
+    ids.join(", ")
+}

@@ -1,0 +1,285 @@
+//! Traits and members computed anew from the tables, as one SQL statement: what the stream keeps up to date, said once
+//! more in another language. People read it (`explain … --sql`), and the tests hold the stream against it.
+//!
+//! The events are those of `current_events`, so each is of whoever it belongs to today. Where a statement is not what
+//! the stream says:
+//!
+//! - `on_merge: survivor` and lists of people are not in the tables: the former is null, the latter are as
+//!   `segment_changes` has them. Funnels and sequences are null too.
+//! - `NAME.count` of `distinct` is exact where the stream's is an estimate.
+//! - `has_been` reads `segment_changes`, by the row that was last at that time, under today's profile id. Someone whose
+//!   profiles were joined while a member has been one since that row, and not since the earlier entry on either side.
+//! - Numbers are read by the engines' JSON functions: as texts they are written anew (`12.50` is `12.5`), and whole
+//!   numbers beyond 64 bits are 0. Where a key stands in both spellings (`userAgent`, `user_agent`) the one that is asked
+//!   for counts, not the first.
+//! - The keys of `by` escape quotes and backslashes, not control characters.
+
+mod events;
+mod fields;
+
+use std::collections::BTreeSet;
+
+use arrow::datatypes::DataType;
+
+use crate::definition::Pipeline;
+use crate::event::TimeUs;
+use crate::expression::{ColumnScope, Dialect, Expression, NOW_COLUMN, Resolved};
+use crate::profile::{BUILT_IN, TraitPlan, TraitRule};
+use crate::segment::{SegmentPlan, SegmentRule, membership_column, since_column};
+use crate::sink::views::quoted;
+
+/// One row per current profile as of `now`: `profile_id`, the built-in traits, then every column of every trait.
+pub fn traits_sql(pipeline: &Pipeline, dialect: Dialect, now: TimeUs) -> String {
+    let statement = Statement { pipeline, dialect, now };
+    let traits: BTreeSet<usize> = (0..pipeline.traits.len()).collect();
+    let built_in = BUILT_IN.iter().map(|(name, _)| *name);
+    let columns = pipeline.traits.iter().flat_map(|plan| plan.columns.iter().map(|column| column.name.as_str()));
+    let names: Vec<String> = ["profile_id"].into_iter().chain(built_in).chain(columns).map(quoted).collect();
+    statement.people(&traits, &BTreeSet::new()).finish(|people| format!("SELECT {} FROM {people}", names.join(", ")))
+}
+
+/// One row (`segment`, `profile_id`) per current profile and segment that it is in as of `now`: of the segments with these
+/// names, all where None.
+pub fn members_sql(pipeline: &Pipeline, dialect: Dialect, now: TimeUs, only: Option<&[&str]>) -> String {
+    let statement = Statement { pipeline, dialect, now };
+    let wanted = |plan: &SegmentPlan| only.is_none_or(|names| names.contains(&plan.name.as_str()));
+    let shown: Vec<&SegmentPlan> = pipeline.segments.iter().filter(|plan| wanted(plan)).collect();
+    statement.members(&shown)
+}
+
+struct Statement<'a> {
+    pipeline: &'a Pipeline,
+    dialect: Dialect,
+    now: TimeUs,
+}
+
+/// People in steps, each a name in the WITH of the statement: what is computed from columns comes after them.
+struct Steps {
+    dialect: Dialect,
+    with: Vec<String>,
+    count: usize,
+    /// Columns of the next step, and what they are.
+    next: Vec<(String, String)>,
+}
+
+impl Steps {
+    /// Adds a column that reads these.
+    fn add<'c>(&mut self, name: &str, value: String, mut reads: impl Iterator<Item = &'c str>) {
+        if reads.any(|read| self.next.iter().any(|(name, _)| name == read)) {
+            self.step();
+        }
+        self.next.push((name.to_string(), value));
+    }
+
+    fn step(&mut self) {
+        if self.next.is_empty() {
+            return;
+        }
+        let columns: Vec<String> =
+            self.next.drain(..).map(|(name, value)| format!("{value} AS {}", quoted(&name))).collect();
+        let (from, to) = (self.count, self.count + 1);
+        self.with.push(format!("people_{to} AS (SELECT p.*, {} FROM people_{from} AS p)", columns.join(", ")));
+        self.count = to;
+    }
+
+    /// The statement that ends with this SELECT of the last of them.
+    fn finish(mut self, select: impl FnOnce(&str) -> String) -> String {
+        self.step();
+        let settings = match self.dialect {
+            Dialect::ClickHouse => "\nSETTINGS join_use_nulls = 1",
+            Dialect::DataFusion => "",
+        };
+        format!("WITH {}\n{}{settings}", self.with.join(",\n"), select(&format!("people_{}", self.count)))
+    }
+}
+
+fn reads(expression: &Expression) -> impl Iterator<Item = &str> {
+    expression.inputs.iter().map(|input| input.column.as_str())
+}
+
+impl Statement<'_> {
+    /// All current profiles with the columns of these traits, and those since when they are in these segments.
+    fn people(&self, traits: &BTreeSet<usize>, since: &BTreeSet<&str>) -> Steps {
+        let mut with = vec![format!("{} AS ({})", events::EVENTS, self.events(traits))];
+        let mut columns: Vec<String> =
+            ["profile_id", "first_seen", "last_seen", "events"].map(|name| format!("p.{name} AS {name}")).to_vec();
+        // Where a visit ends is the stream's to say: its table is counted.
+        columns.push("coalesce(visits.sessions, 0) AS sessions".to_string());
+        with.push(format!(
+            "visits AS (SELECT profile_id, {} AS sessions FROM current_sessions GROUP BY profile_id)",
+            self.count("*")
+        ));
+        let mut from = format!("({}) AS p LEFT JOIN visits ON p.profile_id = visits.profile_id", self.built_in());
+        let mut join = |alias: &str, sql: String| {
+            with.push(format!("{alias} AS ({sql})"));
+            from.push_str(&format!(" LEFT JOIN {alias} ON p.profile_id = {alias}.profile_id"));
+        };
+        for index in traits {
+            let plan = &self.pipeline.traits[*index];
+            let TraitRule::Events(rule) = &plan.rule else { continue };
+            let alias = format!("trait_{index}");
+            for column in &plan.columns {
+                let name = quoted(&column.name);
+                columns.push(match events::when_empty(rule, column.part) {
+                    Some(value) => format!("coalesce({alias}.{name}, {value}) AS {name}"),
+                    None => format!("{alias}.{name} AS {name}"),
+                });
+            }
+            join(&alias, self.event_trait(plan, rule));
+        }
+        for (index, segment) in since.iter().enumerate() {
+            let alias = format!("since_{index}");
+            columns.push(format!("{alias}.changed_at AS {}", quoted(&since_column(segment))));
+            join(&alias, self.since(segment));
+        }
+        with.push(format!("people_0 AS (SELECT {} FROM {from})", columns.join(", ")));
+        let mut steps = Steps { dialect: self.dialect, with, count: 0, next: Vec::new() };
+        for index in traits {
+            let plan = &self.pipeline.traits[*index];
+            let Some(column) = plan.columns.first() else { continue };
+            match &plan.rule {
+                TraitRule::Events(_) => {}
+                TraitRule::Rfm(_) => {
+                    for column in &plan.columns {
+                        steps.add(&column.name, "NULL".to_string(), std::iter::empty());
+                    }
+                }
+                TraitRule::Formula(formula) => steps.add(&column.name, self.over_people(formula), reads(formula)),
+                TraitRule::Stages(stages) => {
+                    let names = stages.iter().map(|stage| {
+                        format!("WHEN {} THEN {}", self.over_people(&stage.condition), self.dialect.text(&stage.name))
+                    });
+                    let value = format!("CASE {} ELSE NULL END", names.collect::<Vec<_>>().join(" "));
+                    steps.add(&column.name, value, stages.iter().flat_map(|stage| reads(&stage.condition)));
+                }
+            }
+        }
+        steps
+    }
+
+    fn members(&self, shown: &[&SegmentPlan]) -> String {
+        let segments = self.segments_behind(shown);
+        let (mut traits, mut since) = (BTreeSet::new(), BTreeSet::new());
+        for plan in segments.iter().map(|index| &self.pipeline.segments[*index]) {
+            match &plan.rule {
+                SegmentRule::Predicate(predicate) => {
+                    self.traits_behind(predicate, &mut traits);
+                    let prefix = since_column("");
+                    since.extend(reads(predicate).filter_map(|column| column.strip_prefix(&prefix)));
+                }
+                SegmentRule::List(_) => drop(since.insert(plan.name.as_str())),
+                SegmentRule::Sample { .. } | SegmentRule::Nobody => {}
+            }
+        }
+        let mut steps = self.people(&traits, &since);
+        for index in segments {
+            let plan = &self.pipeline.segments[index];
+            let column = membership_column(&plan.name);
+            match &plan.rule {
+                SegmentRule::Predicate(predicate) => {
+                    let is = format!("coalesce({}, false)", self.over_people(predicate));
+                    steps.add(&column, is, reads(predicate));
+                }
+                SegmentRule::Sample { below } => {
+                    steps.add(&column, self.is_sampled(&plan.name, *below), std::iter::empty());
+                }
+                SegmentRule::Nobody => steps.add(&column, "false".to_string(), std::iter::empty()),
+                SegmentRule::List(_) => {
+                    let is = format!("({} IS NOT NULL)", quoted(&since_column(&plan.name)));
+                    steps.add(&column, is, std::iter::empty());
+                }
+            }
+        }
+        let names = shown.iter().map(|plan| {
+            let (column, name) = (quoted(&membership_column(&plan.name)), self.dialect.text(&plan.name));
+            format!("CASE WHEN {column} THEN {name} ELSE '' END")
+        });
+        let names: Vec<String> = names.chain(shown.is_empty().then(|| "''".to_string())).collect();
+        let each = match self.dialect {
+            Dialect::ClickHouse => format!("arrayJoin([{}])", names.join(", ")),
+            Dialect::DataFusion => format!("unnest(make_array({}))", names.join(", ")),
+        };
+        steps.finish(|people| {
+            format!(
+                "SELECT segment, profile_id FROM (SELECT {each} AS segment, profile_id FROM {people}) AS members \
+                 WHERE segment <> ''"
+            )
+        })
+    }
+
+    /// Since when people are in a segment, by the changes up to now.
+    fn since(&self, segment: &str) -> String {
+        format!(
+            "SELECT profile_id, changed_at FROM (SELECT profile_id, changed_at, c.\"change\" AS last_change, \
+             row_number() OVER (PARTITION BY profile_id ORDER BY _batch DESC, _seq DESC) AS place \
+             FROM segment_changes AS c WHERE segment = {} AND changed_at <= {}) AS c \
+             WHERE place = 1 AND last_change = 'entered'",
+            self.dialect.text(segment),
+            self.dialect.time(self.now),
+        )
+    }
+
+    /// As `segment::is_sampled` says it: by the first four bytes of SHA-256, as hex digits.
+    fn is_sampled(&self, segment: &str, below: u64) -> String {
+        let Ok(below) = u32::try_from(below) else { return "true".to_string() };
+        let text = format!("concat({}, profile_id)", self.dialect.text(&format!("{segment}:")));
+        format!("(substr(hex(SHA256({text})), 1, 8) < '{below:08X}')")
+    }
+
+    /// The indices of these segments and of those that they refer to.
+    fn segments_behind(&self, shown: &[&SegmentPlan]) -> BTreeSet<usize> {
+        let mut names: BTreeSet<String> = shown.iter().map(|plan| plan.name.clone()).collect();
+        let mut found = BTreeSet::new();
+        // Each comes after those it refers to.
+        for (index, plan) in self.pipeline.segments.iter().enumerate().rev() {
+            if !names.contains(&plan.name) {
+                continue;
+            }
+            found.insert(index);
+            let SegmentRule::Predicate(predicate) = &plan.rule else { continue };
+            let member = membership_column("");
+            names.extend(
+                predicate.inputs.iter().filter_map(|input| Some(input.column.strip_prefix(&member)?.to_string())),
+            );
+        }
+        found
+    }
+
+    /// Adds the indices of the traits that an expression reads, directly or not.
+    fn traits_behind(&self, expression: &Expression, found: &mut BTreeSet<usize>) {
+        let is_read = |plan: &TraitPlan| {
+            expression.inputs.iter().any(|input| plan.columns.iter().any(|column| column.name == input.column))
+        };
+        for (index, plan) in self.pipeline.traits.iter().enumerate() {
+            if !is_read(plan) || !found.insert(index) {
+                continue;
+            }
+            match &plan.rule {
+                // Borders are found by scans and not by any statement.
+                TraitRule::Events(_) | TraitRule::Rfm(_) => {}
+                TraitRule::Formula(formula) => self.traits_behind(formula, found),
+                TraitRule::Stages(stages) => {
+                    stages.iter().for_each(|stage| self.traits_behind(&stage.condition, found));
+                }
+            }
+        }
+    }
+
+    /// An expression over the columns of people.
+    fn over_people(&self, expression: &Expression) -> String {
+        expression.to_sql(self.dialect, &|input| match input.column.as_str() {
+            NOW_COLUMN => self.dialect.time(self.now),
+            column => quoted(column),
+        })
+    }
+
+    /// `sql`, a formula of this one name, as an expression of the stream would mean it.
+    fn formula(&self, sql: &str, name: &str, data_type: DataType) -> String {
+        let mut scope = ColumnScope::new();
+        scope.add(&["x"], Resolved { column: "x".to_string(), data_type, nested: Vec::new() });
+        match Expression::compile(sql, &scope) {
+            Ok(expression) => expression.to_sql(self.dialect, &|_| name.to_string()),
+            Err(_) => "NULL".to_string(),
+        }
+    }
+}
