@@ -439,7 +439,7 @@ impl World {
                         sum.1 += orders;
                     }
                     "rejected_events" | "identity_conflicts" | "deliveries" | "stage_changes" | "definitions"
-                    | "rfm_borders" => {}
+                    | "sessions" | "rfm_borders" => {}
                     other => panic!("unexpected table {other}"),
                 }
             }
