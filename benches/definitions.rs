@@ -57,8 +57,8 @@ fn pipeline(folder: &Path, traits: usize, segments: usize, touched: bool) -> Pip
         let event = if touched { n % 10 } else { 10 + n % 10 };
         let rule = match n % 4 {
             0 => "count: \"*\"",
-            1 => "sum: properties.x",
-            2 => "max: properties.x",
+            1 => "sum: \"CAST(properties.x AS BIGINT)\"",
+            2 => "max: \"CAST(properties.x AS BIGINT)\"",
             _ => "latest: properties.s",
         };
         let _ = writeln!(text, "  t{n}: {{ {rule}, event: \"Event {event}\" }}");
@@ -203,9 +203,9 @@ const KINDS: [(&str, &str); 19] = [
     ("first", "first: properties.s"),
     ("count", "count: \"*\""),
     ("sum of doubles", "sum: \"CAST(properties.x AS DOUBLE)\""),
-    ("min", "min: properties.x"),
+    ("min", "min: \"CAST(properties.x AS BIGINT)\""),
     ("max of times", "max: timestamp"),
-    ("mean", "mean: properties.x"),
+    ("mean", "mean: \"CAST(properties.x AS BIGINT)\""),
     ("most_frequent of 5 values", "most_frequent: properties.s"),
     ("distinct of 5 values", "distinct: properties.s"),
     ("distinct of 50 values, keep 100", "distinct: properties.x"),
@@ -214,7 +214,7 @@ const KINDS: [(&str, &str); 19] = [
     ("gap over 20 events", "gap: timestamp, keep: 20"),
     ("count by 5 keys", "count: \"*\", by: properties.s"),
     ("count, window of 30 days", "count: \"*\", window: 30d"),
-    ("sum, window of 1 day", "sum: properties.x, window: 1d"),
+    ("sum, window of 1 day", "sum: \"CAST(properties.x AS BIGINT)\", window: 1d"),
     ("distinct of 5 values, window of 30 days", "distinct: properties.s, window: 30d"),
     ("funnel of 3 steps within 1 day", "funnel: [Event 1, Event 2, Event 3], within: 1d"),
     ("sequence of 2 steps within 1 day", "sequence: [Event 1, { event: Event 2, within: 1d, without: Event 3 }]"),

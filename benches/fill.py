@@ -56,8 +56,8 @@ WHERE age = 1 AND change = 'entered'
 
 def line(number, people, seconds):
     at = 1_772_000_000 + seconds
-    kind, properties = ("Order Completed", f'{{"total":{random.randrange(5, 250)}}}') if random.random() < 0.2 else (
-        "Product Viewed", "{}")
+    kind, properties = ("Order Completed", f'{{"order_id":"o{number}","currency":"EUR","total":{random.randrange(5, 250)}}}') if random.random() < 0.2 else (
+        "Product Viewed", '{"sku":"s1"}')
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
     return (f'{{"messageId":"m{number}","type":"track","event":"{kind}","userId":"u{random.randrange(people)}",'
             f'"timestamp":"{moment}","properties":{properties}}}\n')

@@ -155,14 +155,10 @@ impl Oracle {
 
     fn ask_lake(&self, context: &SessionContext, sql: &str) -> RecordBatch {
         let answer = self.runtime.block_on(async {
-            let t0 = std::time::Instant::now();
             let frame = context.sql(sql).await?;
             let schema = frame.schema().as_arrow().clone();
-            let t1 = std::time::Instant::now();
             let plan = frame.create_physical_plan().await?;
-            let t2 = std::time::Instant::now();
             let mut batches = datafusion::physical_plan::collect(plan, context.task_ctx()).await?;
-            println!("ASK sql {:?} plan {:?} run {:?} {}", t1 - t0, t2 - t1, t2.elapsed(), sql.len());
             if batches.is_empty() {
                 batches.push(RecordBatch::new_empty(schema.into()));
             }
