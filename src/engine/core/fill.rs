@@ -313,7 +313,7 @@ impl Core {
         self.profiles.shrink();
         if done && !fill.removed.is_empty() {
             let gone = |name: &String| fill.removed.iter().any(|removed| removed.name == *name);
-            self.record.segment_sizes.retain(|(name, _)| !gone(name));
+            self.record.segment_sizes.retain(|name, _| !gone(name));
             load::forget_segments(&*self.store, &fill.removed, &mut staged.writes).await?;
         }
         self.set_fill((!done).then_some(FillRecord { swept: Some(last), ..fill }), &mut staged);

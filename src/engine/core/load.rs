@@ -276,7 +276,7 @@ pub(super) async fn forget_segments(
 
 /// A definition that is in use may be gone by mistake: a file that was moved, a name mistyped.
 fn refuse_removal(differences: &Differences, engine: &EngineRecord) -> Result<(), EngineError> {
-    let size = |name: &str| engine.segment_sizes.iter().find(|(known, _)| known == name).map_or(0, |(_, size)| *size);
+    let size = |name: &str| engine.segment_sizes.get(name).copied().unwrap_or_default();
     let segments = differences.removed_segments.iter().filter(|slot| size(&slot.name) > 0);
     // A changed trait has another version under its name: it is not gone.
     let gone: Vec<String> =
