@@ -44,6 +44,12 @@ impl Core {
         if let Some(fill) = &fill {
             fill.set_ready(&slots, &mut traits.ready, &mut segments.ready);
         }
+        let aliases = match &fill {
+            Some(fill) if fill.swept.is_none() => {
+                Aliases::load(&*store, record.totals.profiles, cache_bytes / 4).await?
+            }
+            _ => None,
+        };
         let rfm = Rfm::load(&*store, &slots, &mut traits, record.commit > 0, fill.is_some()).await?;
         let timers = Timers::load(&*store).await?;
         let lists = Lists::load(&*store, &segments.plans, &pipeline.identity).await?;
@@ -87,6 +93,7 @@ impl Core {
             rfm,
             relinked: HashSet::new(),
             fill,
+            aliases,
             told: load_one(&*store, &keys::name(Tag::Engine, Told::KEY), Told::VERSION, "definitions").await?,
             must_tell: true,
             restore: Restore::new(&pipeline.transform.fields),
