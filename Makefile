@@ -10,7 +10,7 @@ CARGO ?= cargo
 CARGO_FLAGS ?= --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-identity release fmt
+.PHONY: help demo test check bench bench-identity bench-definitions release fmt
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 23
@@ -36,6 +36,10 @@ bench: ## events per CPU-second beside a ladder of floors; optimised build
 bench-identity: ## ten million identifiers: speed, memory, single merges; needs 4 GiB
 	@tests/support/prerequisites demo
 	MIMALLOC_PURGE_DELAY=5000 $(CARGO) bench $(CARGO_FLAGS) --bench identity
+
+bench-definitions: ## what definitions, kinds of traits and timers cost
+	@tests/support/prerequisites demo
+	MIMALLOC_PURGE_DELAY=5000 $(CARGO) bench $(CARGO_FLAGS) --bench definitions
 
 release: ## target/release/tributary, with object storage and TLS; needs perl for OpenSSL
 	@tests/support/prerequisites demo

@@ -5,7 +5,7 @@ CREATE TABLE IF NOT EXISTS rfm_borders
     version         UInt64                            COMMENT 'counts the scans of the trait, from 1',
     scanned_at      DateTime64(6, 'UTC')              COMMENT 'now when the scan began: everyone as they were then',
     people          Int64                             COMMENT 'how many had all three values',
-    recency_1       DateTime64(6, 'UTC')              COMMENT 'the value at place ceil(n / 5); later is a score of 2 or more',
+    recency_1       DateTime64(6, 'UTC')              COMMENT 'the value at place ceil(n / 5), later is a score of 2 or more',
     recency_2       DateTime64(6, 'UTC')              COMMENT 'at ceil(2 n / 5)',
     recency_3       DateTime64(6, 'UTC')              COMMENT 'at ceil(3 n / 5)',
     recency_4       DateTime64(6, 'UTC')              COMMENT 'at ceil(4 n / 5)',

@@ -155,6 +155,7 @@ fn check_source_priority(checker: &Checker, spec: Option<&IdentitySpec>) {
 /// The plan of every pipeline: people have sessions whether the section is there or not.
 pub fn sessions(checker: &Checker, spec: Option<&SessionsSpec>, timezone: Tz) -> SessionsPlan {
     let gap = spec.and_then(|spec| spec.gap).unwrap_or(session::GAP);
+    let lateness = spec.and_then(|spec| spec.lateness).unwrap_or(session::LATENESS);
     let us = |duration: Duration| TimeUs::try_from(duration.as_micros()).unwrap_or(TimeUs::MAX);
     let midnight = spec.is_some_and(|spec| spec.split_on_midnight);
     let events = spec.and_then(|spec| spec.events.as_deref());
@@ -167,6 +168,7 @@ pub fn sessions(checker: &Checker, spec: Option<&SessionsSpec>, timezone: Tz) ->
     let mut plan = SessionsPlan {
         version: 0,
         gap_us: us(gap),
+        lateness_us: us(lateness),
         split_on_campaign: spec.is_some_and(|spec| spec.split_on_campaign),
         split_on_midnight: midnight.then_some(timezone),
         events: events.map(|events| events.iter().map(|event| event.text.clone()).collect()),
@@ -175,6 +177,7 @@ pub fn sessions(checker: &Checker, spec: Option<&SessionsSpec>, timezone: Tz) ->
     plan.version = version(&[
         "sessions",
         &plan.gap_us.to_string(),
+        &plan.lateness_us.to_string(),
         &plan.split_on_campaign.to_string(),
         &format!("{zone:?}"),
         &format!("{:?}", plan.events),

@@ -167,6 +167,7 @@ pub struct IdentifierSpec {
 #[derive(Debug)]
 pub struct SessionsSpec {
     pub gap: Option<Duration>,
+    pub lateness: Option<Duration>,
     pub split_on_campaign: bool,
     pub split_on_midnight: bool,
     /// Names or types.

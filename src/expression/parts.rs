@@ -56,11 +56,15 @@ fn chain<'a>(node: &'a ast::Expr, op: &BinaryOperator, operands: &mut Vec<&'a as
 
 /// AND of SQL's three values; None is null.
 pub fn all(values: impl Iterator<Item = Option<bool>>) -> Option<bool> {
-    values.fold(Some(true), |all, value| match (all, value) {
-        (Some(false), _) | (_, Some(false)) => Some(false),
-        (Some(true), Some(true)) => Some(true),
-        _ => None,
-    })
+    let mut all = Some(true);
+    for value in values {
+        all = match (all, value) {
+            (Some(false), _) | (_, Some(false)) => Some(false),
+            (Some(true), Some(true)) => Some(true),
+            _ => None,
+        };
+    }
+    all
 }
 
 /// OR of SQL's three values; None is null.

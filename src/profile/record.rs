@@ -179,9 +179,18 @@ struct ProfileView<'a> {
     as_of: TimeUs,
     timer: TimeUs,
     sessions: (u64, &'a Sessions),
-    traits: Vec<(u32, &'a Accumulator)>,
-    stages: Vec<(u32, &'a StageOf)>,
-    memberships: Vec<(u32, &'a Membership)>,
+    traits: BySlot<'a, Accumulator>,
+    stages: BySlot<'a, StageOf>,
+    memberships: BySlot<'a, Membership>,
+}
+
+/// Entries by index, written by slot.
+struct BySlot<'a, T>(&'a [(u16, T)], &'a [SlotOf]);
+
+impl<T: Serialize> Serialize for BySlot<'_, T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|(index, entry)| (self.1[usize::from(*index)].slot, entry)))
+    }
 }
 
 /// Which slot belongs to which definition. A trait's slot is given to a (name, version): state of another meaning is
@@ -301,8 +310,6 @@ impl ProfileRecord {
     pub const VERSION: u8 = 4;
 
     pub fn encode(profile: &Profile, slots: &Slots) -> Bytes {
-        let of_trait = |index: u16| slots.traits[index as usize].slot;
-        let of_segment = |index: u16| slots.segments[index as usize].slot;
         let view = ProfileView {
             id: profile.id,
             first_seen: profile.first_seen,
@@ -311,9 +318,9 @@ impl ProfileRecord {
             as_of: profile.as_of,
             timer: profile.timer,
             sessions: (slots.sessions, &profile.sessions),
-            traits: profile.traits.iter().map(|(index, state)| (of_trait(*index), state)).collect(),
-            stages: profile.stages.iter().map(|(index, stage)| (of_trait(*index), stage)).collect(),
-            memberships: profile.memberships.iter().map(|(index, member)| (of_segment(*index), member)).collect(),
+            traits: BySlot(&profile.traits, &slots.traits),
+            stages: BySlot(&profile.stages, &slots.traits),
+            memberships: BySlot(&profile.memberships, &slots.segments),
         };
         codec::encode(ProfileRecord::VERSION, &view)
     }

@@ -175,7 +175,7 @@ mod tests {
         };
         assert_eq!(score(&[1, 2, 3, 4, 5], 1), [1, 1, 5]);
         assert_eq!(score(&[1, 2, 3, 4, 5], 5), [5, 5, 1]);
-        assert_eq!(score(&[1, 1, 1, 1, 9], 1), [1, 1, 5]);
+        assert_eq!(score(&[1, 1, 1, 1, 9], 1), [1, 1, 2], "of the negative values one border is less");
         assert_eq!(score(&[1, 1, 1, 1, 9], 9), [5, 5, 1]);
         assert_eq!(score(&[7], 7), [1, 1, 1], "one person is in the lowest fifth");
         assert_eq!(RfmBorders::of(&[], 1, 0), None);

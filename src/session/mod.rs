@@ -24,7 +24,7 @@ mod tests;
 
 pub use columns::{Columns, fields};
 pub use follow::Follow;
-pub use plan::{GAP, SessionsPlan};
+pub use plan::{GAP, LATENESS, SessionsPlan};
 pub use sessions::Sessions;
 
 use serde::{Deserialize, Serialize};

@@ -10,6 +10,9 @@ use crate::event::TimeUs;
 /// As web analytics have it.
 pub const GAP: Duration = Duration::from_secs(30 * 60);
 
+/// Every session of so long is kept in the state of its profile, for the late event that joins it.
+pub const LATENESS: Duration = Duration::from_secs(3 * 24 * 60 * 60);
+
 /// A checked `sessions` section.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionsPlan {
@@ -17,6 +20,8 @@ pub struct SessionsPlan {
     pub version: u64,
     /// Events that are exactly this far apart stay together.
     pub gap_us: TimeUs,
+    /// An event that is further behind the latest of its profile is in no session.
+    pub lateness_us: TimeUs,
     pub split_on_campaign: bool,
     /// The zone whose midnight ends a session.
     pub split_on_midnight: Option<Tz>,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::span::{Between, Moment, Point, Span};
+use super::span::{Between, Issued, Moment, Point, Span};
 use super::{Campaign, SessionEvent, SessionId, SessionRow, SessionsPlan};
 use crate::event::TimeUs;
 use crate::state::cache::Weigh;
@@ -21,7 +21,8 @@ pub struct Sessions {
     spans: Vec<Span>,
     /// By moment: the events that a late campaign may still part. Empty without a split on campaigns.
     points: Vec<Point>,
-    /// The ids that rows were written of, as far as those may still change.
+    /// Ids that rows were written of, as far as those may still change: those that are gone, and with a split on campaigns
+    /// those of now too. Otherwise a span knows by itself whether it was written.
     issued: Vec<Issued>,
     /// No event before this is taken in any more.
     floor: Option<TimeUs>,
@@ -33,14 +34,6 @@ pub struct Sessions {
     changed: Option<(TimeUs, TimeUs)>,
     #[serde(skip)]
     rows: Vec<SessionRow>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Issued {
-    /// The event that the id was made of.
-    moment: Moment,
-    /// A hash of the row that was written last.
-    digest: u64,
 }
 
 impl Sessions {
@@ -69,13 +62,13 @@ impl Sessions {
         match before {
             Some(before) => {
                 index = before;
-                self.spans[index].absorb(span);
+                self.issued.extend(self.spans[index].absorb(span));
             }
             None => self.spans.insert(index, span),
         }
         if self.spans.get(index + 1).is_some_and(|next| joined(plan, &self.spans[index], next)) {
             let next = self.spans.remove(index + 1);
-            self.spans[index].absorb(next);
+            self.issued.extend(self.spans[index].absorb(next));
         }
         true
     }
@@ -103,7 +96,8 @@ impl Sessions {
             self.spans.append(&mut other.spans);
             self.spans.sort_by(|a, b| a.first.cmp(&b.first));
             let mut spans: Vec<Span> = Vec::with_capacity(self.spans.len());
-            self.spans.drain(..).for_each(|span| push(plan, &mut spans, span));
+            let gone = self.spans.drain(..).filter_map(|span| push(plan, &mut spans, span));
+            self.issued.extend(gone);
             self.spans = spans;
         }
     }
@@ -116,11 +110,11 @@ impl Sessions {
         let settled = self.points.partition_point(|point| point.moment.at < floor);
         // Events that come will lie behind all of these, so what parts them is decided.
         for point in self.points.drain(..settled) {
-            push(plan, &mut self.spans, Span::of(&point));
+            self.issued.extend(push(plan, &mut self.spans, Span::of(&point)));
         }
         let closed = (0..self.spans.len()).take_while(|index| match self.spans.get(index + 1) {
             Some(next) if next.first.at < floor => true,
-            _ => self.spans[*index].last_at.saturating_add(plan.gap_us) < floor,
+            _ => self.spans[*index].last_at().saturating_add(plan.gap_us) < floor,
         });
         let closed = closed.count();
         if closed == 0 {
@@ -130,8 +124,13 @@ impl Sessions {
         for span in self.spans.drain(..closed) {
             self.closed += 1;
             self.closed_us = self.closed_us.saturating_add(span.row().duration_us());
-            self.issued.retain(|issued| issued.moment.at > span.last_at);
+            self.issued.retain(|issued| issued.moment.at > span.last_at());
         }
+    }
+
+    #[cfg(test)]
+    pub fn spans(&self) -> usize {
+        self.spans.len()
     }
 
     /// How many sessions there were, ever.
@@ -153,7 +152,7 @@ impl Sessions {
         if !plan.split_on_campaign {
             let begun = self.spans.partition_point(|span| span.first.at < event.at);
             let last = begun.checked_sub(1).map(|index| &self.spans[index]);
-            if let Some(span) = last.filter(|span| span.last_at >= event.at) {
+            if let Some(span) = last.filter(|span| span.last_at() >= event.at) {
                 return Some(span.first.id);
             }
         }
@@ -161,7 +160,7 @@ impl Sessions {
         let upto = self.points.partition_point(|point| point.moment <= moment);
         let Some(mut first) = self.points[..upto].last().map(|point| &point.moment) else {
             let index = self.spans.partition_point(|span| span.first <= moment).checked_sub(1)?;
-            return Some(&self.spans[index]).filter(|span| span.last_at >= moment.at).map(|span| span.first.id);
+            return Some(&self.spans[index]).filter(|span| span.last_at() >= moment.at).map(|span| span.first.id);
         };
         // Backwards, to where the session begins: at a pause, or at the first event that names its campaign if another
         // one was named before that.
@@ -178,7 +177,7 @@ impl Sessions {
             }
             first = &point.moment;
         }
-        let before = self.spans.last().filter(|span| !plan.apart(span.last_at, first.at));
+        let before = self.spans.last().filter(|span| !plan.apart(span.last_at(), first.at));
         Some(match (before, named) {
             (None, _) => first.id,
             (Some(span), Some((campaign, begin))) if span.campaign().is_some_and(|other| other != campaign) => begin,
@@ -208,31 +207,41 @@ impl Sessions {
 
     /// The sessions that are open, by time; at least those that a change in `within` can concern.
     fn open(&self, plan: &SessionsPlan, within: Option<(TimeUs, TimeUs)>) -> Vec<Span> {
-        let concerned = |span: &&Span| within.is_none_or(|(from, to)| span.first.at <= to && span.last_at >= from);
+        let concerned = |span: &&Span| within.is_none_or(|(from, to)| span.first.at <= to && span.last_at() >= from);
         // With campaigns, a change reaches through the whole chain.
         if !plan.split_on_campaign {
             return self.spans.iter().filter(concerned).cloned().collect();
         }
         let mut open = self.spans.clone();
-        self.points.iter().for_each(|point| push(plan, &mut open, Span::of(point)));
+        self.points.iter().for_each(|point| drop(push(plan, &mut open, Span::of(point))));
         open
     }
 
     /// Makes the rows of what has changed, to be [taken](Sessions::take) with others later.
     pub fn note(&mut self, plan: &SessionsPlan) {
         let Some((from, to)) = self.changed.take() else { return };
-        let mut issued = std::mem::take(&mut self.issued);
-        let mut rows = std::mem::take(&mut self.rows);
-        let mut say = |issued: &mut Issued, row: SessionRow| {
-            let digest = xxh3_64(&codec::encode(0, &row));
-            if digest != issued.digest {
-                issued.digest = digest;
-                rows.push(row);
+        if plan.split_on_campaign {
+            return self.note_chains(plan, from, to);
+        }
+        let Sessions { spans, issued, rows, .. } = self;
+        for span in spans.iter_mut().filter(|span| span.changed) {
+            span.changed = false;
+            if !span.said {
+                span.said = true;
+                issued.retain(|issued| issued.moment.id != span.first.id);
             }
-        };
+            rows.push(span.row());
+            let inside = |issued: &&mut Issued| issued.moment >= span.first && issued.moment.at <= span.last_at();
+            issued.iter_mut().filter(inside).for_each(|issued| say_gone(issued, span, rows));
+        }
+    }
+
+    /// Where campaigns part sessions, a change may reach through a whole chain.
+    fn note_chains(&mut self, plan: &SessionsPlan, from: TimeUs, to: TimeUs) {
         let open = self.open(plan, Some((from, to)));
+        let Sessions { issued, rows, .. } = self;
         for chain in open.chunk_by(|a, b| a.chain_id() == b.chain_id()) {
-            let last_at = chain.iter().map(|span| span.last_at).max().unwrap_or(TimeUs::MIN);
+            let last_at = chain.iter().map(Span::last_at).max().unwrap_or(TimeUs::MIN);
             if chain[0].first.at > to || last_at < from {
                 continue;
             }
@@ -242,21 +251,31 @@ impl Sessions {
                     issued.push(Issued { moment: span.first.clone(), digest: 0 });
                     issued.len() - 1
                 });
-                say(&mut issued[known], span.row());
+                say(&mut issued[known], span.row(), rows);
             }
-            // Ids of before: their events are in one of these now.
             for issued in issued.iter_mut().filter(|i| i.moment >= chain[0].first && i.moment.at <= last_at) {
                 let now = chain.partition_point(|span| span.first <= issued.moment) - 1;
-                let now = &chain[now];
-                if now.first.id != issued.moment.id {
-                    let moment = &issued.moment;
-                    let now = Some((now.first.id, now.chain_id()));
-                    let gone = SessionRow::gone(moment.id, moment.at, &moment.message_id, now);
-                    say(issued, gone);
-                }
+                say_gone(issued, &chain[now], rows);
             }
         }
-        (self.issued, self.rows) = (issued, rows);
+    }
+}
+
+/// Adds a row unless it was the last one written of its id.
+fn say(issued: &mut Issued, row: SessionRow, rows: &mut Vec<SessionRow>) {
+    let digest = xxh3_64(&codec::encode(0, &row));
+    if digest != issued.digest {
+        issued.digest = digest;
+        rows.push(row);
+    }
+}
+
+/// Of an id of before: its event is in this session now.
+fn say_gone(issued: &mut Issued, now: &Span, rows: &mut Vec<SessionRow>) {
+    let moment = &issued.moment;
+    if now.first.id != moment.id {
+        let row = SessionRow::gone(moment.id, moment.at, &moment.message_id, Some((now.first.id, now.chain_id())));
+        say(issued, row, rows);
     }
 }
 
@@ -274,20 +293,22 @@ fn joined(plan: &SessionsPlan, earlier: &Span, later: &Span) -> bool {
 }
 
 /// Adds a span that does not begin before the last one.
-fn push(plan: &SessionsPlan, spans: &mut Vec<Span>, mut span: Span) {
+/// Gives the id that is gone with it, if it was written.
+fn push(plan: &SessionsPlan, spans: &mut Vec<Span>, mut span: Span) -> Option<Issued> {
     match spans.last_mut().map(|last| (last.between(plan, &span), last)) {
-        Some((Between::Nothing, last)) => last.absorb(span),
+        Some((Between::Nothing, last)) => return last.absorb(span),
         Some((Between::Campaign, last)) => {
             span.chain = Some(last.chain_id());
             spans.push(span);
         }
         _ => spans.push(span),
     }
+    None
 }
 
 /// From the first to the last event.
 fn extent(spans: &[Span], points: &[Point]) -> Option<(TimeUs, TimeUs)> {
     let first = spans.first().map(|span| span.first.at).or(points.first().map(|point| point.moment.at))?;
-    let spans_end = spans.iter().map(|span| span.last_at).max();
+    let spans_end = spans.iter().map(Span::last_at).max();
     spans_end.max(points.last().map(|point| point.moment.at)).map(|last| (first, last))
 }

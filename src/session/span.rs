@@ -16,6 +16,15 @@ pub struct Moment {
     pub id: SessionId,
 }
 
+/// An id that was written and is that of no session any more: its events are in another one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Issued {
+    /// The event that the id was made of.
+    pub moment: Moment,
+    /// A hash of the row that was written last.
+    pub digest: u64,
+}
+
 impl Moment {
     /// How an event stands to this one.
     fn of_event(&self, event: &SessionEvent) -> Ordering {
@@ -78,7 +87,8 @@ type Dated<T> = Option<Box<(Moment, T)>>;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Span {
     pub first: Moment,
-    pub last_at: TimeUs,
+    /// From the first event to the last.
+    length_us: TimeUs,
     pub events: u32,
     pub pages: u32,
     first_page: Dated<String>,
@@ -87,6 +97,11 @@ pub struct Span {
     campaign: Dated<Campaign>,
     /// The chain, unless it begins here.
     pub chain: Option<SessionId>,
+    /// Whether a row was written of it, under the id of now.
+    pub said: bool,
+    /// Whether it has changed since.
+    #[serde(skip)]
+    pub changed: bool,
 }
 
 /// How two neighbours stand to each other.
@@ -105,25 +120,36 @@ impl Span {
         let campaign = point.campaign.as_deref();
         Span {
             first: point.moment.clone(),
-            last_at: point.moment.at,
+            length_us: 0,
             events: 1,
             pages: u32::from(point.page),
             first_page: page.clone(),
             last_page: page,
             campaign: campaign.map(|campaign| Box::new((point.moment.clone(), campaign.clone()))),
             chain: None,
+            said: false,
+            changed: true,
         }
+    }
+
+    pub fn last_at(&self) -> TimeUs {
+        self.first.at.saturating_add(self.length_us)
+    }
+
+    fn reach(&mut self, last_at: TimeUs) {
+        self.length_us = self.length_us.max(last_at.saturating_sub(self.first.at));
     }
 
     /// Whether an event lies in this span or follows it without a pause. The first event of all and those at one time with
     /// it are not looked at.
     pub fn takes(&self, plan: &SessionsPlan, event: &SessionEvent) -> bool {
-        event.at > self.first.at && (event.at <= self.last_at || !plan.apart(self.last_at, event.at))
+        event.at > self.first.at && (event.at <= self.last_at() || !plan.apart(self.last_at(), event.at))
     }
 
     /// Adds an event that the span [`takes`](Span::takes), mostly without new space.
     pub fn add(&mut self, event: &SessionEvent) {
-        self.last_at = self.last_at.max(event.at);
+        self.reach(event.at);
+        self.changed = true;
         self.events = self.events.saturating_add(1);
         self.pages = self.pages.saturating_add(u32::from(event.page));
         if let Some(path) = event.path {
@@ -147,13 +173,13 @@ impl Span {
 
     /// `later` does not begin before this one.
     pub fn between(&self, plan: &SessionsPlan, later: &Span) -> Between {
-        if later.first.at > self.last_at && plan.apart(self.last_at, later.first.at) {
+        if later.first.at > self.last_at() && plan.apart(self.last_at(), later.first.at) {
             return Between::Pause;
         }
         match (self.campaign(), later.campaign()) {
             // Sums that lie within each other cannot be cut; only profiles that were both settled long ago have such.
             (Some(mine), Some(theirs))
-                if plan.split_on_campaign && mine != theirs && later.first.at >= self.last_at =>
+                if plan.split_on_campaign && mine != theirs && later.first.at >= self.last_at() =>
             {
                 Between::Campaign
             }
@@ -161,17 +187,23 @@ impl Span {
         }
     }
 
-    /// Takes in events before, between or after its own.
-    pub fn absorb(&mut self, other: Span) {
+    /// Takes in events before, between or after its own. Gives the id that is gone with it, if it was written.
+    pub fn absorb(&mut self, mut other: Span) -> Option<Issued> {
+        let last_at = self.last_at().max(other.last_at());
         if other.first < self.first {
-            (self.first, self.chain) = (other.first, other.chain);
+            std::mem::swap(&mut self.first, &mut other.first);
+            std::mem::swap(&mut self.chain, &mut other.chain);
+            std::mem::swap(&mut self.said, &mut other.said);
         }
-        self.last_at = self.last_at.max(other.last_at);
+        self.length_us = 0;
+        self.reach(last_at);
+        self.changed = true;
         self.events = self.events.saturating_add(other.events);
         self.pages = self.pages.saturating_add(other.pages);
         choose(&mut self.first_page, other.first_page, |a, b| a < b);
         choose(&mut self.last_page, other.last_page, |a, b| a > b);
         choose(&mut self.campaign, other.campaign, |a, b| a < b);
+        other.said.then_some(Issued { moment: other.first, digest: 0 })
     }
 
     pub fn row(&self) -> SessionRow {
@@ -179,7 +211,7 @@ impl Span {
         SessionRow {
             id: self.first.id,
             started_at: self.first.at,
-            ended_at: self.last_at,
+            ended_at: self.last_at(),
             first_message_id: self.first.message_id.as_str().into(),
             events: self.events,
             pages: self.pages,

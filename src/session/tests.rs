@@ -48,6 +48,7 @@ fn plan(campaign: bool, midnight: Option<Tz>) -> SessionsPlan {
     SessionsPlan {
         version: 1,
         gap_us: 1800 * SECOND,
+        lateness_us: 72 * HOUR,
         split_on_campaign: campaign,
         split_on_midnight: midnight,
         events: None,
@@ -437,7 +438,8 @@ fn figures() {
         for round in 0..1000 {
             for (number, id) in ids.iter().enumerate() {
                 let at = (round * 1000 + number as i64) * 1000;
-                let event = SessionEvent { page, path: paths[number % 2], message_id: id, ..event(at, "").seen() };
+                let base = event(at, "");
+                let event = SessionEvent { page, path: paths[number % 2], message_id: id, ..base.seen() };
                 assert!(sessions.apply(&plan, &event));
                 assert!(sessions.id_of(&plan, &event).is_some());
             }
@@ -451,4 +453,23 @@ fn figures() {
         sessions.take(&plan);
     }
     println!("a batch of a profile: {} ns", begun.elapsed().as_nanos() / 100_000);
+}
+
+/// A hundred events in a month: what the sessions that a late event may still join weigh in a stored profile.
+#[test]
+fn a_month_of_visits_is_small_in_the_state() {
+    let plan = plan(false, None);
+    let mut rng = fastrand::Rng::with_seed(5);
+    let mut sessions = Sessions::default();
+    let mut at = 1_772_000_000 * SECOND;
+    for number in 0..100 {
+        at += rng.i64(0..2 * 432 * MINUTE);
+        let event = event(at, &format!("m{number}-1234"));
+        assert!(sessions.apply(&plan, &event.seen()));
+        sessions.take(&plan);
+        sessions.settle(&plan, at - plan.lateness_us);
+    }
+    let (bytes, open) = (crate::state::codec::encode(1, &sessions).len(), sessions.spans());
+    assert!(bytes <= 30 + 50 * open, "{bytes} bytes for {open} sessions");
+    assert!(bytes < 700, "{bytes}");
 }

@@ -20,6 +20,7 @@ pub fn sessions(node: &Node, span: Span, reader: &Reader) -> Option<SessionsSpec
     let splits: Vec<Split> = fields.get("split_on").map(|node| splits(node, reader)).unwrap_or_default();
     Some(SessionsSpec {
         gap: fields.get("gap").and_then(|node| reader.duration(node, "`gap`")),
+        lateness: fields.get("lateness").and_then(|node| reader.duration(node, "`lateness`")),
         split_on_campaign: splits.contains(&Split::Campaign),
         split_on_midnight: splits.contains(&Split::Midnight),
         events: fields.get("events").and_then(|node| reader.literals(node, "`events`")),

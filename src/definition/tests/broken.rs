@@ -891,7 +891,7 @@ error: trait `a` is a map, this is a single value
   |
 2 |   a: !env X
   |           ^
-  = help: its keys are `latest`, `first`, `count`, `sum`, `min`, `max`, `mean`, `most_frequent`, `least_frequent`, `distinct`, `gap`, `funnel`, `sequence`, `formula` and 12 more
+  = help: its keys are `latest`, `first`, `count`, `sum`, `min`, `max`, `mean`, `most_frequent`, `least_frequent`, `distinct`, `gap`, `funnel`, `sequence`, `formula` and 13 more
 error: merge keys (`<<`) are not supported
  --> p.yaml:3:8
   |

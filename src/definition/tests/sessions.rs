@@ -128,6 +128,6 @@ error: `sessions` is defined twice
   |
 1 | sessions: midnight
   |           ^^^^^^^^
-  = help: its keys are `gap`, `split_on` and `events`"#,
+  = help: its keys are `gap`, `lateness`, `split_on` and `events`"#,
     );
 }

@@ -252,13 +252,12 @@ impl Core {
     }
 
     pub(super) fn count_transitions(&mut self, transitions: &[Transition]) {
+        let mut changes = vec![0; self.segment_names.len()];
         for transition in transitions {
-            let name = &self.segment_names[transition.segment as usize];
-            let change = if transition.entered { 1 } else { -1 };
-            match self.record.segment_sizes.iter_mut().find(|(known, _)| known == name) {
-                Some((_, size)) => *size += change,
-                None => self.record.segment_sizes.push((name.clone(), change)),
-            }
+            changes[usize::from(transition.segment)] += if transition.entered { 1 } else { -1 };
+        }
+        for (name, change) in self.segment_names.iter().zip(changes).filter(|(_, change)| *change != 0) {
+            *self.record.segment_sizes.entry(name.clone()).or_default() += change;
         }
     }
 }
