@@ -165,6 +165,10 @@ impl<'d> Checker<'d> {
         self.definition.segments.iter().map(|segment| segment.name.as_str()).collect()
     }
 
+    pub fn group_names(&self) -> Vec<&'d str> {
+        self.definition.groups.iter().map(|group| group.name.as_str()).collect()
+    }
+
     pub fn destination_names(&self) -> Vec<&'d str> {
         self.definition.destinations.iter().map(|destination| destination.name.as_str()).collect()
     }

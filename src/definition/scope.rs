@@ -7,8 +7,42 @@ use arrow::datatypes::DataType;
 
 use crate::event::{ValueType, time_type};
 use crate::expression::{Resolved, Scope};
-use crate::profile::{BUILT_IN, TraitPlan};
+use crate::profile::{BUILT_IN, GROUP_BUILT_IN, TraitPlan};
 use crate::segment::{membership_column, since_column};
+
+/// Whom traits and segments are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose<'a> {
+    People,
+    /// Of groups of this name.
+    Group(&'a str),
+}
+
+impl Whose<'_> {
+    /// Traits that nobody has to define.
+    pub fn built_in(self) -> &'static [(&'static str, ValueType)] {
+        match self {
+            Whose::People => &BUILT_IN,
+            Whose::Group(_) => &GROUP_BUILT_IN,
+        }
+    }
+
+    /// Other columns that every row of the table has.
+    pub fn columns(self) -> [&'static str; 2] {
+        match self {
+            Whose::People => ["profile_id", "deleted"],
+            Whose::Group(_) => ["group_id", "deleted"],
+        }
+    }
+
+    /// For people: `every profile`.
+    pub fn everyone(self) -> String {
+        match self {
+            Whose::People => "every profile".to_string(),
+            Whose::Group(name) => format!("every group of `{name}`"),
+        }
+    }
+}
 
 /// Traits and segments: what formulas, stages and segments read.
 #[derive(Default)]
@@ -31,9 +65,9 @@ pub(super) struct Value {
 }
 
 impl ProfileScope {
-    /// With the traits that every profile has.
-    pub fn new() -> ProfileScope {
-        let built_in = BUILT_IN.iter().map(|(name, value_type)| Value::plain(name, *value_type, false));
+    /// With the traits that everyone has of whom these are.
+    pub fn new(whose: Whose<'_>) -> ProfileScope {
+        let built_in = whose.built_in().iter().map(|(name, value_type)| Value::plain(name, *value_type, false));
         ProfileScope { values: built_in.collect(), ..ProfileScope::default() }
     }
 

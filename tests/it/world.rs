@@ -345,6 +345,11 @@ impl World {
 
     /// Everybody as stored, in no order.
     pub fn people(&self) -> Vec<Profile> {
+        self.profiles().into_iter().filter(|profile| profile.group.is_none()).collect()
+    }
+
+    /// People and groups.
+    pub fn profiles(&self) -> Vec<Profile> {
         let stored = self.runtime.block_on(scan_all(&*self.store, &keys::prefix(Tag::Profile))).expect("profiles");
         let load = |value: &[u8]| {
             let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", value).expect("a profile");
@@ -437,6 +442,28 @@ impl World {
                         let sum: &mut (i128, i64) = sums.entry(value("hour")).or_default();
                         sum.0 += revenue;
                         sum.1 += orders;
+                    }
+                    "group_segment_changes" => {
+                        let segment = format!("{}.{}", value("group_type"), value("segment"));
+                        let member = (segment, value("group_id"));
+                        if value("change") == "entered" {
+                            assert!(members.insert(member.clone()), "{member:?} entered twice");
+                        } else {
+                            assert!(members.remove(&member), "{member:?} exited without having entered");
+                        }
+                    }
+                    name if name.starts_with("groups_") => {
+                        let id = format!("{name}:{}", value("group_id"));
+                        if value("deleted") == "true" {
+                            profiles.remove(&id);
+                            continue;
+                        }
+                        let schema = rows.schema();
+                        let columns = schema.fields().iter().zip(rows.columns());
+                        let shown = columns.filter(|(field, _)| !matches!(field.name().as_str(), "_batch" | "_seq"));
+                        let shown: Vec<String> =
+                            shown.map(|(field, column)| format!("{}={}", field.name(), text(column, row))).collect();
+                        profiles.insert(id, shown.join(" "));
                     }
                     "rejected_events" | "identity_conflicts" | "deliveries" | "stage_changes" | "definitions"
                     | "sessions" | "rfm_borders" => {}

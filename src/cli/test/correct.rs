@@ -14,6 +14,14 @@ pub fn correct(seen: &Seen, pipeline: &Pipeline, expectation: &Expectation) -> V
         Expected::Profiles(groups) => vec![profiles(seen, groups)],
         Expected::Segment { name, members } => vec![segment(seen, name, members)],
         Expected::Traits { who, values } => traits(seen, pipeline, who, values).into_iter().collect(),
+        Expected::Group { group, id, values } => {
+            let found = |name: &str| seen.group_value(group, id, name).cloned().unwrap_or(Value::Null);
+            let values = values.iter().map(|(name, old)| (name.clone(), value(old, found(name))));
+            vec![Expected::Group { group: group.clone(), id: id.clone(), values: values.collect() }]
+        }
+        Expected::GroupSegment { name, members } => {
+            vec![Expected::GroupSegment { name: name.clone(), members: texts(members, seen.group_members(name)) }]
+        }
         Expected::Conflicts(expected) => {
             let default = ["set_aside", "reassigned", "profile", "other", "cause"];
             vec![Expected::Conflicts(rows(seen, expected, &seen.conflicts, &default))]
@@ -113,13 +121,14 @@ fn traits(seen: &Seen, pipeline: &Pipeline, who: &Who, values: &[(String, Value)
         let all = pipeline.traits.iter().map(|plan| (plan.name.clone(), found(&plan.name)));
         all.filter(|(_, value)| !value.is_null()).collect()
     } else {
-        let right = values.iter().map(|(name, old)| {
-            let found = found(name);
-            (name.clone(), if equal(old, &found) { old.clone() } else { found })
-        });
-        right.collect()
+        values.iter().map(|(name, old)| (name.clone(), value(old, found(name)))).collect()
     };
     Some(Expected::Traits { who: who.clone(), values: right })
+}
+
+/// What was right is left as it was written.
+fn value(old: &Value, found: Value) -> Value {
+    if equal(old, &found) { old.clone() } else { found }
 }
 
 fn event_of(seen: &Seen, message_id: &str) -> Option<Who> {

@@ -174,6 +174,7 @@ impl Core {
             let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", &value)?;
             profiles.push(record.load(&self.slots));
         }
+        profiles.retain(|profile| profile.group.is_none());
         let ids: Vec<ProfileId> = profiles.iter().map(|profile| profile.id).collect();
         let as_of = vec![now; profiles.len()];
         let traits = self.traits.columns(&profiles, &as_of)?;
@@ -255,12 +256,18 @@ impl Core {
     }
 
     pub(super) fn count_transitions(&mut self, transitions: &[Transition]) {
-        for transition in transitions {
-            let name = &self.segment_names[transition.segment as usize];
-            let change = if transition.entered { 1 } else { -1 };
+        let names = std::mem::take(&mut self.segment_names);
+        self.count_members(transitions.iter().map(|t| (names[t.segment as usize].as_str(), t.entered)));
+        self.segment_names = names;
+    }
+
+    /// Whether someone entered, or left, each of these segments.
+    pub(super) fn count_members<'a>(&mut self, changes: impl Iterator<Item = (&'a str, bool)>) {
+        for (name, entered) in changes {
+            let change = if entered { 1 } else { -1 };
             match self.record.segment_sizes.iter_mut().find(|(known, _)| known == name) {
                 Some((_, size)) => *size += change,
-                None => self.record.segment_sizes.push((name.clone(), change)),
+                None => self.record.segment_sizes.push((name.to_string(), change)),
             }
         }
     }
