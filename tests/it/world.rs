@@ -7,19 +7,19 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{UInt32Type, UInt64Type};
+use arrow::datatypes::{DataType, Field, Schema, UInt32Type, UInt64Type};
 use arrow::util::display::array_value_to_string;
 use async_trait::async_trait;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
-use tributary::definition::{self, Mode, Pipeline};
+use tributary::definition::{self, GroupPlan, Mode, Pipeline};
 use tributary::engine::history::{History, HistoryError, HistoryFilter, HistoryReader};
 use tributary::engine::{
     Begun, Chunk, Command, Core, Corrected, CorrectionRequest, ListEdited, ListRequest, Preparer, Shadow, Staged,
 };
 use tributary::event::{ProfileId, RawBatch};
 use tributary::identity::{Correction, Named};
-use tributary::profile::{Profile, ProfileRecord, Traits};
+use tributary::profile::{PERSON_COLUMN, Profile, ProfileRecord, Traits};
 use tributary::sink::CommitRange;
 use tributary::state::keys::{self, Tag};
 use tributary::state::memory::MemoryStore;
@@ -95,6 +95,9 @@ pub fn random_events(random: &mut fastrand::Rng, count: usize, first: usize) -> 
                 timestamp: at * 1_000_000,
             };
             event.rest.push(format!(r#""context":{{"campaign":{{"source":"s{}"}}}}"#, random.u8(0..5)));
+            if number % 3 > 0 {
+                event.rest.push(format!(r#""groupId":"g{}""#, number * 7 % 5));
+            }
             match random.u8(0..3) {
                 0 => {
                     event.email = Some(format!("e{}@shop.example", random.u8(0..12)));
@@ -363,6 +366,15 @@ impl World {
         let traits = Traits::new(self.pipeline.traits.clone(), self.pipeline.sessions.clone(), &self.preparer.schema())
             .expect("traits");
         traits.columns(people, &vec![self.clock; people.len()]).expect("columns")
+    }
+
+    /// The same of groups of this definition, which these are.
+    pub fn group_traits(&self, plan: &GroupPlan, groups: &[Profile]) -> RecordBatch {
+        let events = self.preparer.schema();
+        let person = Field::new(PERSON_COLUMN, DataType::Utf8, true);
+        let fields: Vec<Field> = events.fields().iter().map(|field| field.as_ref().clone()).chain([person]).collect();
+        let traits = Traits::new(plan.traits.clone(), self.pipeline.sessions.clone(), &Arc::new(Schema::new(fields)));
+        traits.expect("traits").columns(groups, &vec![self.clock; groups.len()]).expect("columns")
     }
 
     pub fn digest(&self) -> u128 {
