@@ -27,11 +27,11 @@ impl Whose<'_> {
         }
     }
 
-    /// Other columns that every row of the table has.
-    pub fn columns(self) -> [&'static str; 2] {
+    /// Other names that no trait can have: columns that every row of the table has, and what only people have.
+    pub fn taken(self) -> &'static [&'static str] {
         match self {
-            Whose::People => ["profile_id", "deleted"],
-            Whose::Group(_) => ["group_id", "deleted"],
+            Whose::People => &["profile_id", "deleted"],
+            Whose::Group(_) => &["group_id", "deleted", "sessions"],
         }
     }
 
@@ -51,6 +51,8 @@ pub struct ProfileScope {
     pub segments: Vec<String>,
     /// Traits whose definition is at fault: what reads them is not reported as well.
     pub broken: BTreeSet<String>,
+    /// Names of the others' traits, or of those others: of people for groups, of groups for people.
+    pub foreign: Vec<String>,
     /// Traits that cannot be read yet.
     pub waiting: BTreeSet<String>,
     pub touched_broken: Cell<bool>,
@@ -114,6 +116,9 @@ impl Scope for ProfileScope {
     }
 
     fn why_not(&self, path: &[&str]) -> Option<String> {
+        if self.foreign.iter().any(|name| name == path[0]) {
+            return Some("people and groups cannot read each other's traits".to_string());
+        }
         let parts: Vec<String> =
             self.values.iter().filter(|v| v.path.len() > 1 && v.path[0] == path[0]).map(|v| v.path.join(".")).collect();
         (path.len() == 1 && !parts.is_empty()).then(|| format!("write one of its values: {}", parts.join(", ")))

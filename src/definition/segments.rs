@@ -34,6 +34,7 @@ pub fn segments(
     let mut scope = ProfileScope {
         segments: specs.iter().map(|segment| segment.name.clone()).collect(),
         broken: broken.map(|other| other.name.clone()).collect(),
+        foreign: checker.foreign(whose),
         ..ProfileScope::new(whose)
     };
     traits.iter().for_each(|plan| scope.add(plan));

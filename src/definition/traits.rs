@@ -23,9 +23,12 @@ pub fn traits(checker: &Checker, specs: &[Named<TraitSpec>], whose: Whose<'_>) -
     let mut plans: Vec<TraitPlan> = Vec::new();
     let mut computed: Vec<(&str, Span, &TraitSpec)> = Vec::new();
     for Named { name, span, body } in specs {
-        let built_in = whose.built_in().iter().map(|(name, _)| *name).chain(whose.columns());
+        let built_in = whose.built_in().iter().map(|(name, _)| *name).chain(whose.taken().iter().copied());
         if built_in.into_iter().any(|other| other == name) {
-            let message = format!("{} has `{name}` already: a trait needs another name", whose.everyone());
+            let message = match whose {
+                Whose::People => format!("every profile has `{name}` already: a trait needs another name"),
+                Whose::Group(_) => format!("`{name}` is taken in every group: a trait needs another name"),
+            };
             findings.error(*span, message, None);
             continue;
         }
@@ -42,7 +45,8 @@ pub fn traits(checker: &Checker, specs: &[Named<TraitSpec>], whose: Whose<'_>) -
     let waiting: BTreeSet<String> = computed.iter().map(|(name, ..)| name.to_string()).collect();
     let broken = specs.iter().map(|named| named.name.clone());
     let broken = broken.filter(|name| !sound.contains(name) && !waiting.contains(name)).collect();
-    let mut scope = ProfileScope { broken, waiting, ..ProfileScope::new(whose) };
+    let foreign = checker.foreign(whose);
+    let mut scope = ProfileScope { broken, waiting, foreign, ..ProfileScope::new(whose) };
     plans.iter().for_each(|plan| scope.add(plan));
     // What reads nothing that waits is next, until nothing can be.
     loop {
@@ -76,7 +80,7 @@ pub fn traits(checker: &Checker, specs: &[Named<TraitSpec>], whose: Whose<'_>) -
 /// Two traits must not come to one column: `checkout_level` and the level of `checkout`.
 fn check_columns(checker: &Checker, specs: &[Named<TraitSpec>], plans: &[TraitPlan], whose: Whose<'_>) {
     let everyone = whose.everyone();
-    let built_in = whose.built_in().iter().map(|(name, _)| *name).chain(whose.columns());
+    let built_in = whose.built_in().iter().map(|(name, _)| *name).chain(whose.taken().iter().copied());
     let mut taken: Vec<(&str, &str)> = built_in.map(|name| (name, everyone.as_str())).collect();
     for plan in plans {
         for column in &plan.columns {

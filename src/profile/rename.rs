@@ -88,3 +88,83 @@ fn rename(value: &mut Scalar, renamed: &Renamed) {
         text.clone_from(new);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::rule;
+    use super::super::{TraitKind, Window};
+    use super::*;
+    use crate::expression::{ColumnScope, Expression, Resolved};
+    use crate::profile::window::Panes;
+
+    fn person() -> Option<Expression> {
+        let mut scope = ColumnScope::new();
+        let column = PERSON_COLUMN.to_string();
+        scope.add(&["p"], Resolved { column, data_type: arrow::datatypes::DataType::Utf8, nested: Vec::new() });
+        Some(Expression::compile("p", &scope).expect("an expression"))
+    }
+
+    fn text(text: &str) -> Scalar {
+        Scalar::Text(text.into())
+    }
+
+    fn distinct(ids: &[&str]) -> Accumulator {
+        let mut distinct = Distinct::default();
+        ids.iter().for_each(|id| distinct.add(100, text(id)));
+        Accumulator::Distinct(Box::new(distinct))
+    }
+
+    fn frequencies(counts: &[(&str, usize)]) -> Accumulator {
+        let mut all = Frequencies::default();
+        counts.iter().for_each(|(id, count)| (0..*count).for_each(|_| all.add(text(id))));
+        Accumulator::Frequencies(Box::new(all))
+    }
+
+    fn keyed(keys: &[(&str, Accumulator)]) -> Accumulator {
+        let mut keys: Vec<(Box<str>, Accumulator)> =
+            keys.iter().map(|(key, state)| ((*key).into(), state.clone())).collect();
+        keys.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Accumulator::Keyed(Box::new(Keyed::Keys(keys)))
+    }
+
+    fn panes(ids: &[&str]) -> Accumulator {
+        let (window, rule) = (Window::new(60_000_000), people(TraitKind::Distinct { keep: 100 }));
+        let mut panes = Panes::default();
+        // One in each of some panes, and one that has not happened yet.
+        for (place, id) in ids.iter().enumerate() {
+            panes.add(place as i64 * 1_000_000, distinct(&[id]), &window, 2_000_000, &rule);
+        }
+        Accumulator::Panes(Box::new(panes))
+    }
+
+    fn people(kind: TraitKind) -> EventRule {
+        EventRule { input: person(), ..rule(kind) }
+    }
+
+    /// SEMANTICS §4: ids change at a merge. Each row: the rule, the state, and the state after a became b and b became c, both at
+    /// once.
+    #[test]
+    fn what_knows_people_by_their_ids_follows_them_and_adds_up_those_who_are_one() {
+        let all = TraitKind::Distinct { keep: 100 };
+        let by_people = EventRule { by: person(), ..rule(TraitKind::Count) };
+        let rows = [
+            (people(all.clone()), distinct(&["a", "b", "d"]), distinct(&["b", "c", "d"])),
+            (people(all.clone()), distinct(&["b", "c"]), distinct(&["c"])),
+            (people(TraitKind::MostFrequent), frequencies(&[("b", 2), ("c", 3)]), frequencies(&[("c", 5)])),
+            (people(all.clone()), panes(&["a", "b", "c", "b", "d"]), panes(&["b", "c", "c", "c", "d"])),
+            (
+                by_people,
+                keyed(&[("a", Accumulator::Count(1)), ("b", Accumulator::Count(2)), ("c", Accumulator::Count(4))]),
+                keyed(&[("b", Accumulator::Count(1)), ("c", Accumulator::Count(6))]),
+            ),
+            // A key that only looks like one of them is none.
+            (people(all.clone()), keyed(&[("a", distinct(&["a"]))]), keyed(&[("a", distinct(&["b"]))])),
+            (rule(all), distinct(&["a"]), distinct(&["a"])),
+        ];
+        let renamed: Renamed = [("a".into(), "b".into()), ("b".into(), "c".into())].into_iter().collect();
+        for (rule, mut state, expected) in rows {
+            state.rename_people(&rule, &renamed);
+            assert_eq!(state, expected, "{:?}", rule.kind);
+        }
+    }
+}

@@ -208,7 +208,9 @@ impl Core {
             return Err(StoreError::Damaged("an id leads to a profile that is not stored".to_string()).into());
         }
         let stored: Vec<TimeUs> = profiles.iter().map(|profile| profile.timer).collect();
-        let ranked = self.traits.plans.iter().any(|plan| plan.event_rule().is_some_and(|r| r.ranks_by_identifier()));
+        let of_groups = self.groups.iter().flat_map(|group| &group.traits.plans);
+        let mut plans = self.traits.plans.iter().chain(of_groups);
+        let ranked = plans.any(|plan| plan.event_rule().is_some_and(|r| r.ranks_by_identifier()));
         let best = if ranked { self.best_identifiers(&chunk.stored) } else { Vec::new() };
         let input = Input { events, profile_of_row: &profile_of_row, best: &best, now: self.record.now };
         let which: Vec<bool> = self.slots.of_kind(0).traits.iter().map(|slot| fill.traits.contains(slot)).collect();

@@ -247,15 +247,13 @@ async fn definitions(
     }
     let mut writes = WriteBatch::default();
     let recount = keys::name(Tag::Engine, groups::RECOUNT);
-    let again = match store.get(&recount).await? {
-        Some(_) => groups::traits_of_people(pipeline, &record.slots),
-        None => Vec::new(),
-    };
+    let is_noted = store.get(&recount).await?.is_some();
+    let again = if is_noted { groups::traits_of_people(pipeline, &record.slots) } else { Vec::new() };
     let fill = match used {
         true => FillRecord::plan(unfinished, &differences, &again, &mut record.slots, pipeline, engine.commit),
         false => None,
     };
-    if !again.is_empty() {
+    if is_noted {
         writes.delete(recount);
     }
     if record != before {
