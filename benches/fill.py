@@ -75,7 +75,7 @@ class Tributary:
         return done.stdout
 
     def query(self, sql):
-        return json.loads(self.call("--output", "json", "query", sql) or "[]")
+        return [json.loads(row) for row in self.call("--output", "json", "query", sql).splitlines()]
 
     def start(self):
         return subprocess.Popen(self.base + ["run"], env=self.environment, stderr=subprocess.DEVNULL)
@@ -157,11 +157,9 @@ def main():
                               capture_output=True, text=True)
         if done.returncode == 0:
             taken = int(json.loads(done.stdout)["totals"]["records"]) - options.events
-    seconds = sum(os.times()[2:4])
     cpu = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
     ticks = os.sysconf("SC_CLK_TCK")
     cpu_s = (int(cpu[11]) + int(cpu[12])) / ticks
-    _ = seconds
     process.send_signal(signal.SIGTERM)
     process.wait(60)
 

@@ -114,8 +114,7 @@ impl Changes {
             lines.push((mark(of.new), "segment", of.name.clone(), String::new()));
         }
         for slot in &differences.removed_segments {
-            let sizes = &known.engine.segment_sizes;
-            let members = sizes.iter().find(|(name, _)| *name == slot.name).map_or(0, |(_, size)| *size);
+            let members = known.engine.segment_sizes.get(&slot.name).copied().unwrap_or_default();
             lines.push(('-', "segment", slot.name.clone(), format!("its {members} members leave")));
         }
         Changes { lines, identity: known.identity_rules_differ, unfinished: known.unfinished.is_some() }

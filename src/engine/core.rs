@@ -4,6 +4,7 @@
 //! returns everything one commit holds. The in-memory state is then ahead of the store by that commit; if the
 //! commit fails the process ends, so nothing is ever rolled back.
 
+mod aliases;
 mod correct;
 mod definitions;
 mod fill;
@@ -26,6 +27,7 @@ pub use look::{Look, Readiness, look};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use self::aliases::Aliases;
 pub(super) use self::definitions::Told;
 use self::groups::{GroupKind, Kindred};
 use self::judge::Round;
@@ -96,6 +98,8 @@ pub struct Core {
     kept: Vec<u64>,
     /// What has to be filled from the past.
     pub fill: Option<FillRecord>,
+    /// Of a fill that reads history; None where there are too many, and without one.
+    aliases: Option<Aliases>,
     /// What the tables know of the definitions, and whether that may have changed.
     told: Vec<Told>,
     must_tell: bool,
@@ -182,6 +186,9 @@ impl Core {
         if !staged.rows.is_empty() {
             let names = staged.rows.iter().map(|(table, _)| table.name.clone()).collect();
             self.outbox.insert(commit, names);
+        }
+        if let Some(aliases) = &mut self.aliases {
+            aliases.note(&staged.writes);
         }
         self.record.commit = commit;
         self.record.next_profile = self.identities.next_number;

@@ -69,7 +69,7 @@ pub async fn preview(
     while let Some(staged) = core.sweep(now).await? {
         commit(&*store, &mut core, staged, &mut preview).await?;
     }
-    preview.sizes = core.record.segment_sizes.iter().cloned().collect();
+    preview.sizes = core.record.segment_sizes.clone().into_iter().collect();
     Ok(preview)
 }
 

@@ -1,5 +1,7 @@
 //! The engine's own records in the state.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +27,7 @@ pub struct EngineRecord {
     pub next_correction: u64,
     pub totals: Totals,
     /// Members by segment name.
-    pub segment_sizes: Vec<(String, i64)>,
+    pub segment_sizes: BTreeMap<String, i64>,
 }
 
 /// Counted since the state was made.

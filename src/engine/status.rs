@@ -67,7 +67,7 @@ impl SharedStatus {
         self.change(|status| {
             status.commit = record.commit;
             status.totals = record.totals;
-            status.segments = record.segment_sizes.iter().cloned().collect();
+            status.segments = record.segment_sizes.clone().into_iter().collect();
             status.sink.waiting = waiting as u64;
         });
         metrics::gauge!("tributary_profiles").set(record.totals.profiles as f64);

@@ -49,25 +49,60 @@ impl Scalar {
     }
 }
 
-/// The state of one trait of one profile.
+/// An integer of a trait's scale; saturates at the ends of `i128`, far beyond any sum of doubles. Aligned to eight bytes,
+/// so that no accumulator is larger for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "i128", into = "i128")]
+#[repr(packed(8))]
+pub struct Exact(i128);
+
+impl Exact {
+    fn add(&mut self, more: Exact) {
+        *self = Exact(i128::from(*self).saturating_add(i128::from(more)));
+    }
+}
+
+impl From<i128> for Exact {
+    fn from(value: i128) -> Exact {
+        Exact(value)
+    }
+}
+
+impl From<Exact> for i128 {
+    fn from(exact: Exact) -> i128 {
+        exact.0
+    }
+}
+
+/// The value of one event.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Dated {
+    /// 0 is best; 0 for all where time alone decides.
+    pub rank: u64,
+    pub at: TimeUs,
+    pub message_id: Box<str>,
+    pub value: Option<Scalar>,
+}
+
+impl Dated {
+    /// Whether another event stands instead: `Less` where it does.
+    pub fn precedence(&self, rule: &EventRule, rank: u64, at: TimeUs, message_id: &str) -> Ordering {
+        precedence(rule.prefers_earlier(), (rank, at, message_id), (self.rank, self.at, &self.message_id))
+    }
+}
+
+/// The state of one trait of one profile. Many lie in a row: what is large is in a box.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Accumulator {
     /// `latest` and `first`: the value of the event of the best rank, among those with the greatest (least)
     /// (timestamp, message id). None is an explicit null, which deletes: it wins like any other value.
-    Dated {
-        /// 0 is best; 0 for all where time alone decides.
-        rank: u64,
-        at: TimeUs,
-        message_id: Box<str>,
-        value: Option<Scalar>,
-    },
+    Dated(Box<Dated>),
     Count(i64),
-    /// An integer of the trait's scale; saturates at the ends of `i128`, far beyond any sum of doubles.
-    Sum(i128),
+    Sum(Exact),
     /// `min` and `max`.
     Extreme(Scalar),
     Mean {
-        sum: i128,
+        sum: Exact,
         count: i64,
     },
     Frequencies(Box<Frequencies>),
@@ -86,9 +121,9 @@ impl Accumulator {
     pub fn add(&mut self, rule: &EventRule, other: Accumulator) {
         match (&mut *self, other) {
             (Accumulator::Count(count), Accumulator::Count(more)) => *count = count.saturating_add(more),
-            (Accumulator::Sum(sum), Accumulator::Sum(more)) => *sum = sum.saturating_add(more),
+            (Accumulator::Sum(sum), Accumulator::Sum(more)) => sum.add(more),
             (Accumulator::Mean { sum, count }, Accumulator::Mean { sum: more, count: events }) => {
-                *sum = sum.saturating_add(more);
+                sum.add(more);
                 *count = count.saturating_add(events);
             }
             (Accumulator::Extreme(value), Accumulator::Extreme(other)) => {
@@ -97,22 +132,19 @@ impl Accumulator {
                     *value = other;
                 }
             }
-            (
-                Accumulator::Dated { rank, at, message_id, value: old },
-                Accumulator::Dated { rank: r, at: t, message_id: id, value },
-            ) => {
-                let wins = match precedence(rule.prefers_earlier(), (r, t, &id), (*rank, *at, message_id)) {
+            (Accumulator::Dated(old), Accumulator::Dated(new)) => {
+                let wins = match old.precedence(rule, new.rank, new.at, &new.message_id) {
                     Ordering::Less => true,
                     Ordering::Greater => false,
                     // Message ids are per source, so two sources may have the same one.
-                    Ordering::Equal => match (&value, &*old) {
+                    Ordering::Equal => match (&new.value, &old.value) {
                         (Some(new), Some(old)) => new.order(old).is_gt(),
                         (new, None) => new.is_some(),
                         (None, Some(_)) => false,
                     },
                 };
                 if wins {
-                    *self = Accumulator::Dated { rank: r, at: t, message_id: id, value };
+                    *old = new;
                 }
             }
             (Accumulator::Frequencies(mine), Accumulator::Frequencies(theirs)) => mine.merge(*theirs),
@@ -203,13 +235,13 @@ impl Accumulator {
                     _ => value.matched_at.map(Scalar::Timestamp),
                 }
             }
-            Accumulator::Dated { value, .. } => value.clone(),
+            Accumulator::Dated(dated) => dated.value.clone(),
             Accumulator::Count(count) => Some(Scalar::Long(*count)),
-            Accumulator::Sum(sum) if scale == 0 => Some(Scalar::Long(clamp(*sum))),
-            Accumulator::Sum(sum) => Some(Scalar::Double(unscaled(*sum, scale))),
+            Accumulator::Sum(sum) if scale == 0 => Some(Scalar::Long(clamp((*sum).into()))),
+            Accumulator::Sum(sum) => Some(Scalar::Double(unscaled((*sum).into(), scale))),
             Accumulator::Extreme(value) => Some(value.clone()),
             Accumulator::Mean { count: 0, .. } => None,
-            Accumulator::Mean { sum, count } => Some(Scalar::Double(unscaled(*sum, scale) / *count as f64)),
+            Accumulator::Mean { sum, count } => Some(Scalar::Double(unscaled((*sum).into(), scale) / *count as f64)),
             Accumulator::Panes(_) | Accumulator::Keyed(_) => None,
         }
     }
@@ -217,7 +249,9 @@ impl Accumulator {
     pub fn weigh(&self) -> usize {
         let heap = |value: &Scalar| if let Scalar::Text(text) = value { text.len() } else { 0 };
         match self {
-            Accumulator::Dated { message_id, value, .. } => message_id.len() + value.as_ref().map_or(0, heap),
+            Accumulator::Dated(dated) => {
+                size_of::<Dated>() + dated.message_id.len() + dated.value.as_ref().map_or(0, heap)
+            }
             Accumulator::Extreme(value) => heap(value),
             Accumulator::Count(_) | Accumulator::Sum(_) | Accumulator::Mean { .. } => 0,
             Accumulator::Frequencies(state) => size_of::<Frequencies>() + state.weigh(),
@@ -232,7 +266,7 @@ impl Accumulator {
 }
 
 /// Which of two values stands, by (rank, timestamp, message id): `Less` where the new one does.
-pub fn precedence(prefers_earlier: bool, new: (u64, TimeUs, &str), old: (u64, TimeUs, &str)) -> Ordering {
+fn precedence(prefers_earlier: bool, new: (u64, TimeUs, &str), old: (u64, TimeUs, &str)) -> Ordering {
     let by_time = (new.1, new.2).cmp(&(old.1, old.2));
     let by_time = if prefers_earlier { by_time } else { by_time.reverse() };
     new.0.cmp(&old.0).then(by_time)
@@ -263,7 +297,7 @@ mod tests {
     }
 
     fn ranked(rank: u64, at: TimeUs, id: &str, value: Option<i64>) -> Accumulator {
-        Accumulator::Dated { rank, at, message_id: id.into(), value: value.map(Scalar::Long) }
+        Accumulator::Dated(Box::new(Dated { rank, at, message_id: id.into(), value: value.map(Scalar::Long) }))
     }
 
     fn extreme(value: f64) -> Accumulator {
@@ -301,7 +335,7 @@ mod tests {
             (TraitKind::Min, [extreme(3.0), extreme(-0.5), extreme(2.0)], Some(Scalar::Double(-0.5))),
             (TraitKind::Max, [extreme(3.0), extreme(-0.5), extreme(2.0)], Some(Scalar::Double(3.0))),
             (TraitKind::Count, [Accumulator::Count(1), Accumulator::Count(2), Accumulator::Count(3)], long(6)),
-            (TraitKind::Sum, [Accumulator::Sum(5), Accumulator::Sum(-7), Accumulator::Sum(3)], long(1)),
+            (TraitKind::Sum, [5, -7, 3].map(|sum: i128| Accumulator::Sum(sum.into())), long(1)),
         ];
         for (kind, states, expected) in rows {
             let rule = rule(kind.clone());
@@ -327,6 +361,6 @@ mod tests {
             assert_eq!(scaled(value, 6), expected, "{value}");
         }
         let cents = EventRule { scale: 2, ..rule(TraitKind::Sum) };
-        assert_eq!(Accumulator::Sum(250_031_563).plain_value(&cents, ""), Some(Scalar::Double(2_500_315.63)));
+        assert_eq!(Accumulator::Sum(250_031_563.into()).plain_value(&cents, ""), Some(Scalar::Double(2_500_315.63)));
     }
 }

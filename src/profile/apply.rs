@@ -1,6 +1,5 @@
 //! Applies the events of a batch to the traits of their profiles.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray};
@@ -9,7 +8,7 @@ use arrow::datatypes::{Field, Float64Type, Int64Type, Schema, SchemaRef, Timesta
 use hashbrown::HashMap;
 
 use super::BUILT_IN;
-use super::accumulator::{Accumulator, Scalar, precedence, scaled};
+use super::accumulator::{Accumulator, Dated, Scalar, scaled};
 use super::distinct::Distinct;
 use super::frequencies::Frequencies;
 use super::funnel::{Funnel, FunnelPlan, Point};
@@ -45,6 +44,8 @@ pub struct Traits {
     /// By index: of RFM traits, once there was a scan.
     pub rfm_borders: Vec<Option<RfmBorders>>,
     bound: Vec<BoundTrait>,
+    /// Traits over events, by the events that they take.
+    by_events: Vec<(Option<Vec<String>>, Vec<u16>)>,
     /// Of traits that are computed: the formula, or the conditions of the stages.
     pub(super) derived: Vec<Vec<Projected>>,
     /// Where each trait's columns begin.
@@ -88,6 +89,14 @@ impl Traits {
             first_column.push(fields.len());
             fields.extend(plan.columns.iter().map(|column| Field::new(&column.name, column.value_type.arrow(), true)));
         }
+        let mut by_events: Vec<(Option<Vec<String>>, Vec<u16>)> = Vec::new();
+        for (index, plan) in plans.iter().enumerate() {
+            let Some(rule) = plan.event_rule() else { continue };
+            match by_events.iter_mut().find(|(events, _)| *events == rule.events) {
+                Some((_, traits)) => traits.push(index as u16),
+                None => by_events.push((rule.events.clone(), vec![index as u16])),
+            }
+        }
         let (ready, rfm_borders) = (vec![true; plans.len()], vec![None; plans.len()]);
         Ok(Traits {
             plans,
@@ -95,6 +104,7 @@ impl Traits {
             ready,
             rfm_borders,
             bound,
+            by_events,
             derived,
             first_column,
             schema: Arc::new(Schema::new(fields)),
@@ -197,61 +207,55 @@ impl Traits {
         let events = input.events;
         let names = EventNames::of(events);
         let mut touched = vec![false; self.plans.len()];
-        let mut all: Option<Vec<u32>> = None;
-        for (index, plan) in self.plans.iter().enumerate() {
-            let TraitRule::Events(rule) = &plan.rule else { continue };
-            if which.is_some_and(|which| !which[index]) {
-                continue;
-            }
-            let named;
-            let rows: &[u32] = match &rule.events {
-                None => all.get_or_insert_with(|| (0..events.len() as u32).collect()),
-                Some(wanted) => {
-                    named = names.rows(wanted);
-                    &named
-                }
-            };
+        for (wanted, traits) in &self.by_events {
+            let rows = names.rows_of(wanted.as_deref());
             if rows.is_empty() {
                 continue;
             }
-            touched[index] = true;
-            self.for_rows(index, rule, rows, &names, input, |values, row, profile| {
-                values.add(row, index as u16, &mut profiles[profile as usize]);
-            })?;
+            let taking = traits.iter().map(|index| usize::from(*index));
+            let taking: Vec<usize> = taking.filter(|index| which.is_none_or(|which| which[*index])).collect();
+            taking.iter().for_each(|index| touched[*index] = true);
+            for some in taking.chunks(TRAITS_AT_ONCE) {
+                let values = some.iter().map(|index| self.values(*index, &names, input));
+                let values = values.collect::<Result<Vec<_>, _>>()?;
+                // Event by event: what a profile holds is looked up once for all traits.
+                for row in rows.iter().map(|row| *row as usize) {
+                    let Some(profile) = input.profile_of_row[row] else { continue };
+                    let profile = &mut profiles[profile as usize];
+                    let taking = values.iter().zip(some).filter(|(values, _)| values.takes(row));
+                    taking.for_each(|(values, index)| values.add(row, *index as u16, profile));
+                }
+            }
         }
         Ok(touched)
     }
 
-    /// Gives those of these rows that someone owns and that the trait's condition takes, with its values.
-    fn for_rows(
-        &self,
+    /// What a trait reads from a batch.
+    fn values<'a>(
+        &'a self,
         index: usize,
-        rule: &EventRule,
-        rows: &[u32],
         names: &EventNames<'_>,
-        input: &Input<'_>,
-        mut take: impl FnMut(&Values<'_>, usize, u32),
-    ) -> Result<(), TraitError> {
+        input: &'a Input<'a>,
+    ) -> Result<Values<'a>, TraitError> {
         let (plan, bound, events) = (&self.plans[index], &self.bound[index], input.events);
+        let Some(rule) = plan.event_rule() else {
+            return Err(TraitError::Type { name: plan.name.clone(), message: "it reads no events".to_string() });
+        };
         let failed = |source| TraitError::Evaluate { name: plan.name.clone(), source };
         let evaluate = |bound: &Option<BoundExpression>| {
             bound.as_ref().map(|bound| bound.evaluate(&events.batch)).transpose().map_err(failed)
         };
         let filter = bound.filter.as_ref().map(|f| f.evaluate_predicate(&events.batch)).transpose().map_err(failed)?;
-        let values = evaluate(&bound.input)?.map(|array| typed(plan, rule, array)).transpose()?;
-        let keys = evaluate(&bound.by)?;
-        let presence = bound.presence.map(|column| events.batch.column(column).as_boolean());
-        let marks = Marks::of(rule, bound, names, events).map_err(failed)?;
-        let ready = self.ready[index];
-        let values = Values { rule, input: values.as_ref(), keys: keys.as_ref(), presence, marks, ready, batch: input };
-        for row in rows {
-            let row = *row as usize;
-            let Some(profile) = input.profile_of_row[row] else { continue };
-            if filter.as_ref().is_none_or(|filter| filter.value(row)) {
-                take(&values, row, profile);
-            }
-        }
-        Ok(())
+        Ok(Values {
+            rule,
+            filter,
+            input: evaluate(&bound.input)?.map(|array| typed(plan, rule, array)).transpose()?,
+            keys: evaluate(&bound.by)?,
+            presence: bound.presence.map(|column| events.batch.column(column).as_boolean()),
+            marks: Marks::of(rule, bound, names, events).map_err(failed)?,
+            ready: self.ready[index],
+            batch: input,
+        })
     }
 
     /// The events of one person that a trait takes in, in the order of the rows, as of `input.now`; none for traits that
@@ -259,18 +263,20 @@ impl Traits {
     pub fn taken(&self, index: usize, input: &Input<'_>) -> Result<Vec<Taken>, TraitError> {
         let Some(rule) = self.plans[index].event_rule() else { return Ok(Vec::new()) };
         let names = EventNames::of(input.events);
-        let all: Vec<u32> = (0..input.events.len() as u32).collect();
-        let rows = rule.events.as_ref().map_or(std::borrow::Cow::Borrowed(&all[..]), |wanted| names.rows(wanted));
+        let values = self.values(index, &names, input)?;
         let mut taken = Vec::new();
         let mut states = Vec::new();
-        self.for_rows(index, rule, &rows, &names, input, |values, row, _| {
-            let Some((key, state)) = values.taken(row) else { return };
+        for row in names.rows_of(rule.events.as_deref()).iter().map(|row| *row as usize) {
+            if input.profile_of_row[row].is_none() || !values.takes(row) {
+                continue;
+            }
+            let Some((key, state)) = values.taken(row) else { continue };
             let at = values.at(row);
             let is_inside = rule.window.is_none_or(|window| window.holds(at, input.now));
             let key = key.map(Box::from);
             taken.push(Taken { row, at, key, value: taken_value(rule, &state), is_inside, decides: false });
             states.push(state);
-        })?;
+        }
         if rule.by.is_none() && rule.kind.stands_for_one_event() {
             let inside = || (0..states.len()).filter(|place| taken[*place].is_inside);
             let total = inside().map(|place| states[place].clone()).reduce(|mut total, state| {
@@ -338,6 +344,9 @@ fn bind(
     }
 }
 
+/// Traits whose values of a batch are in memory at once.
+const TRAITS_AT_ONCE: usize = 64;
+
 /// In the place of a column: the time of judging.
 pub const NOW_PLACE: usize = usize::MAX;
 
@@ -363,8 +372,9 @@ fn taken_value(rule: &EventRule, state: &Accumulator) -> Option<Scalar> {
 /// The values of one trait's input over a batch.
 struct Values<'a> {
     rule: &'a EventRule,
-    input: Option<&'a ArrayRef>,
-    keys: Option<&'a ArrayRef>,
+    filter: Option<BooleanArray>,
+    input: Option<ArrayRef>,
+    keys: Option<ArrayRef>,
     presence: Option<&'a BooleanArray>,
     marks: Marks,
     /// Points of any age are taken in while the past is read.
@@ -413,6 +423,11 @@ impl Marks {
 }
 
 impl Values<'_> {
+    /// Whether the trait's condition holds.
+    fn takes(&self, row: usize) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.value(row))
+    }
+
     fn add(&self, row: usize, index: u16, profile: &mut Profile) {
         let Some(present) = self.is_present(row) else { return };
         let place = match profile.traits.binary_search_by_key(&index, |(index, _)| *index) {
@@ -449,20 +464,12 @@ impl Values<'_> {
             }
             // The hot cases, without building a state for the event.
             (TraitKind::Count, Accumulator::Count(count)) => *count = count.saturating_add(1),
-            (TraitKind::Latest | TraitKind::First, Accumulator::Dated { rank, at, message_id, .. }) => {
-                let (t, id) = (self.at(row), self.message_id(row));
-                match precedence(self.rule.prefers_earlier(), (self.rank(row), t, id), (*rank, *at, message_id)) {
-                    Ordering::Less => {
-                        if let Some(new) = self.state(row, present) {
-                            *state = new;
-                        }
-                    }
-                    Ordering::Greater => {}
-                    Ordering::Equal => {
-                        if let Some(more) = self.state(row, present) {
-                            state.add(self.rule, more);
-                        }
-                    }
+            (TraitKind::Latest | TraitKind::First, Accumulator::Dated(dated)) => {
+                let order = dated.precedence(self.rule, self.rank(row), self.at(row), self.message_id(row));
+                if order.is_le()
+                    && let Some(new) = self.state(row, present)
+                {
+                    state.add(self.rule, new);
                 }
             }
             (_, Accumulator::Panes(panes)) => {
@@ -487,7 +494,7 @@ impl Values<'_> {
 
     /// Inner None: the trait has no keys; outer None: the event has none of them.
     fn key(&self, row: usize) -> Option<Option<&str>> {
-        match self.keys {
+        match &self.keys {
             Some(keys) => keys.is_valid(row).then(|| Some(keys.as_string::<i32>().value(row))),
             None => Some(None),
         }
@@ -495,7 +502,7 @@ impl Values<'_> {
 
     /// Whether the row has a value, or false for a null that deletes; None where it says nothing.
     fn is_present(&self, row: usize) -> Option<bool> {
-        let present = self.input.is_none_or(|input| input.is_valid(row));
+        let present = self.input.as_ref().is_none_or(|input| input.is_valid(row));
         let deletes = !present && self.presence.is_some_and(|presence| presence.is_valid(row) && presence.value(row));
         (present || deletes).then_some(present)
     }
@@ -516,8 +523,8 @@ impl Values<'_> {
     fn plain_state(&self, row: usize, present: bool) -> Option<Accumulator> {
         match self.rule.kind {
             TraitKind::Count => Some(Accumulator::Count(1)),
-            TraitKind::Sum => self.exact(row).map(Accumulator::Sum),
-            TraitKind::Mean => self.exact(row).map(|sum| Accumulator::Mean { sum, count: 1 }),
+            TraitKind::Sum => self.exact(row).map(|sum| Accumulator::Sum(sum.into())),
+            TraitKind::Mean => self.exact(row).map(|sum| Accumulator::Mean { sum: sum.into(), count: 1 }),
             TraitKind::Min | TraitKind::Max => {
                 // NaN has no place in an order of numbers.
                 let value = self.scalar(row).filter(|value| !matches!(value, Scalar::Double(v) if v.is_nan()))?;
@@ -549,12 +556,12 @@ impl Values<'_> {
                 sequence.add(plan, self.sequence_point(row)?);
                 Some(Accumulator::Sequence(Box::new(sequence)))
             }
-            TraitKind::Latest | TraitKind::First => Some(Accumulator::Dated {
+            TraitKind::Latest | TraitKind::First => Some(Accumulator::Dated(Box::new(Dated {
                 rank: self.rank(row),
                 at: self.at(row),
                 message_id: self.message_id(row).into(),
                 value: if present { self.scalar(row) } else { None },
-            }),
+            }))),
         }
     }
 
@@ -612,7 +619,7 @@ impl Values<'_> {
         fn primitive<T: ArrowPrimitiveType>(array: &ArrayRef, row: usize) -> T::Native {
             array.as_primitive::<T>().value(row)
         }
-        let array = self.input?;
+        let array = self.input.as_ref()?;
         Some(match self.rule.input_type {
             ValueType::Long => Scalar::Long(primitive::<Int64Type>(array, row)),
             ValueType::Double => Scalar::Double(primitive::<Float64Type>(array, row)),
@@ -626,6 +633,7 @@ impl Values<'_> {
 /// The rows of a batch by the names of their events, so that a trait looks at no row that it does not take.
 struct EventNames<'a> {
     rows: HashMap<&'a str, Vec<u32>>,
+    all: Vec<u32>,
 }
 
 impl<'a> EventNames<'a> {
@@ -637,7 +645,12 @@ impl<'a> EventNames<'a> {
                 rows.entry(names.value(row)).or_default().push(row as u32);
             }
         }
-        EventNames { rows }
+        EventNames { rows, all: (0..events.len() as u32).collect() }
+    }
+
+    /// The rows of these events, of all where None, in order.
+    fn rows_of(&self, wanted: Option<&[String]>) -> std::borrow::Cow<'_, [u32]> {
+        wanted.map_or(std::borrow::Cow::Borrowed(&self.all[..]), |wanted| self.rows(wanted))
     }
 
     /// The rows of these events, in order; none: the trait costs nothing for this batch.

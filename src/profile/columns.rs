@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanBuilder, Float64Builder, Int64Builder, PrimitiveArray, RecordBatch, StringArray,
-    StringBuilder, TimestampMicrosecondBuilder, new_null_array,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanBufferBuilder, BooleanBuilder, PrimitiveArray, RecordBatch,
+    StringArray, StringBuilder, new_null_array,
 };
-use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use arrow::buffer::NullBuffer;
+use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
 use serde_json::Value;
 
 use super::accumulator::{Accumulator, Scalar};
@@ -49,9 +50,12 @@ impl Traits {
         let moments: PrimitiveArray<TimestampMicrosecondType> = now.iter().map(|now| Some(*now)).collect();
         let moments: ArrayRef = Arc::new(moments.with_timezone("UTC"));
 
+        // What nobody has costs one look at each profile for all such traits together.
+        let mut held = vec![false; self.plans.len()];
+        profiles.iter().flat_map(|profile| &profile.traits).for_each(|(index, _)| held[usize::from(*index)] = true);
         // Each profile's states are in the order of the traits: one step of each per trait.
         let mut places = vec![0usize; profiles.len()];
-        let mut states: Vec<Option<&Accumulator>> = Vec::with_capacity(profiles.len());
+        let mut states: Vec<(u32, &Accumulator)> = Vec::with_capacity(profiles.len());
         for (index, plan) in self.plans.iter().enumerate() {
             if !self.ready[index] {
                 columns.extend(plan.columns.iter().map(|c| new_null_array(&c.value_type.arrow(), profiles.len())));
@@ -65,15 +69,17 @@ impl Traits {
             match &plan.rule {
                 TraitRule::Events(rule) => {
                     states.clear();
-                    states.extend(profiles.iter().zip(&mut places).map(|(profile, place)| {
-                        while profile.traits.get(*place).is_some_and(|(other, _)| usize::from(*other) < index) {
-                            *place += 1;
-                        }
-                        match profile.traits.get(*place) {
-                            Some((other, state)) if usize::from(*other) == index => Some(state),
-                            _ => None,
-                        }
-                    }));
+                    if held[index] {
+                        states.extend(profiles.iter().zip(&mut places).enumerate().filter_map(
+                            |(row, (profile, place))| {
+                                while profile.traits.get(*place).is_some_and(|(other, _)| usize::from(*other) < index) {
+                                    *place += 1;
+                                }
+                                let (other, state) = profile.traits.get(*place)?;
+                                (usize::from(*other) == index).then_some((row as u32, state))
+                            },
+                        ));
+                    }
                     event_columns(plan, rule, &states, now, &mut columns);
                 }
                 TraitRule::Formula(_) => {
@@ -128,10 +134,17 @@ impl Traits {
                 continue;
             }
             let names = columns.column(self.first_column[index]).as_string::<i32>();
+            // Most people are in the stage that the row before was in.
+            let mut last: Option<(&str, u16)> = None;
             for (row, profile) in profiles.iter_mut().enumerate() {
                 let name = names.is_valid(row).then(|| names.value(row));
-                let to = name.and_then(|name| stages.iter().position(|stage| stage.name == name));
-                let to = to.map(|stage| stage as u16);
+                last = name.and_then(|name| {
+                    last.filter(|(known, _)| *known == name).or_else(|| {
+                        let stage = stages.iter().position(|stage| stage.name == name)?;
+                        Some((name, stage as u16))
+                    })
+                });
+                let to = last.map(|(_, stage)| stage);
                 let place = profile.stages.binary_search_by_key(&(index as u16), |(index, _)| *index);
                 let place = match place {
                     Ok(place) => place,
@@ -161,21 +174,26 @@ impl Traits {
     }
 }
 
-/// All columns of one trait.
+/// All columns of one trait, by the states of those who have one.
 fn event_columns(
     plan: &TraitPlan,
     rule: &EventRule,
-    states: &[Option<&Accumulator>],
+    states: &[(u32, &Accumulator)],
     now: &[TimeUs],
     columns: &mut Vec<ArrayRef>,
 ) {
     for column in &plan.columns {
-        let value = |row: usize| match (states[row], &rule.by) {
-            (Some(Accumulator::Keyed(keyed)), Some(_)) => keyed_value(rule, keyed, column.part, now[row]),
-            (_, Some(_)) => keyed_value(rule, &Keyed::Keys(Vec::new()), column.part, now[row]),
-            (state, None) => value_of(rule, state, column.part, now[row]),
+        let value = |state: Option<&Accumulator>, now: TimeUs| match (state, &rule.by) {
+            (Some(Accumulator::Keyed(keyed)), Some(_)) => keyed_value(rule, keyed, column.part, now),
+            (_, Some(_)) => keyed_value(rule, &Keyed::Keys(Vec::new()), column.part, now),
+            (state, None) => value_of(rule, state, column.part, now),
         };
-        columns.push(column_of(column.value_type, states.len(), value));
+        // Of everybody who has no state, whatever the time.
+        let empty = value(None, TimeUs::MIN);
+        let found = states.iter().map(|(row, state)| (*row, *state));
+        columns.push(column_of(column.value_type, now.len(), empty, found, |row, state| {
+            value(Some(state), now[row as usize])
+        }));
     }
 }
 
@@ -235,57 +253,78 @@ pub fn json(value: &Scalar) -> Value {
     }
 }
 
-fn column_of(value_type: ValueType, rows: usize, value: impl Fn(usize) -> Option<Scalar>) -> ArrayRef {
+/// A column of `empty` with other values in these rows, which are in order.
+fn column_of<'a>(
+    value_type: ValueType,
+    rows: usize,
+    empty: Option<Scalar>,
+    states: impl Iterator<Item = (u32, &'a Accumulator)>,
+    value: impl Fn(u32, &Accumulator) -> Option<Scalar>,
+) -> ArrayRef {
+    fn primitive<'a, T: ArrowPrimitiveType>(
+        rows: usize,
+        empty: Option<T::Native>,
+        states: impl Iterator<Item = (u32, &'a Accumulator)>,
+        value: impl Fn(u32, &Accumulator) -> Option<T::Native>,
+    ) -> PrimitiveArray<T> {
+        let mut values = vec![empty.unwrap_or_default(); rows];
+        let mut valid = BooleanBufferBuilder::new(rows);
+        valid.append_n(rows, empty.is_some());
+        for (row, state) in states {
+            let value = value(row, state);
+            valid.set_bit(row as usize, value.is_some());
+            values[row as usize] = value.unwrap_or_default();
+        }
+        PrimitiveArray::new(values.into(), Some(NullBuffer::new(valid.finish())).filter(|nulls| nulls.null_count() > 0))
+    }
     match value_type {
         ValueType::Long => {
-            let mut builder = Int64Builder::with_capacity(rows);
-            for row in 0..rows {
-                builder.append_option(match value(row) {
-                    Some(Scalar::Long(value)) => Some(value),
-                    _ => None,
-                });
-            }
-            Arc::new(builder.finish())
+            let long = |value| if let Some(Scalar::Long(value)) = value { Some(value) } else { None };
+            Arc::new(primitive::<Int64Type>(rows, long(empty), states, |row, state| long(value(row, state))))
         }
         ValueType::Double => {
-            let mut builder = Float64Builder::with_capacity(rows);
-            for row in 0..rows {
-                builder.append_option(match value(row) {
-                    Some(Scalar::Double(value)) => Some(value),
-                    Some(Scalar::Long(value)) => Some(value as f64),
-                    _ => None,
-                });
-            }
-            Arc::new(builder.finish())
-        }
-        ValueType::Boolean => {
-            let mut builder = BooleanBuilder::with_capacity(rows);
-            for row in 0..rows {
-                builder.append_option(match value(row) {
-                    Some(Scalar::Boolean(value)) => Some(value),
-                    _ => None,
-                });
-            }
-            Arc::new(builder.finish())
+            let double = |value| match value {
+                Some(Scalar::Double(value)) => Some(value),
+                Some(Scalar::Long(value)) => Some(value as f64),
+                _ => None,
+            };
+            Arc::new(primitive::<Float64Type>(rows, double(empty), states, |row, state| double(value(row, state))))
         }
         ValueType::Timestamp => {
-            let mut builder = TimestampMicrosecondBuilder::with_capacity(rows);
-            for row in 0..rows {
-                builder.append_option(match value(row) {
-                    Some(Scalar::Timestamp(value)) => Some(value),
-                    _ => None,
-                });
+            let time = |value| if let Some(Scalar::Timestamp(value)) = value { Some(value) } else { None };
+            let times =
+                primitive::<TimestampMicrosecondType>(rows, time(empty), states, |row, state| time(value(row, state)));
+            Arc::new(times.with_timezone("UTC"))
+        }
+        ValueType::Boolean => {
+            let boolean = |value| if let Some(Scalar::Boolean(value)) = value { Some(value) } else { None };
+            let mut builder = BooleanBuilder::with_capacity(rows);
+            let empty = boolean(empty);
+            let mut next = 0;
+            for (row, state) in states {
+                (next..row).for_each(|_| builder.append_option(empty));
+                builder.append_option(boolean(value(row, state)));
+                next = row + 1;
             }
-            Arc::new(builder.finish().with_timezone("UTC"))
+            (next..rows as u32).for_each(|_| builder.append_option(empty));
+            Arc::new(builder.finish())
         }
         ValueType::String | ValueType::Json => {
-            let mut builder = StringBuilder::with_capacity(rows, rows * 16);
-            for row in 0..rows {
-                match value(row) {
-                    Some(Scalar::Text(text)) => builder.append_value(text),
-                    _ => builder.append_null(),
-                }
+            fn text(value: &Option<Scalar>) -> Option<&str> {
+                if let Some(Scalar::Text(text)) = value { Some(text) } else { None }
             }
+            let mut builder = StringBuilder::with_capacity(rows, rows * 16);
+            let mut next = 0;
+            for (row, state) in states {
+                (next..row).for_each(|_| builder.append_option(text(&empty)));
+                match state {
+                    // The common case, without a copy.
+                    Accumulator::Dated(dated) => builder.append_option(text(&dated.value)),
+                    state => builder.append_option(text(&value(row, state))),
+                }
+                next = row + 1;
+            }
+            (next..rows as u32).for_each(|_| builder.append_option(text(&empty)));
             Arc::new(builder.finish())
         }
     }

@@ -212,11 +212,20 @@ struct ProfileView<'a> {
     as_of: TimeUs,
     timer: TimeUs,
     sessions: (u64, &'a Sessions),
-    traits: Vec<(u32, &'a Accumulator)>,
-    stages: Vec<(u32, &'a StageOf)>,
-    memberships: Vec<(u32, &'a Membership)>,
+    traits: BySlot<'a, Accumulator>,
+    stages: BySlot<'a, StageOf>,
+    memberships: BySlot<'a, Membership>,
     group: &'a Option<Box<GroupOf>>,
     counted_in: &'a [ProfileNumber],
+}
+
+/// Entries by index, written by slot.
+struct BySlot<'a, T>(&'a [(u16, T)], &'a [u32]);
+
+impl<T: Serialize> Serialize for BySlot<'_, T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|(index, entry)| (self.1[usize::from(*index)], entry)))
+    }
 }
 
 impl ProfileRecord {
@@ -224,8 +233,6 @@ impl ProfileRecord {
 
     pub fn encode(profile: &Profile, slots: &Slots) -> Bytes {
         let own = slots.of_kind(profile.kind());
-        let of_trait = |index: u16| own.traits[index as usize];
-        let of_segment = |index: u16| own.segments[index as usize];
         let view = ProfileView {
             id: profile.id,
             first_seen: profile.first_seen,
@@ -234,9 +241,9 @@ impl ProfileRecord {
             as_of: profile.as_of,
             timer: profile.timer,
             sessions: (slots.sessions, &profile.sessions),
-            traits: profile.traits.iter().map(|(index, state)| (of_trait(*index), state)).collect(),
-            stages: profile.stages.iter().map(|(index, stage)| (of_trait(*index), stage)).collect(),
-            memberships: profile.memberships.iter().map(|(index, member)| (of_segment(*index), member)).collect(),
+            traits: BySlot(&profile.traits, &own.traits),
+            stages: BySlot(&profile.stages, &own.traits),
+            memberships: BySlot(&profile.memberships, &own.segments),
             group: &profile.group,
             counted_in: &profile.counted_in,
         };

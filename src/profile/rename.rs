@@ -60,7 +60,7 @@ impl Accumulator {
             }
             Accumulator::Panes(panes) => panes.states_mut().for_each(|state| state.rename_people(rule, renamed)),
             _ if !rule.takes_people() => {}
-            Accumulator::Dated { value: Some(value), .. } => rename(value, renamed),
+            Accumulator::Dated(dated) => dated.value.iter_mut().for_each(|value| rename(value, renamed)),
             Accumulator::Distinct(distinct) => {
                 let Distinct::Exact(values) = &mut **distinct else { return };
                 values.iter_mut().for_each(|value| rename(value, renamed));

@@ -24,8 +24,9 @@ pub struct Segments {
     bound: Vec<Bound>,
     /// Comparisons with `now()`, each once, and whose values they are about.
     times: Vec<(Place, TimeComparison)>,
-    /// Traits whose windows some condition reads, by index.
+    /// Traits whose windows some condition reads, by index, and whether there are any.
     watched: Vec<bool>,
+    watches: bool,
     trait_columns: usize,
 }
 
@@ -115,6 +116,7 @@ impl Segments {
             bound: Vec::new(),
             times: Vec::new(),
             watched: vec![false; traits.plans.len()],
+            watches: false,
             trait_columns,
             plans: Vec::new(),
         };
@@ -167,6 +169,10 @@ impl Segments {
                 }
             }
         }
+        for (watched, plan) in segments.watched.iter_mut().zip(&traits.plans) {
+            *watched &= plan.event_rule().is_some_and(|rule| rule.window.is_some());
+        }
+        segments.watches = segments.watched.contains(&true);
         segments.plans = plans;
         segments.judge_nobody(traits)?;
         Ok(segments)
@@ -319,7 +325,8 @@ impl Segments {
         profile: &Profile,
         now: TimeUs,
     ) -> TimeUs {
-        let mut next = traits.next_change(profile, &self.watched, now).unwrap_or(TimeUs::MAX);
+        let window = if self.watches { traits.next_change(profile, &self.watched, now) } else { None };
+        let mut next = window.unwrap_or(TimeUs::MAX);
         for (place, comparison) in &self.times {
             let value = match place {
                 Place::Trait(index) => {

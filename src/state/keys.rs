@@ -170,6 +170,12 @@ pub fn alias(id: ProfileId) -> Bytes {
     key.freeze()
 }
 
+/// The id of an [`alias`] key; None for any other key.
+pub fn parse_alias(key: &[u8]) -> Option<ProfileId> {
+    let id = key.strip_prefix(&*prefix(Tag::Alias))?;
+    Some(ProfileId(id.try_into().ok()?))
+}
+
 pub fn component(profile: ProfileNumber) -> Bytes {
     number(Tag::Component, profile)
 }

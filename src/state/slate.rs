@@ -23,7 +23,7 @@ use slatedb::config::{
 };
 use slatedb::db_cache::SplitCache;
 use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
-use slatedb::{CloseReason, Db, DbIterator, DbReader, DbReaderMode, ErrorKind, WriteHandle};
+use slatedb::{CloseReason, Db, DbIterator, DbReader, DbReaderMode, ErrorKind, SstBlockSize, WriteHandle};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -31,8 +31,11 @@ use super::location::{Location, LocationError};
 use super::{Store, StoreError, Write, WriteBatch};
 
 const DB_FOLDER: &str = "db";
-const BLOCK_CACHE_BYTES: usize = 128 << 20;
-const READER_CACHE_BYTES: usize = 16 << 20;
+/// For blocks, and as much for indexes and filters. An index that is not in memory is read and checked as a whole for one
+/// look-up, at some hundred times its cost: blocks of 16 KiB make the indexes small enough.
+const BLOCK_CACHE_BYTES: usize = 256 << 20;
+const READER_CACHE_BYTES: usize = 32 << 20;
+const BLOCK: SstBlockSize = SstBlockSize::Block16Kib;
 
 /// Outbox entries of several MB live for seconds. What is put and deleted within one memtable never reaches a sorted
 /// file, so a large memtable saves most of their writing; it also bounds the log that a start replays.
@@ -66,12 +69,13 @@ impl SlateStore {
         Self::open_with(location, BLOCK_CACHE_BYTES).await
     }
 
-    /// As [`SlateStore::open`], with this much memory for blocks read from the store (and half as much for indexes
+    /// As [`SlateStore::open`], with this much memory for blocks read from the store (and as much for indexes
     /// and filters).
     pub async fn open_with(location: &Location, block_cache_bytes: usize) -> Result<SlateStore, StoreError> {
         let (objects, prefix) = location.create()?;
         let db = Db::builder(prefix.join(DB_FOLDER), objects)
             .with_settings(settings(location.has_conditional_overwrite()))
+            .with_sst_block_size(BLOCK)
             .with_db_cache(block_cache(block_cache_bytes), 0)
             .build()
             .await?;
@@ -267,7 +271,7 @@ fn block_cache(bytes: usize) -> Arc<SplitCache> {
         let options = MokaCacheOptions { max_capacity: bytes as u64, ..MokaCacheOptions::default() };
         Some(Arc::new(MokaCache::new_with_opts(options)) as Arc<dyn slatedb::db_cache::DbCache>)
     };
-    Arc::new(SplitCache::new().with_block_cache(cache(bytes)).with_meta_cache(cache(bytes / 2)))
+    Arc::new(SplitCache::new().with_block_cache(cache(bytes)).with_meta_cache(cache(bytes)))
 }
 
 fn durable_read() -> ReadOptions {

@@ -231,6 +231,9 @@ impl Core {
     }
 
     async fn numbers_of_ids(&self, ids: HashSet<ProfileId>) -> Result<HashMap<ProfileId, ProfileNumber>, EngineError> {
+        if let Some(aliases) = &self.aliases {
+            return Ok(ids.into_iter().filter_map(|id| Some((id, aliases.get(id)?))).collect());
+        }
         let store = &*self.store;
         let found: Vec<(ProfileId, Option<Bytes>)> = futures::stream::iter(ids)
             .map(|id| async move { Ok::<_, StoreError>((id, store.get(&keys::alias(id)).await?)) })
@@ -249,6 +252,7 @@ impl Core {
     /// All history has been read: from now on everyone is judged.
     pub(super) fn begin_sweep(&mut self, staged: &mut Staged) {
         let Some(fill) = self.fill.clone().filter(|fill| fill.swept.is_none()) else { return };
+        self.aliases = None;
         self.set_fill(Some(FillRecord { swept: Some(0), ..fill }), staged);
     }
 
@@ -341,7 +345,7 @@ impl Core {
         self.profiles.shrink();
         if done && !fill.removed.is_empty() {
             let gone = |name: &String| fill.removed.iter().any(|removed| removed.name == *name);
-            self.record.segment_sizes.retain(|(name, _)| !gone(name));
+            self.record.segment_sizes.retain(|name, _| !gone(name));
             load::forget_segments(&*self.store, &fill.removed, &mut staged.writes).await?;
         }
         self.set_fill((!done).then_some(FillRecord { swept: Some(last), ..fill }), &mut staged);

@@ -380,7 +380,7 @@ impl Core {
         let changed: Vec<(String, bool)> =
             changes.iter().map(|change| (name_in(change.group, change.segment), change.entered)).collect();
         output::add(table, rows::group_segment_changes(table, &changes, staged.commit)?, staged)?;
-        self.count_members(changed.iter().map(|(name, entered)| (name.as_str(), *entered)));
+        self.count_members(changed);
         Ok(())
     }
 
@@ -430,7 +430,7 @@ impl Core {
                 output::add(&own.table, row, &mut staged)?;
             }
         }
-        self.count_members(changed.iter().map(|(name, entered)| (name.as_str(), *entered)));
+        self.count_members(changed);
         self.profiles.shrink();
         self.set_fill(Some(FillRecord { let_go: (!done).then_some(last), ..fill }), &mut staged);
         self.seal(&mut staged)?;

@@ -49,6 +49,12 @@ impl Core {
                 fill.set_ready(slots.of_kind(group.kind), &mut group.traits.ready, &mut group.segments.ready);
             }
         }
+        let aliases = match &fill {
+            Some(fill) if fill.swept.is_none() => {
+                Aliases::load(&*store, record.totals.profiles, cache_bytes / 4).await?
+            }
+            _ => None,
+        };
         let rfm = Rfm::load(&*store, &slots, &mut traits, record.commit > 0, fill.is_some()).await?;
         let timers = Timers::load(&*store).await?;
         let lists = Lists::load(&*store, &segments.plans, &pipeline.identity).await?;
@@ -95,6 +101,7 @@ impl Core {
             rfm,
             relinked: HashSet::new(),
             fill,
+            aliases,
             told: load_one(&*store, &keys::name(Tag::Engine, Told::KEY), Told::VERSION, "definitions").await?,
             must_tell: true,
             restore: Restore::new(&pipeline.transform.fields),
@@ -288,7 +295,7 @@ pub(super) async fn forget_segments(
 
 /// A definition that is in use may be gone by mistake: a file that was moved, a name mistyped.
 fn refuse_removal(differences: &Differences, engine: &EngineRecord) -> Result<(), EngineError> {
-    let size = |name: &str| engine.segment_sizes.iter().find(|(known, _)| known == name).map_or(0, |(_, size)| *size);
+    let size = |name: &str| engine.segment_sizes.get(name).copied().unwrap_or_default();
     let segments = differences.removed_segments.iter().filter(|slot| size(&slot.name) > 0);
     // A changed trait has another version under its name: it is not gone.
     let gone: Vec<String> =

@@ -256,19 +256,19 @@ impl Core {
     }
 
     pub(super) fn count_transitions(&mut self, transitions: &[Transition]) {
-        let names = std::mem::take(&mut self.segment_names);
-        self.count_members(transitions.iter().map(|t| (names[t.segment as usize].as_str(), t.entered)));
-        self.segment_names = names;
+        let mut changes = vec![0; self.segment_names.len()];
+        for transition in transitions {
+            changes[usize::from(transition.segment)] += if transition.entered { 1 } else { -1 };
+        }
+        for (name, change) in self.segment_names.iter().zip(changes).filter(|(_, change)| *change != 0) {
+            *self.record.segment_sizes.entry(name.clone()).or_default() += change;
+        }
     }
 
-    /// Whether someone entered, or left, each of these segments.
-    pub(super) fn count_members<'a>(&mut self, changes: impl Iterator<Item = (&'a str, bool)>) {
+    /// The same of groups, by the names of their segments and whether they entered.
+    pub(super) fn count_members(&mut self, changes: Vec<(String, bool)>) {
         for (name, entered) in changes {
-            let change = if entered { 1 } else { -1 };
-            match self.record.segment_sizes.iter_mut().find(|(known, _)| known == name) {
-                Some((_, size)) => *size += change,
-                None => self.record.segment_sizes.push((name.to_string(), change)),
-            }
+            *self.record.segment_sizes.entry(name).or_default() += if entered { 1 } else { -1 };
         }
     }
 }
