@@ -219,7 +219,7 @@ fn who_was_taken_apart_counts_twice_from_the_next_start_on() {
         r#"groups:
   account:
     traits:   { people: { distinct: profile_id } }
-    segments: { two: "people.count = 2" }
+    segments: { two: "people.count = 2", any: "people.count > 0" }
 "#,
     );
     world.clock = T * 1_000_000;
@@ -233,9 +233,12 @@ fn who_was_taken_apart_counts_twice_from_the_next_start_on() {
     let corrected = world.correct(cut, None);
     assert_eq!(corrected.profiles.len(), 2, "{corrected:?}");
     world.restart();
+    // What is being counted anew lets nobody go.
+    world.apply(&[event("m4", Some("u1"), None, Some("acme"), T)]);
     finish(&mut world);
     assert_eq!(value(&world, "groups_account", "acme", "people_count").as_deref(), Some("2"));
-    assert_eq!(members(&world), [member("account.two", "acme")]);
+    assert_eq!(members(&world), [member("account.any", "acme"), member("account.two", "acme")]);
+    assert!(world.rows("group_segment_changes").iter().all(|row| row["change"] == "entered"));
     world.restart();
     assert!(world.core.fill.is_none());
 }

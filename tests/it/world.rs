@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field, Schema, UInt32Type, UInt64Type};
+use arrow::datatypes::{UInt32Type, UInt64Type};
 use arrow::util::display::array_value_to_string;
 use async_trait::async_trait;
 use tokio::runtime::Runtime;
@@ -19,7 +19,7 @@ use tributary::engine::{
 };
 use tributary::event::{ProfileId, RawBatch};
 use tributary::identity::{Correction, Named};
-use tributary::profile::{PERSON_COLUMN, Profile, ProfileRecord, Traits};
+use tributary::profile::{Profile, ProfileRecord, Traits, with_people};
 use tributary::sink::CommitRange;
 use tributary::state::keys::{self, Tag};
 use tributary::state::memory::MemoryStore;
@@ -370,10 +370,8 @@ impl World {
 
     /// The same of groups of this definition, which these are.
     pub fn group_traits(&self, plan: &GroupPlan, groups: &[Profile]) -> RecordBatch {
-        let events = self.preparer.schema();
-        let person = Field::new(PERSON_COLUMN, DataType::Utf8, true);
-        let fields: Vec<Field> = events.fields().iter().map(|field| field.as_ref().clone()).chain([person]).collect();
-        let traits = Traits::new(plan.traits.clone(), self.pipeline.sessions.clone(), &Arc::new(Schema::new(fields)));
+        let events = with_people(&self.preparer.schema());
+        let traits = Traits::new(plan.traits.clone(), self.pipeline.sessions.clone(), &events);
         traits.expect("traits").columns(groups, &vec![self.clock; groups.len()]).expect("columns")
     }
 

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::compare::{equal, pairs};
 use super::seen::{Found, Row, Seen};
 use crate::definition::{Blank, Cell, Expectation, Expected, ExpectedRow, Pipeline, Who};
+use crate::profile::TraitPlan;
 
 /// The expectation as it would hold; empty where it cannot be said, as of a person whom nobody knows.
 pub fn correct(seen: &Seen, pipeline: &Pipeline, expectation: &Expectation) -> Vec<Expected> {
@@ -15,9 +16,10 @@ pub fn correct(seen: &Seen, pipeline: &Pipeline, expectation: &Expectation) -> V
         Expected::Segment { name, members } => vec![segment(seen, name, members)],
         Expected::Traits { who, values } => traits(seen, pipeline, who, values).into_iter().collect(),
         Expected::Group { group, id, values } => {
+            let plans = pipeline.groups.iter().find(|plan| plan.name == *group).map(|plan| plan.traits.as_slice());
             let found = |name: &str| seen.group_value(group, id, name).cloned().unwrap_or(Value::Null);
-            let values = values.iter().map(|(name, old)| (name.clone(), value(old, found(name))));
-            vec![Expected::Group { group: group.clone(), id: id.clone(), values: values.collect() }]
+            let values = right_values(plans.unwrap_or_default(), values, found);
+            vec![Expected::Group { group: group.clone(), id: id.clone(), values }]
         }
         Expected::GroupSegment { name, members } => {
             vec![Expected::GroupSegment { name: name.clone(), members: texts(members, seen.group_members(name)) }]
@@ -117,18 +119,24 @@ fn segment(seen: &Seen, name: &str, members: &[Who]) -> Expected {
 fn traits(seen: &Seen, pipeline: &Pipeline, who: &Who, values: &[(String, Value)]) -> Option<Expected> {
     let id = seen.profile_of(who)?;
     let found = |name: &str| seen.trait_value(id, name).cloned().unwrap_or(Value::Null);
-    let right = if values.is_empty() {
-        let all = pipeline.traits.iter().map(|plan| (plan.name.clone(), found(&plan.name)));
-        all.filter(|(_, value)| !value.is_null()).collect()
-    } else {
-        values.iter().map(|(name, old)| (name.clone(), value(old, found(name)))).collect()
-    };
-    Some(Expected::Traits { who: who.clone(), values: right })
+    Some(Expected::Traits { who: who.clone(), values: right_values(&pipeline.traits, values, found) })
 }
 
-/// What was right is left as it was written.
-fn value(old: &Value, found: Value) -> Value {
-    if equal(old, &found) { old.clone() } else { found }
+/// Those that are asked for, what was right as it was written; or all that have a value.
+fn right_values(
+    plans: &[TraitPlan],
+    values: &[(String, Value)],
+    found: impl Fn(&str) -> Value,
+) -> Vec<(String, Value)> {
+    if values.is_empty() {
+        let all = plans.iter().map(|plan| (plan.name.clone(), found(&plan.name)));
+        return all.filter(|(_, value)| !value.is_null()).collect();
+    }
+    let right = |(name, old): &(String, Value)| {
+        let found = found(name);
+        (name.clone(), if equal(old, &found) { old.clone() } else { found })
+    };
+    values.iter().map(right).collect()
 }
 
 fn event_of(seen: &Seen, message_id: &str) -> Option<Who> {

@@ -77,18 +77,25 @@ impl FillRecord {
         let replaced = slots.groups().iter().filter(|group| half_done.contains(&group.slot));
         gone.extend(replaced.chain(&differences.removed_groups).map(|group| (group.slot, group.name.clone())));
         let (mut traits, mut groups) = slots.renew(&half_done);
+        let renewed = traits.clone();
         let of = |differs: &[Differs]| differs.iter().map(|differs| differs.slot).collect::<Vec<u32>>();
         traits.extend(of(&differences.traits));
         groups.extend(of(&differences.groups));
         let defined: usize = pipeline.defined().iter().map(|of| of.segments.len()).sum();
         let defined = &slots.segments()[..defined];
         let mut segments = [old.segments, of(&differences.segments)].concat();
-        segments.retain(|segment| defined.iter().any(|slot| slot.slot == *segment));
-        for group in &groups {
-            // Of other groups everything is to be found.
-            traits.extend(&slots.of_kind(*group).traits);
-            segments.extend(slots.of_kind(*group).segments.iter().filter(|s| defined.iter().any(|d| d.slot == **s)));
+        for group in slots.groups() {
+            let (of, other) = (slots.of_kind(group.slot), groups.contains(&group.slot));
+            if other {
+                // Of other groups everything is to be found.
+                traits.extend(&of.traits);
+            }
+            // What reads a trait that is filled once more waits for it.
+            if other || of.traits.iter().any(|slot| renewed.contains(slot)) {
+                segments.extend(&of.segments);
+            }
         }
+        segments.retain(|segment| defined.iter().any(|slot| slot.slot == *segment));
         let mut removed = old.removed;
         // One that is defined again is not gone.
         removed.retain(|gone| defined.iter().all(|slot| slot.slot != gone.slot));
@@ -122,10 +129,15 @@ impl FillRecord {
             (traits, segments) => format!("{} and {}", count(traits, "trait"), count(segments, "segment")),
         };
         let events = count(self.events as usize, "event");
+        let profiles = next_profile.saturating_sub(1);
         let place = match self.swept {
+            _ if self.let_go.is_some() => {
+                let looked_at = self.let_go.unwrap_or_default();
+                format!("groups of other definitions are let go of, {looked_at} of {profiles} profiles looked at")
+            }
             None => format!("{events} read back, up to commit {} of {}", self.cursor.map_or(0, |at| at.0), self.upto),
             Some(swept) => {
-                format!("{events} read back, {swept} of {} profiles judged anew", next_profile.saturating_sub(1))
+                format!("{events} read back, {swept} of {profiles} profiles judged anew")
             }
         };
         format!("{not_ready} not ready: {place}")

@@ -9,11 +9,9 @@
 
 use super::*;
 use crate::definition::GroupPlan;
-use crate::expression::BoundExpression;
-use crate::profile::{GroupOf, PERSON_COLUMN, Renamed, TraitPlan, name_in};
+use crate::profile::{GroupId, GroupOf, Renamed, TraitPlan, add_people, name_in, with_people};
 use crate::segment::SegmentPlan;
-use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::array::{Array, AsArray};
 
 /// The groups of one definition.
 pub(super) struct GroupKind {
@@ -23,7 +21,7 @@ pub(super) struct GroupKind {
     pub traits: Traits,
     pub segments: Segments,
     pub table: Table,
-    id: BoundExpression,
+    id: GroupId,
     /// By index of the trait: whether it knows people by their ids.
     knows_people: Vec<bool>,
 }
@@ -64,9 +62,9 @@ impl Kindred {
 impl GroupKind {
     /// All groups of a pipeline. `events` is the schema of the prepared batches.
     pub fn load(pipeline: &Pipeline, slots: &Slots, events: &SchemaRef) -> Result<Vec<GroupKind>, EngineError> {
-        let with_person = with_person(events);
+        let events = with_people(events);
         let kinds = pipeline.groups.iter().zip(slots.groups());
-        kinds.map(|(plan, slot)| GroupKind::new(plan, slot.slot, pipeline, slots, &with_person)).collect()
+        kinds.map(|(plan, slot)| GroupKind::new(plan, slot.slot, pipeline, slots, &events)).collect()
     }
 
     fn new(
@@ -85,16 +83,9 @@ impl GroupKind {
             rule: SegmentRule::Nobody,
         });
         let segments = Segments::new(plan.segments.iter().cloned().chain(gone).collect(), &traits)?;
-        let id = plan.id.bind(events);
-        let id = id.map_err(|error| EngineError::Start(format!("the id of group {}: {error}", plan.name)))?;
+        let id = GroupId::new(&plan.name, &plan.id, events)?;
         let knows_people = traits.knows_people();
         Ok(GroupKind { kind, name: plan.name.clone(), traits, segments, table: table(plan), id, knows_people })
-    }
-
-    /// The groups of these events, by row.
-    fn ids(&self, events: &EventBatch) -> Result<ArrayRef, EngineError> {
-        let failed = |error| EngineError::Internal(format!("the id of group {}: {error}", self.name));
-        self.id.evaluate(&events.batch).map_err(failed)
     }
 }
 
@@ -103,20 +94,6 @@ pub(super) fn table(plan: &GroupPlan) -> Table {
     let columns = plan.traits.iter().flat_map(|plan| &plan.columns);
     let columns: Vec<_> = columns.map(|column| (column.name.clone(), column.value_type)).collect();
     tables::groups(&plan.name, &columns)
-}
-
-/// Events with the column that says whose they are.
-fn with_person(events: &SchemaRef) -> SchemaRef {
-    let own = events.fields().iter().map(|field| field.as_ref().clone());
-    Arc::new(Schema::new(own.chain([Field::new(PERSON_COLUMN, DataType::Utf8, true)]).collect::<Vec<_>>()))
-}
-
-fn add_person(events: &EventBatch, ids: impl Iterator<Item = Option<ProfileId>>) -> Result<EventBatch, EngineError> {
-    let mut columns = events.batch.columns().to_vec();
-    columns.push(rows::ids(ids));
-    let batch = RecordBatch::try_new(with_person(&events.batch.schema()), columns);
-    let batch = batch.map_err(|error| EngineError::Internal(format!("events of groups: {error}")))?;
-    Ok(EventBatch { batch })
 }
 
 /// What a group is found by, and what stands for it where people have their ids.
@@ -159,7 +136,7 @@ impl Core {
             return Ok(());
         }
         let ids = input.profile_of_row.iter().map(|row| row.map(|row| people[row as usize].id));
-        let events = add_person(input.events, ids)?;
+        let events = add_people(input.events, rows::ids(ids))?;
         let mut renamed = Renamed::new();
         let mut touched: Vec<ProfileNumber> = Vec::new();
         for Moved { into, id, .. } in moved {
@@ -241,7 +218,7 @@ impl Core {
                 Some(events) => events,
                 None => {
                     let ids = input.profile_of_row.iter().map(|row| row.map(|row| people[row as usize].id));
-                    events.insert(add_person(input.events, ids)?)
+                    events.insert(add_people(input.events, rows::ids(ids))?)
                 }
             };
             let mut found = self.find_groups(place, events, None, staged).await?;
@@ -269,7 +246,7 @@ impl Core {
         staged: &mut Staged,
     ) -> Result<Found, EngineError> {
         let kind = self.groups[place].kind;
-        let ids = self.groups[place].ids(events)?;
+        let ids = self.groups[place].id.of(events)?;
         let ids = ids.as_string::<i32>();
         let mut found = Found::default();
         let mut index: HashMap<u128, u32> = HashMap::new();

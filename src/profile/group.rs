@@ -1,17 +1,66 @@
-//! The id of a person in the traits of groups: it changes when people merge, and what has counted it follows.
+//! What is particular to groups: which events are theirs, and the ids of people in their traits, which change when people
+//! merge.
 
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use hashbrown::HashMap;
 
 use super::accumulator::{Accumulator, Scalar};
-use super::apply::Traits;
+use super::apply::{TraitError, Traits};
 use super::distinct::Distinct;
 use super::frequencies::Frequencies;
 use super::keyed::Keyed;
 use super::plan::EventRule;
 use super::record::Profile;
+use crate::event::EventBatch;
+use crate::expression::{BoundExpression, Expression};
 
 /// The column of events that holds the id of the person whose event it is, for the traits of groups.
 pub const PERSON_COLUMN: &str = "person:id";
+
+/// The columns of events for groups: with [`PERSON_COLUMN`] behind all others.
+pub fn with_people(events: &SchemaRef) -> SchemaRef {
+    let own = events.fields().iter().map(|field| field.as_ref().clone());
+    Arc::new(Schema::new(own.chain([Field::new(PERSON_COLUMN, DataType::Utf8, true)]).collect::<Vec<_>>()))
+}
+
+/// Events with the ids of the people whose they are.
+pub fn add_people(events: &EventBatch, ids: ArrayRef) -> Result<EventBatch, TraitError> {
+    let columns = events.batch.columns().iter().cloned().chain([ids]).collect();
+    let batch = RecordBatch::try_new(with_people(&events.batch.schema()), columns);
+    let failed = |error: arrow::error::ArrowError| TraitError::Type {
+        name: PERSON_COLUMN.to_string(),
+        message: error.to_string(),
+    };
+    Ok(EventBatch { batch: batch.map_err(failed)? })
+}
+
+/// The group of an event, as one definition has it.
+pub struct GroupId {
+    name: String,
+    id: BoundExpression,
+}
+
+impl GroupId {
+    /// `name` is the definition's; `events` are those for groups.
+    ///
+    /// # Errors
+    /// An expression that does not fit the events.
+    pub fn new(name: &str, id: &Expression, events: &SchemaRef) -> Result<GroupId, TraitError> {
+        let name = format!("id of group {name}");
+        match id.bind(events) {
+            Ok(id) => Ok(GroupId { name, id }),
+            Err(source) => Err(TraitError::Bind { name, source }),
+        }
+    }
+
+    /// Texts, by row of the events; null or empty: none.
+    pub fn of(&self, events: &EventBatch) -> Result<ArrayRef, TraitError> {
+        self.id.evaluate(&events.batch).map_err(|source| TraitError::Evaluate { name: self.name.clone(), source })
+    }
+}
 
 /// Old id → the one it is now. All hold at once: an id that is given up by one may be another's new one.
 pub type Renamed = HashMap<Box<str>, Box<str>>;
@@ -94,13 +143,13 @@ mod tests {
     use super::super::tests::rule;
     use super::super::{TraitKind, Window};
     use super::*;
-    use crate::expression::{ColumnScope, Expression, Resolved};
+    use crate::expression::{ColumnScope, Resolved};
     use crate::profile::window::Panes;
 
     fn person() -> Option<Expression> {
         let mut scope = ColumnScope::new();
         let column = PERSON_COLUMN.to_string();
-        scope.add(&["p"], Resolved { column, data_type: arrow::datatypes::DataType::Utf8, nested: Vec::new() });
+        scope.add(&["p"], Resolved { column, data_type: DataType::Utf8, nested: Vec::new() });
         Some(Expression::compile("p", &scope).expect("an expression"))
     }
 
