@@ -1,7 +1,8 @@
 //! What definitions cost: 1,000 segments and 300 traits beside 100 and 30, those that no event can touch, the bytes that
 //! each kind of trait keeps per profile, and millions of timers that are due in one minute.
 //!
-//! `make bench-definitions`, or `cargo bench --bench definitions -- [--part cost|state|timers] [--timers N] [--runs N]`.
+//! `make bench-definitions`, or `cargo bench --bench definitions -- [--part cost|state|timers] [--timers N] [--cache-mib N]
+//! [--runs N]`.
 //! Prints tables. Events are decoded outside of the measured time: measured is `Core::apply`, with all its rows.
 
 use std::fmt::Write as _;
@@ -42,7 +43,7 @@ fn main() {
         runtime.block_on(state());
     }
     if wanted("timers") {
-        runtime.block_on(timers(number("--timers", 5_000_000)));
+        runtime.block_on(timers(number("--timers", 5_000_000), number("--cache-mib", 4096) << 20));
     }
 }
 
@@ -274,7 +275,7 @@ async fn bytes_per_profile(pipeline: &Pipeline) -> f64 {
 // Timers
 
 /// So many people whose condition flips within one minute of a day on which nothing else happens to them.
-async fn timers(count: usize) {
+async fn timers(count: usize, cache_bytes: usize) {
     let folder = tempfile::tempdir().expect("folder");
     let pipeline = load(
         folder.path(),
@@ -290,10 +291,11 @@ async fn timers(count: usize) {
             Arc::new(SlateStore::open(&location).await.expect("a store"))
         }
     };
-    let mut core = Core::load(store.clone(), &pipeline, &preparer.schema(), 1 << 30, true).await.expect("a state");
+    let mut core = Core::load(store.clone(), &pipeline, &preparer.schema(), cache_bytes, true).await.expect("a state");
     let topic: Arc<str> = "none.ndjson".into();
     let mut random = Rng::with_seed(9);
     let mut made = 0usize;
+    let began = clock::instant();
     while made < count {
         let mut raw = RawBatch::new("site".into());
         for _ in 0..50_000.min(count - made) {
@@ -308,7 +310,7 @@ async fn timers(count: usize) {
         let prepared = preparer.prepare(&raw, Vec::new()).expect("prepared");
         step(&*store, &mut core, Some(prepared)).await;
     }
-    say(&format!("{count} people, a timer each"));
+    say(&format!("{count} people, a timer each, in {:.0} s", began.elapsed().as_secs_f64()));
 
     // Nothing is due yet; then all are. Events of others come meanwhile, 200 every time.
     let due = START + 86_400 * SECOND + 61 * SECOND;
