@@ -7,11 +7,12 @@
 //! Groups count people by their ids, which change when people merge. So a person remembers the groups that may have
 //! counted it, and a merge renames it there, in the same commit.
 
+use arrow::array::{Array, AsArray};
+
 use super::*;
 use crate::definition::GroupPlan;
 use crate::profile::{GroupId, GroupOf, Renamed, TraitPlan, add_people, name_in, with_people};
 use crate::segment::SegmentPlan;
-use arrow::array::{Array, AsArray};
 
 /// The groups of one definition.
 pub(super) struct GroupKind {
@@ -147,6 +148,7 @@ impl Core {
         touched.sort_unstable();
         touched.dedup();
         let known = self.take_stored(&mut touched).await?;
+        // Those of other definitions are left aside until they are let go of.
         let mut known: HashMap<u32, Kindred> =
             Kindred::of(touched, known).into_iter().map(|kindred| (kindred.kind, kindred)).collect();
         for place in 0..self.groups.len() {
@@ -193,7 +195,6 @@ impl Core {
             self.add_found(&found.profiles, shown, &findings, staged)?;
             self.put_profiles(&found.numbers, found.profiles, &stored, staged);
         }
-        // Those of other definitions stay as they are until they are let go of.
         Ok(())
     }
 
