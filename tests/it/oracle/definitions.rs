@@ -130,9 +130,10 @@ pub fn random(random: &mut fastrand::Rng) -> String {
 
 /// Groups of up to two kinds, with traits of their own.
 fn groups(random: &mut fastrand::Rng) -> String {
-    let mut text = "groups:\n".to_string();
-    for name in ["account", "other"].into_iter().take(random.usize(0..3)) {
-        let id = if name == "account" { "group_id" } else { one(random, GROUP_IDS) };
+    let kinds = &["account", "other"][..random.usize(0..3)];
+    let mut text = if kinds.is_empty() { String::new() } else { "groups:\n".to_string() };
+    for name in kinds {
+        let id = if *name == "account" { "group_id" } else { one(random, GROUP_IDS) };
         let built_in = [("first_seen", Kind::Time), ("last_seen", Kind::Time), ("events", Kind::Long)];
         let mut known =
             Known { values: built_in.map(|(name, kind)| (name.to_string(), kind)).to_vec(), segments: Vec::new() };
