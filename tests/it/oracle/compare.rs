@@ -151,7 +151,18 @@ impl Oracle {
     /// Entries and exits by time alone, of the commits from `from` on: some of them, at the microsecond and one before. No
     /// event has come since.
     pub fn check_flips(&self, world: &World, from: usize, random: &mut fastrand::Rng) -> usize {
-        let changes = changes(world, from, None);
+        let groups = world.pipeline.groups.iter().map(Some);
+        [None].into_iter().chain(groups).map(|group| self.check_flips_of(world, group, from, random)).sum()
+    }
+
+    fn check_flips_of(
+        &self,
+        world: &World,
+        group: Option<&GroupPlan>,
+        from: usize,
+        random: &mut fastrand::Rng,
+    ) -> usize {
+        let changes = changes(world, from, group.map(|group| group.name.as_str()));
         let mut times: Vec<i64> = changes.iter().filter(|change| change.cause == "time").map(|c| c.at).collect();
         times.sort_unstable();
         times.dedup();
@@ -165,8 +176,11 @@ impl Oracle {
         let mut checked = 0;
         for at in times {
             let members = |now: i64| {
-                let members = members_sql(&world.pipeline, Dialect::DataFusion, now, None);
-                members_of(&self.ask_lake(&context, &members), "profile_id")
+                let (members, id) = match group {
+                    None => (members_sql(&world.pipeline, Dialect::DataFusion, now, None), "profile_id"),
+                    Some(group) => (group_members_sql(&world.pipeline, group, Dialect::DataFusion, now), "group_id"),
+                };
+                members_of(&self.ask_lake(&context, &members), id)
             };
             let (before, then) = (members(at - 1), members(at));
             for change in changes.iter().filter(|change| change.at == at && change.cause == "time") {
