@@ -66,7 +66,7 @@ pub struct DefinitionRecord {
 }
 
 impl DefinitionRecord {
-    pub const VERSION: u8 = 3;
+    pub const VERSION: u8 = 4;
     pub const KEY: &str = "definitions";
 }
 

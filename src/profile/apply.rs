@@ -165,6 +165,17 @@ impl Traits {
         late
     }
 
+    /// As [`Traits::count`] without sessions, which groups have none of.
+    pub fn count_events(&self, input: &Input<'_>, groups: &mut [Profile]) {
+        let timestamps = input.events.times(column::TIMESTAMP);
+        for (row, group) in input.profile_of_row.iter().enumerate() {
+            let Some(group) = group.and_then(|index| groups.get_mut(index as usize)) else { continue };
+            group.events += 1;
+            group.first_seen = group.first_seen.min(timestamps.value(row));
+            group.last_seen = group.last_seen.max(timestamps.value(row));
+        }
+    }
+
     /// The session of each row, once all rows have been counted.
     pub fn session_ids(&self, input: &Input<'_>, profiles: &[Profile]) -> Vec<Option<SessionId>> {
         let columns = Columns::of(&self.sessions, input.events);
