@@ -47,6 +47,7 @@ fn summary(pipeline: &Pipeline) -> String {
         (pipeline.transform.steps.len(), "transform"),
         (pipeline.traits.len(), "trait"),
         (pipeline.segments.len(), "segment"),
+        (pipeline.groups.len(), "group"),
         (pipeline.activations.len(), "activation"),
         (pipeline.aggregates.len(), "aggregate"),
         (pipeline.tests.len(), "test"),

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::output::{Output, print};
 use super::run::{self, Session, engine_failure};
 use super::{Exit, Failure, Global, NodeConfig, say, status};
-use crate::definition::{Mode, Pipeline};
+use crate::definition::Mode;
 use crate::engine::{self, Known, Preview};
 use crate::query::TableHistory;
 use crate::state::Store;
@@ -30,7 +30,7 @@ pub async fn plan(global: &Global, config: &NodeConfig, options: &PlanOptions) -
         return Ok(Exit::Well);
     };
     let known = engine::compare(&*reader, &pipeline).await.map_err(engine_failure)?;
-    let changes = Changes::of(&known, &pipeline);
+    let changes = Changes::of(&known);
     let preview = match options.quick || !changes.any() {
         true => None,
         false => {
@@ -63,7 +63,7 @@ pub async fn apply(global: &Global, config: &NodeConfig) -> Result<Exit, Failure
     };
     let known = engine::compare(&*reader, &pipeline).await.map_err(engine_failure)?;
     drop(reader);
-    let changes = Changes::of(&known, &pipeline);
+    let changes = Changes::of(&known);
     if !changes.any() {
         say("the state has these definitions already");
         return Ok(Exit::Well);
@@ -92,19 +92,26 @@ struct Changes {
 }
 
 impl Changes {
-    fn of(known: &Known, pipeline: &Pipeline) -> Changes {
+    fn of(known: &Known) -> Changes {
         let mut lines = Vec::new();
         let differences = &known.differences;
-        for (index, new) in &differences.traits {
-            let plan = &pipeline.traits[usize::from(*index)];
-            lines.push((if *new { '+' } else { '~' }, "trait", plan.name.clone(), String::new()));
+        let mark = |new: bool| if new { '+' } else { '~' };
+        for group in &differences.groups {
+            let what = if group.new { "" } else { "its groups are found anew" };
+            lines.push((mark(group.new), "group", group.name.clone(), what.to_string()));
+        }
+        let is_there = |name: &str| differences.groups.iter().any(|group| group.name == name);
+        for group in differences.removed_groups.iter().filter(|group| !is_there(&group.name)) {
+            lines.push(('-', "group", group.name.clone(), "its table stays".to_string()));
+        }
+        for of in &differences.traits {
+            lines.push((mark(of.new), "trait", of.name.clone(), String::new()));
         }
         for slot in &differences.removed_traits {
             lines.push(('-', "trait", slot.name.clone(), "its column stays in the tables".to_string()));
         }
-        for (index, new) in &differences.segments {
-            let plan = &pipeline.segments[usize::from(*index)];
-            lines.push((if *new { '+' } else { '~' }, "segment", plan.name.clone(), String::new()));
+        for of in &differences.segments {
+            lines.push((mark(of.new), "segment", of.name.clone(), String::new()));
         }
         for slot in &differences.removed_segments {
             let members = known.engine.segment_sizes.get(&slot.name).copied().unwrap_or_default();

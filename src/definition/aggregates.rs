@@ -6,7 +6,7 @@ use super::spec::Sql;
 use crate::aggregate::AggregatePlan;
 
 /// Tables and views that are there anyway.
-const TAKEN: [&str; 22] = [
+const TAKEN: [&str; 24] = [
     "events",
     "current_events",
     "profile_events",
@@ -21,6 +21,8 @@ const TAKEN: [&str; 22] = [
     "segment_changes",
     "segment_members",
     "segment_sizes",
+    "group_segment_changes",
+    "group_segment_members",
     "segment_overlap",
     "rfm_borders",
     "sessions",
@@ -33,7 +35,11 @@ const TAKEN: [&str; 22] = [
 
 /// None where something was reported.
 pub fn aggregate(checker: &Checker, name: &str, span: Span, sql: &Sql) -> Option<AggregatePlan> {
-    if TAKEN.contains(&name) {
+    let groups = checker.group_names().into_iter().flat_map(|group| {
+        let table = format!("groups_{group}");
+        [format!("current_{table}"), table]
+    });
+    if TAKEN.contains(&name) || groups.into_iter().any(|taken| taken == name) {
         let message = format!("there is a table `{name}` already: an aggregate needs another name");
         checker.reader.findings.error(span, message, None);
         return None;

@@ -9,11 +9,13 @@ use serde_json::{Map, Value};
 
 use super::check::Checker;
 use super::findings::{Span, nearest_or_list};
+use super::groups::GroupPlan;
+use super::scope::Whose;
 use super::sections::{check_reference, read_time};
 use super::spec::*;
 use crate::event::{TimeUs, ValueType};
 use crate::identity::{IdentityPlan, normalize};
-use crate::profile::{BUILT_IN, TraitPlan};
+use crate::profile::{TraitPlan, name_in};
 
 /// When the first step of a test is, unless it says so: 2026-01-01T00:00:00Z.
 const BEGIN: TimeUs = 1_767_225_600_000_000;
@@ -71,6 +73,10 @@ pub enum Expected {
     Segment { name: String, members: Vec<Who> },
     /// These traits of a person, as JSON; times as [`time_value`] writes them.
     Traits { who: Who, values: Vec<(String, Value)> },
+    /// These traits of a group, as those of a person.
+    Group { group: String, id: String, values: Vec<(String, Value)> },
+    /// Exactly these groups, by their ids; the name as `account.weekly_active`.
+    GroupSegment { name: String, members: Vec<String> },
     /// Exactly these conflicts since the expectation before.
     Conflicts(Vec<ExpectedRow>),
     /// Exactly these messages since the expectation before.
@@ -160,8 +166,9 @@ pub fn tests(
     definition: &Definition,
     identity: &IdentityPlan,
     traits: &[TraitPlan],
+    groups: &[GroupPlan],
 ) -> Vec<TestPlan> {
-    let cases = Cases { checker, definition, identity, traits };
+    let cases = Cases { checker, definition, identity, traits, groups };
     let findings = checker.reader.findings;
     let mut names: BTreeMap<&str, Span> = BTreeMap::new();
     for test in &definition.tests {
@@ -184,6 +191,14 @@ struct Cases<'c, 'd> {
     definition: &'c Definition,
     identity: &'c IdentityPlan,
     traits: &'c [TraitPlan],
+    groups: &'c [GroupPlan],
+}
+
+/// The traits of people or of groups, as checked and as written.
+struct Traits<'c> {
+    plans: &'c [TraitPlan],
+    specs: &'c [Named<TraitSpec>],
+    whose: Whose<'c>,
 }
 
 impl Cases<'_, '_> {
@@ -248,8 +263,27 @@ impl Cases<'_, '_> {
                 Expected::Segment { name: name.text.clone(), members: self.people(members) }
             }
             ExpectSpec::Traits { who, values } => {
-                let values = values.iter().map(|(name, value, span)| self.trait_value(name, value, *span)).collect();
+                let of = Traits { plans: self.traits, specs: &self.definition.traits, whose: Whose::People };
+                let values = values.iter().map(|(name, value, span)| self.trait_value(&of, name, value, *span));
+                let values = values.collect();
                 Expected::Traits { who: self.who(who)?, values }
+            }
+            ExpectSpec::Group { group, id, values } => {
+                check_reference(reader, group, "group", &self.checker.group_names());
+                let spec = self.definition.groups.iter().find(|spec| spec.name == group.text)?.body.as_ref()?;
+                let plan = self.groups.iter().find(|plan| plan.name == group.text)?;
+                let of = Traits { plans: &plan.traits, specs: &spec.traits, whose: Whose::Group(&plan.name) };
+                let values = values.iter().map(|(name, value, span)| self.trait_value(&of, name, value, *span));
+                Expected::Group { group: group.text.clone(), id: id.text.clone(), values: values.collect() }
+            }
+            ExpectSpec::GroupSegment { name, members } => {
+                let specs = self.definition.groups.iter().filter_map(|group| Some((group, group.body.as_ref()?)));
+                let names = specs
+                    .flat_map(|(group, spec)| spec.segments.iter().map(|segment| name_in(&group.name, &segment.name)));
+                let names: Vec<String> = names.collect();
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                check_reference(reader, name, "segment of a group", &names);
+                Expected::GroupSegment { name: name.text.clone(), members: texts(members) }
             }
             ExpectSpec::Conflicts(rows) => Expected::Conflicts(rows.iter().map(|row| self.row(row)).collect()),
             ExpectSpec::Sent(rows) => {
@@ -317,19 +351,19 @@ impl Cases<'_, '_> {
         Some(Who { kind, name: name.to_string(), value: value.into_owned() })
     }
 
-    fn trait_value(&self, name: &Literal, value: &Value, span: Span) -> (String, Value) {
+    fn trait_value(&self, of: &Traits<'_>, name: &Literal, value: &Value, span: Span) -> (String, Value) {
         let reader = &self.checker.reader;
-        let values = || {
-            self.traits.iter().flat_map(|plan| plan.columns.iter().map(|column| (column.written(&plan.name), column)))
-        };
-        let sound = |name: &str| self.traits.iter().any(|plan| plan.name == name);
-        let broken = self.definition.traits.iter().map(|other| other.name.clone()).filter(|name| !sound(name));
+        let values =
+            || of.plans.iter().flat_map(|plan| plan.columns.iter().map(|column| (column.written(&plan.name), column)));
+        let sound = |name: &str| of.plans.iter().any(|plan| plan.name == name);
+        let broken = of.specs.iter().map(|other| other.name.clone()).filter(|name| !sound(name));
         let mut names: Vec<String> = values().map(|(name, _)| name).chain(broken).collect();
-        names.extend(BUILT_IN.iter().map(|(name, _)| name.to_string()));
+        names.extend(of.whose.built_in().iter().map(|(name, _)| name.to_string()));
         check_reference(reader, name, "trait", &names.iter().map(String::as_str).collect::<Vec<_>>());
         let column = values().find(|(written, _)| *written == name.text).map(|(_, column)| column);
         let known = column.map(|column| column.value_type);
-        let built_in = BUILT_IN.iter().find(|(other, _)| *other == name.text).map(|(_, value_type)| *value_type);
+        let built_in =
+            of.whose.built_in().iter().find(|(other, _)| *other == name.text).map(|(_, value_type)| *value_type);
         let value = match (known.or(built_in), value) {
             (Some(ValueType::Timestamp), Value::String(text)) => match read_time(text) {
                 Some(at) => time_value(at).into(),

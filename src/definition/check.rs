@@ -7,6 +7,7 @@ use arrow::datatypes::DataType;
 
 use super::findings::{Span, nearest_or_list};
 use super::read::Reader;
+use super::scope::Whose;
 use super::spec::*;
 use crate::event::{Field, ValueType};
 use crate::expression::{Expression, Scope};
@@ -163,6 +164,19 @@ impl<'d> Checker<'d> {
 
     pub fn segment_names(&self) -> Vec<&'d str> {
         self.definition.segments.iter().map(|segment| segment.name.as_str()).collect()
+    }
+
+    pub fn group_names(&self) -> Vec<&'d str> {
+        self.definition.groups.iter().map(|group| group.name.as_str()).collect()
+    }
+
+    /// First parts of the names that belong to the others: see `ProfileScope`.
+    pub fn foreign(&self, whose: Whose<'_>) -> Vec<String> {
+        let names: Vec<&str> = match whose {
+            Whose::People => self.group_names(),
+            Whose::Group(_) => self.definition.traits.iter().map(|named| named.name.as_str()).collect(),
+        };
+        names.into_iter().map(str::to_string).collect()
     }
 
     pub fn destination_names(&self) -> Vec<&'d str> {

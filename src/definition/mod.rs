@@ -12,6 +12,7 @@ mod aggregates;
 mod cases;
 mod check;
 mod findings;
+mod groups;
 mod inputs;
 mod keys;
 mod lists;
@@ -40,9 +41,11 @@ pub use self::cases::{
 };
 use self::check::Checker;
 use self::findings::Findings;
+pub use self::groups::GroupPlan;
 use self::read::Reader;
 pub use self::rewrite::{Correction, Rewritten, flow, rewrite};
 pub use self::schema::json_schema;
+use self::scope::Whose;
 use self::spec::{Definition, Named};
 use self::yaml::{Node, Value};
 
@@ -71,6 +74,7 @@ pub struct Pipeline {
     pub sessions: SessionsPlan,
     pub traits: Vec<TraitPlan>,
     pub segments: Vec<SegmentPlan>,
+    pub groups: Vec<GroupPlan>,
     pub destinations: Vec<DestinationPlan>,
     pub activations: Vec<ActivationPlan>,
     pub aggregates: Vec<AggregatePlan>,
@@ -265,8 +269,10 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, reader: &Reader) -> Option<
 
     let identity = outputs::identity(&checker, definition.identity.as_ref(), &name);
     let sessions = outputs::sessions(&checker, definition.sessions.as_ref(), timezone);
-    let traits = traits::traits(&checker, &definition);
-    let segments = segments::segments(&checker, &definition, &traits, &identity);
+    let traits = traits::traits(&checker, &definition.traits, Whose::People);
+    let specs = (definition.traits.as_slice(), definition.segments.as_slice());
+    let segments = segments::segments(&checker, specs, Whose::People, &traits, &identity);
+    let groups = groups::groups(&checker, &definition, &identity);
     let destinations =
         bodies(&definition.destinations).map(|(name, _, spec)| outputs::destination(name, spec)).collect();
     let mut trait_names: Vec<&str> = definition.traits.iter().map(|other| other.name.as_str()).collect();
@@ -279,7 +285,7 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, reader: &Reader) -> Option<
         .filter_map(|(name, span, sql)| aggregates::aggregate(&checker, name, span, sql))
         .collect();
 
-    let tests = cases::tests(&checker, &definition, &identity, &traits);
+    let tests = cases::tests(&checker, &definition, &identity, &traits, &groups);
 
     let mut source_plans = Vec::new();
     let mut decode = Vec::new();
@@ -304,6 +310,7 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, reader: &Reader) -> Option<
         sessions,
         traits,
         segments,
+        groups,
         destinations,
         activations,
         aggregates,

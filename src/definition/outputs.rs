@@ -240,6 +240,13 @@ pub fn activation(
 
 fn trigger(checker: &Checker, spec: &TriggerSpec, traits: &[TraitPlan]) -> Option<(Trigger, String)> {
     let segments = checker.segment_names();
+    if let TriggerSpec::Enters(name) | TriggerSpec::Exits(name) | TriggerSpec::Changes { trait_name: name, .. } = spec
+        && name.text.split_once('.').is_some_and(|(group, _)| checker.group_names().contains(&group))
+    {
+        let help = "a group cannot set off an activation so far, only people can".to_string();
+        checker.reader.findings.error(name.span, format!("`{}` is of a group", name.text), help);
+        return None;
+    }
     match spec {
         TriggerSpec::Enters(segment) => check_reference(&checker.reader, segment, "segment", &segments)
             .then(|| (Trigger::Enters(segment.text.clone()), format!("enters {}", segment.text))),

@@ -126,7 +126,8 @@ impl Spot<'_> {
                     vec![self.whole(&word(&who.to_string()))]
                 }
             }
-            (Expected::Traits { values: old, .. }, Expected::Traits { values, .. }) => self.traits(old, values),
+            (Expected::Traits { values: old, .. }, Expected::Traits { values, .. })
+            | (Expected::Group { values: old, .. }, Expected::Group { values, .. }) => self.traits(old, values),
             _ => self.list(&items(old), &items(first)),
         }
     }
@@ -297,10 +298,11 @@ fn items(expected: &Expected) -> Vec<String> {
         Expected::Profiles(groups) => groups.iter().map(|group| flow_list(&people(group))).collect(),
         Expected::Segment { members, .. } => people(members),
         Expected::Conflicts(rows) | Expected::Sent(rows) => rows.iter().map(row).collect(),
-        Expected::NoProfile(texts) | Expected::Rejected(texts) | Expected::Flags { flags: texts, .. } => {
-            texts.iter().map(|text| word(text)).collect()
-        }
-        Expected::Traits { .. } | Expected::EventOf { .. } | Expected::Blank(_) => Vec::new(),
+        Expected::NoProfile(texts)
+        | Expected::Rejected(texts)
+        | Expected::GroupSegment { members: texts, .. }
+        | Expected::Flags { flags: texts, .. } => texts.iter().map(|text| word(text)).collect(),
+        Expected::Traits { .. } | Expected::Group { .. } | Expected::EventOf { .. } | Expected::Blank(_) => Vec::new(),
     }
 }
 
@@ -345,7 +347,8 @@ fn sections(all: &[Expected]) -> Vec<(String, Tree)> {
             Expected::Flags { message_id, .. } => {
                 ("flags", Some(message_id.clone()), Tree::Leaf(flow_list(&items(expected))))
             }
-            Expected::Blank(_) => continue,
+            // Groups are filled in only where they are asked for.
+            Expected::Group { .. } | Expected::GroupSegment { .. } | Expected::Blank(_) => continue,
         };
         let Some(name) = name else {
             sections.push((section.to_string(), tree));

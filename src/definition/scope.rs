@@ -7,8 +7,42 @@ use arrow::datatypes::DataType;
 
 use crate::event::{ValueType, time_type};
 use crate::expression::{Resolved, Scope};
-use crate::profile::{BUILT_IN, TraitPlan};
+use crate::profile::{BUILT_IN, GROUP_BUILT_IN, TraitPlan};
 use crate::segment::{membership_column, since_column};
+
+/// Whom traits and segments are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose<'a> {
+    People,
+    /// Of groups of this name.
+    Group(&'a str),
+}
+
+impl Whose<'_> {
+    /// Traits that nobody has to define.
+    pub fn built_in(self) -> &'static [(&'static str, ValueType)] {
+        match self {
+            Whose::People => &BUILT_IN,
+            Whose::Group(_) => &GROUP_BUILT_IN,
+        }
+    }
+
+    /// Other names that no trait can have: columns that every row of the table has, and what only people have.
+    pub fn taken(self) -> &'static [&'static str] {
+        match self {
+            Whose::People => &["profile_id", "deleted"],
+            Whose::Group(_) => &["group_id", "deleted", "sessions"],
+        }
+    }
+
+    /// For people: `every profile`.
+    pub fn everyone(self) -> String {
+        match self {
+            Whose::People => "every profile".to_string(),
+            Whose::Group(name) => format!("every group of `{name}`"),
+        }
+    }
+}
 
 /// Traits and segments: what formulas, stages and segments read.
 #[derive(Default)]
@@ -17,6 +51,8 @@ pub struct ProfileScope {
     pub segments: Vec<String>,
     /// Traits whose definition is at fault: what reads them is not reported as well.
     pub broken: BTreeSet<String>,
+    /// Names of the others' traits, or of those others: of people for groups, of groups for people.
+    pub foreign: Vec<String>,
     /// Traits that cannot be read yet.
     pub waiting: BTreeSet<String>,
     pub touched_broken: Cell<bool>,
@@ -31,9 +67,9 @@ pub(super) struct Value {
 }
 
 impl ProfileScope {
-    /// With the traits that every profile has.
-    pub fn new() -> ProfileScope {
-        let built_in = BUILT_IN.iter().map(|(name, value_type)| Value::plain(name, *value_type, false));
+    /// With the traits that everyone has of whom these are.
+    pub fn new(whose: Whose<'_>) -> ProfileScope {
+        let built_in = whose.built_in().iter().map(|(name, value_type)| Value::plain(name, *value_type, false));
         ProfileScope { values: built_in.collect(), ..ProfileScope::default() }
     }
 
@@ -80,6 +116,9 @@ impl Scope for ProfileScope {
     }
 
     fn why_not(&self, path: &[&str]) -> Option<String> {
+        if self.foreign.iter().any(|name| name == path[0]) {
+            return Some("people and groups cannot read each other's traits".to_string());
+        }
         let parts: Vec<String> =
             self.values.iter().filter(|v| v.path.len() > 1 && v.path[0] == path[0]).map(|v| v.path.join(".")).collect();
         (path.len() == 1 && !parts.is_empty()).then(|| format!("write one of its values: {}", parts.join(", ")))

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::check::Checker;
 use super::lists;
 use super::outputs::{canonical_sql, version};
-use super::scope::ProfileScope;
+use super::scope::{ProfileScope, Whose};
 use super::spec::*;
 use super::traits::versions_of;
 use crate::expression::Expression;
@@ -24,20 +24,22 @@ struct Waiting<'d> {
 /// Plans in an order in which a segment comes after those it refers to.
 pub fn segments(
     checker: &Checker,
-    definition: &Definition,
+    (traits_specs, specs): (&[Named<TraitSpec>], &[Named<SegmentSpec>]),
+    whose: Whose<'_>,
     traits: &[TraitPlan],
     identity: &IdentityPlan,
 ) -> Vec<SegmentPlan> {
     let sound: BTreeSet<&str> = traits.iter().map(|plan| plan.name.as_str()).collect();
-    let broken = definition.traits.iter().filter(|other| !sound.contains(other.name.as_str()));
+    let broken = traits_specs.iter().filter(|other| !sound.contains(other.name.as_str()));
     let mut scope = ProfileScope {
-        segments: definition.segments.iter().map(|segment| segment.name.clone()).collect(),
+        segments: specs.iter().map(|segment| segment.name.clone()).collect(),
         broken: broken.map(|other| other.name.clone()).collect(),
-        ..ProfileScope::new()
+        foreign: checker.foreign(whose),
+        ..ProfileScope::new(whose)
     };
     traits.iter().for_each(|plan| scope.add(plan));
     let mut waiting: Vec<Waiting> = Vec::new();
-    for segment in &definition.segments {
+    for segment in specs {
         let Some(body) = &segment.body else { continue };
         let (rule, text) = match body {
             SegmentSpec::Predicate(sql) => {
@@ -50,6 +52,11 @@ pub fn segments(
                 let Some(predicate) = checker.condition(sql, &scope, &what) else { continue };
                 let text = canonical_sql(&predicate.sql);
                 (SegmentRule::Predicate(predicate), text)
+            }
+            SegmentSpec::List(_) | SegmentSpec::Sample { .. } if whose != Whose::People => {
+                let message = "samples and lists are of people, so far not of groups";
+                checker.reader.findings.error(segment.span, message, "write a condition over traits".to_string());
+                continue;
             }
             SegmentSpec::List(spec) => {
                 let Some((list, text)) = lists::list(checker, identity, spec) else { continue };

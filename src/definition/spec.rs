@@ -53,6 +53,7 @@ pub struct Definition {
     pub sessions: Option<SessionsSpec>,
     pub traits: Vec<Named<TraitSpec>>,
     pub segments: Vec<Named<SegmentSpec>>,
+    pub groups: Vec<Named<GroupSpec>>,
     pub destinations: Vec<Named<DestinationSpec>>,
     pub activations: Vec<Named<ActivationSpec>>,
     pub aggregates: Vec<Named<Sql>>,
@@ -184,6 +185,15 @@ pub enum TraitSpec {
     },
     Stages(Vec<(Literal, Sql)>),
     Rfm(Box<RfmSpec>),
+}
+
+/// Traits and segments of groups of one kind.
+#[derive(Debug)]
+pub struct GroupSpec {
+    /// The event's `group_id` where None.
+    pub id: Option<Sql>,
+    pub traits: Vec<Named<TraitSpec>>,
+    pub segments: Vec<Named<SegmentSpec>>,
 }
 
 #[derive(Debug)]
@@ -319,6 +329,16 @@ pub enum ExpectSpec {
     Traits {
         who: Literal,
         values: Vec<(Literal, serde_json::Value, Span)>,
+    },
+    Group {
+        group: Literal,
+        id: Literal,
+        values: Vec<(Literal, serde_json::Value, Span)>,
+    },
+    GroupSegment {
+        /// `account.weekly_active`
+        name: Literal,
+        members: Vec<Literal>,
     },
     Conflicts(Vec<RowSpec>),
     Sent(Vec<RowSpec>),

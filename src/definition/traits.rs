@@ -4,45 +4,49 @@ use std::collections::BTreeSet;
 
 use super::check::{Checker, type_name, value_type};
 use super::findings::Span;
+use super::groups;
 use super::outputs::{canonical_sql, version};
-use super::scope::ProfileScope;
+use super::scope::{ProfileScope, Whose};
 use super::spec::*;
 use crate::event::{Field, Root, ValueType};
-use crate::expression::{Expression, parse_path};
-use crate::profile::{
-    BUILT_IN, EventRule, OnMerge, RfmRule, Stage, Step, TraitColumn, TraitKind, TraitPlan, TraitRule, Window,
-};
+use crate::expression::{Expression, Scope, parse_path};
+use crate::profile::{EventRule, OnMerge, RfmRule, Stage, Step, TraitColumn, TraitKind, TraitPlan, TraitRule, Window};
 
 /// Digits after the point that sums of doubles keep: more than money needs, and an i128 still holds 10^32 of it.
 const SUM_SCALE: u8 = 6;
 
-/// Columns that every row of `profiles` has; a trait of the same name would hide them.
-const PROFILE_COLUMNS: [&str; 2] = ["profile_id", "deleted"];
-
 const MINUTE_US: i64 = 60_000_000;
 
 /// Plans in an order in which a trait comes after those it is computed from.
-pub fn traits(checker: &Checker, definition: &Definition) -> Vec<TraitPlan> {
+pub fn traits(checker: &Checker, specs: &[Named<TraitSpec>], whose: Whose<'_>) -> Vec<TraitPlan> {
     let findings = checker.reader.findings;
     let mut plans: Vec<TraitPlan> = Vec::new();
     let mut computed: Vec<(&str, Span, &TraitSpec)> = Vec::new();
-    for Named { name, span, body } in &definition.traits {
-        let built_in = BUILT_IN.iter().map(|(name, _)| *name).chain(PROFILE_COLUMNS);
+    for Named { name, span, body } in specs {
+        let built_in = whose.built_in().iter().map(|(name, _)| *name).chain(whose.taken().iter().copied());
         if built_in.into_iter().any(|other| other == name) {
-            findings.error(*span, format!("every profile has `{name}` already: a trait needs another name"), None);
+            let message = match whose {
+                Whose::People => format!("every profile has `{name}` already: a trait needs another name"),
+                Whose::Group(_) => format!("`{name}` is taken in every group: a trait needs another name"),
+            };
+            findings.error(*span, message, None);
             continue;
         }
         match body {
-            Some(TraitSpec::Events(spec)) => plans.extend(event_trait(checker, name, spec)),
+            Some(TraitSpec::Rfm(spec)) if whose != Whose::People => {
+                findings.error(spec.recency.span, "`rfm` compares people, so far not groups", None);
+            }
+            Some(TraitSpec::Events(spec)) => plans.extend(event_trait(checker, name, spec, whose)),
             Some(spec) => computed.push((name, *span, spec)),
             None => {}
         }
     }
     let sound: BTreeSet<String> = plans.iter().map(|plan| plan.name.clone()).collect();
     let waiting: BTreeSet<String> = computed.iter().map(|(name, ..)| name.to_string()).collect();
-    let broken = definition.traits.iter().map(|named| named.name.clone());
+    let broken = specs.iter().map(|named| named.name.clone());
     let broken = broken.filter(|name| !sound.contains(name) && !waiting.contains(name)).collect();
-    let mut scope = ProfileScope { broken, waiting, ..ProfileScope::new() };
+    let foreign = checker.foreign(whose);
+    let mut scope = ProfileScope { broken, waiting, foreign, ..ProfileScope::new(whose) };
     plans.iter().for_each(|plan| scope.add(plan));
     // What reads nothing that waits is next, until nothing can be.
     loop {
@@ -69,18 +73,19 @@ pub fn traits(checker: &Checker, definition: &Definition) -> Vec<TraitPlan> {
             format!("trait `{name}` cannot be computed: {} refer to each other in a circle", names.join(", "));
         findings.error(*span, message, None);
     }
-    check_columns(checker, definition, &plans);
+    check_columns(checker, specs, &plans, whose);
     plans
 }
 
 /// Two traits must not come to one column: `checkout_level` and the level of `checkout`.
-fn check_columns(checker: &Checker, definition: &Definition, plans: &[TraitPlan]) {
-    let mut taken: Vec<(&str, &str)> =
-        BUILT_IN.iter().map(|(name, _)| *name).chain(PROFILE_COLUMNS).map(|name| (name, "every profile")).collect();
+fn check_columns(checker: &Checker, specs: &[Named<TraitSpec>], plans: &[TraitPlan], whose: Whose<'_>) {
+    let everyone = whose.everyone();
+    let built_in = whose.built_in().iter().map(|(name, _)| *name).chain(whose.taken().iter().copied());
+    let mut taken: Vec<(&str, &str)> = built_in.map(|name| (name, everyone.as_str())).collect();
     for plan in plans {
         for column in &plan.columns {
             if let Some((_, other)) = taken.iter().find(|(name, _)| *name == column.name) {
-                let span = definition.traits.iter().find(|named| named.name == plan.name).map(|named| named.span);
+                let span = specs.iter().find(|named| named.name == plan.name).map(|named| named.span);
                 let message = format!("`{}` of trait `{}` is a column of {other} already", column.name, plan.name);
                 span.into_iter().for_each(|span| checker.reader.findings.error(span, message.clone(), None));
             }
@@ -217,12 +222,17 @@ pub fn versions_of(plans: &[TraitPlan], expression: &Expression) -> Vec<String> 
 }
 
 /// None where something was reported.
-fn event_trait(checker: &Checker, name: &str, spec: &EventTraitSpec) -> Option<TraitPlan> {
+fn event_trait(checker: &Checker, name: &str, spec: &EventTraitSpec, whose: Whose<'_>) -> Option<TraitPlan> {
+    if !groups::check_people(checker, spec, whose) {
+        return None;
+    }
     let events = checker.events(spec.event.as_deref());
     let scope = checker.event_scope(events.as_deref());
-    let input = spec.input.as_ref().map(|sql| checker.compile(sql, &scope));
+    let person = groups::person_scope();
+    let of = |sql: &Sql| -> &dyn Scope { if groups::is_person(sql) { &person } else { &scope } };
+    let input = spec.input.as_ref().map(|sql| checker.compile(sql, of(sql)));
     let filter = spec.filter.as_ref().map(|sql| checker.predicate(sql, &scope, "`where`"));
-    let by = spec.by.as_ref().map(|sql| key(checker, sql, &scope));
+    let by = spec.by.as_ref().map(|sql| key(checker, sql, of(sql)));
     let (input, filter) = (input.map_or(Some(None), |i| i.map(Some)), filter.map_or(Some(None), |f| f.map(Some)));
     let window = window(checker, spec);
     let (steps, exclusions, step_texts) = steps(checker, spec);
@@ -353,7 +363,7 @@ fn columns(name: &str, rule: &EventRule) -> Vec<TraitColumn> {
 }
 
 /// `by`: a text, or what can be written as one.
-fn key(checker: &Checker, sql: &Sql, scope: &dyn crate::expression::Scope) -> Option<Expression> {
+fn key(checker: &Checker, sql: &Sql, scope: &dyn Scope) -> Option<Expression> {
     let key = checker.compile(sql, scope)?;
     match value_type(&key.data_type) {
         Some(ValueType::String) => Some(key),

@@ -8,6 +8,7 @@ mod aliases;
 mod correct;
 mod definitions;
 mod fill;
+mod groups;
 mod judge;
 mod lists;
 mod load;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 
 use self::aliases::Aliases;
 pub(super) use self::definitions::Told;
+use self::groups::{GroupKind, Kindred};
 use self::judge::Round;
 pub(super) use self::judge::{Findings, StageChange};
 use self::lists::Lists;
@@ -77,6 +79,10 @@ pub struct Core {
     traits: Traits,
     segments: Segments,
     segment_names: Vec<String>,
+    /// As they are defined, in order.
+    groups: Vec<GroupKind>,
+    /// By the hashes of their ids.
+    group_numbers: Cache<u128, ProfileNumber>,
     activations: Activations,
     aggregates: Vec<(Table, Aggregator)>,
     tables: CoreTables,
@@ -112,6 +118,7 @@ struct CoreTables {
     identity_conflicts: Table,
     event_moves: Table,
     segment_changes: Table,
+    group_segment_changes: Table,
     sessions: Table,
     stage_changes: Table,
     definitions: Table,
@@ -139,7 +146,7 @@ pub struct Staged {
 impl Core {
     /// See [`digest`](super::digest()).
     pub async fn digest(&self) -> Result<u128, StoreError> {
-        super::digest(&*self.store, &self.slots, &self.traits, self.record.now).await
+        super::digest(&*self.store, &self.slots, &|kind| self.traits_of(kind), self.record.now).await
     }
 
     pub fn corrections(&self) -> &Corrections {
@@ -195,6 +202,7 @@ impl Core {
         self.identities.identifiers.durable(commit);
         self.identities.components.durable(commit);
         self.profiles.durable(commit);
+        self.group_numbers.durable(commit);
     }
 
     async fn take_batch(&mut self, batch: Prepared, staged: &mut Staged) -> Result<(), EngineError> {
@@ -241,6 +249,7 @@ impl Core {
         };
         let traits = self.judge(&mut profiles, round, &mut findings, staged).await?;
         self.relinked.clear();
+        self.take_groups(&input, &mut profiles, &merged.moved, staged).await?;
 
         self.add_event_rows(&batch, &events, &extracted, &resolved, &touched, &sessions, &others, staged)?;
         self.add_sessions(&session_rows, staged)?;

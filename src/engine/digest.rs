@@ -1,6 +1,6 @@
 //! One number for a state: equal for equal people, whatever the order in which their events came.
 //!
-//! In it: which identifiers are one person under which id, traits, memberships, first and last times. Left out: internal
+//! In it: of groups what they are, of people which identifiers are one person under which id, traits, memberships, first and last times. Left out: internal
 //! numbers, the ids a person had before, which link of several came first, how often and when a segment was entered, when a
 //! profile was last judged; these follow from the order of events and the borders of batches.
 
@@ -10,14 +10,20 @@ use super::load_component;
 use crate::event::{ProfileNumber, TimeUs};
 use crate::profile::{Profile, ProfileRecord, Slots, Traits};
 use crate::state::keys::{self, Tag};
-use crate::state::{Store, StoreError, codec};
+use crate::state::{Store, StoreError, codec, scan_all};
 
 /// The digest of all profiles, as of `now`: the sum of their hashes, so that it does not depend on their order.
 ///
 /// # Errors
 /// The store's, or what is stored contradicts itself: an identifier that names another person than the one that has it.
-pub async fn digest(store: &dyn Store, slots: &Slots, traits: &Traits, now: TimeUs) -> Result<u128, StoreError> {
-    let mut sum: u128 = 0;
+pub async fn digest<'t>(
+    store: &dyn Store,
+    slots: &Slots,
+    traits_of: &dyn Fn(u32) -> &'t Traits,
+    now: TimeUs,
+) -> Result<u128, StoreError> {
+    let mut sum = of_groups(store, slots, traits_of, now).await?;
+    let traits = traits_of(0);
     let mut after: Option<bytes::Bytes> = None;
     let prefix = keys::prefix(Tag::Component);
     loop {
@@ -31,6 +37,31 @@ pub async fn digest(store: &dyn Store, slots: &Slots, traits: &Traits, now: Time
             sum = sum.wrapping_add(of_profile(store, slots, (traits, now), number, head).await?);
         }
     }
+}
+
+/// The same of all groups: which identifiers they have is their id.
+async fn of_groups<'t>(
+    store: &dyn Store,
+    slots: &Slots,
+    traits_of: &dyn Fn(u32) -> &'t Traits,
+    now: TimeUs,
+) -> Result<u128, StoreError> {
+    let mut sum: u128 = 0;
+    if slots.groups().is_empty() {
+        return Ok(sum);
+    }
+    for (_, value) in scan_all(store, &keys::prefix(Tag::Profile)).await? {
+        let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", &value)?;
+        let mut profile = record.load(slots);
+        let Some(place) = slots.groups().iter().position(|group| group.slot == profile.kind()) else { continue };
+        traits_of(profile.kind()).settle(&mut profile, now);
+        let Profile { first_seen, last_seen, events, traits, stages, group, .. } = &profile;
+        let members: Vec<u16> = profile.segments().collect();
+        let stages: Vec<(u16, u16)> = stages.iter().filter_map(|(index, of)| Some((*index, of.stage?))).collect();
+        let id = group.as_ref().map(|group| &group.id);
+        sum = sum.wrapping_add(hash(&(place, id, first_seen, last_seen, events, traits, stages, members)));
+    }
+    Ok(sum)
 }
 
 async fn of_profile(
@@ -68,8 +99,7 @@ async fn of_profile(
     if profile.id != component.id {
         return damaged(format!("profile {} calls itself {}", component.id, profile.id));
     }
-    let Profile { id, first_seen, last_seen, events, as_of: _, timer: _, sessions, traits, stages, memberships: _ } =
-        &profile;
+    let Profile { id, first_seen, last_seen, events, sessions, traits, stages, .. } = &profile;
     let sessions = (sessions.count(&rules.sessions), sessions.duration_us(&rules.sessions));
     let members: Vec<u16> = profile.segments().collect();
     let stages: Vec<(u16, u16)> = stages.iter().filter_map(|(index, of)| Some((*index, of.stage?))).collect();

@@ -10,6 +10,7 @@ use super::core::{Chunk, Core, Staged};
 use super::history::{History, HistoryReader};
 use super::{Command, EngineError, Preparer, accept};
 use crate::definition::Pipeline;
+use crate::profile::name_in;
 use crate::sink::CommitRange;
 use crate::state::Store;
 use crate::state::overlay::OverlayStore;
@@ -78,11 +79,14 @@ async fn commit(
     mut staged: Staged,
     preview: &mut Preview,
 ) -> Result<(), EngineError> {
-    for (_, rows) in staged.rows.iter().filter(|(table, _)| table.name == "segment_changes") {
+    let of = |name: &str| ["segment_changes", "group_segment_changes"].contains(&name);
+    for (_, rows) in staged.rows.iter().filter(|(table, _)| of(&table.name)) {
         let text = |name: &str| rows.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
         let (Some(segments), Some(changes)) = (text("segment"), text("change")) else { continue };
-        for (segment, change) in segments.iter().flatten().zip(changes.iter().flatten()) {
-            let counts = preview.changes.entry(segment.to_string()).or_default();
+        let groups = text("group_type");
+        for (row, (segment, change)) in segments.iter().flatten().zip(changes.iter().flatten()).enumerate() {
+            let name = groups.map_or(segment.to_string(), |groups| name_in(groups.value(row), segment));
+            let counts = preview.changes.entry(name).or_default();
             if change == "entered" { counts.0 += 1 } else { counts.1 += 1 }
         }
     }

@@ -13,8 +13,8 @@ use super::EngineError;
 use super::core::{StageChange, Told};
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, column};
 use crate::identity::{Cause, Conflict, Decision, Extracted, IdentifierRow, IdentityPlan, Merge};
-use crate::profile::{BUILT_IN, RfmBorders, SessionsOf, TraitPlan};
-use crate::segment::Transition;
+use crate::profile::{BUILT_IN, GROUP_BUILT_IN, Profile, RfmBorders, SessionsOf, TraitPlan};
+use crate::segment::{self, Transition};
 use crate::session::SessionId;
 use crate::sink::{Attempt, Table};
 
@@ -245,6 +245,66 @@ pub fn segment_changes(
         texts(transitions.iter().map(|t| if t.entered { "entered" } else { "exited" })),
         texts(transitions.iter().map(|t| t.cause.name())),
         times(transitions.iter().map(|t| t.at)),
+    ];
+    finish(table, columns, commit)
+}
+
+/// The changed groups of one definition with their trait columns, built-in ones first.
+pub fn groups(
+    table: &Table,
+    groups: &[Profile],
+    traits: &RecordBatch,
+    as_of: &[TimeUs],
+    commit: u64,
+) -> Result<RecordBatch, EngineError> {
+    let id = |group: &Profile| group.group.as_ref().map(|group| group.id.to_string()).unwrap_or_default();
+    let mut columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(groups.iter().map(id))),
+        Arc::new(BooleanArray::from(vec![false; groups.len()])),
+    ];
+    columns.extend(traits.columns()[..GROUP_BUILT_IN.len()].iter().cloned());
+    columns.push(times(as_of.iter().copied()));
+    columns.extend(traits.columns()[BUILT_IN.len()..].iter().cloned());
+    finish(table, columns, commit)
+}
+
+/// A group that the definition no longer makes.
+pub fn group_gone(table: &Table, id: &str, at: TimeUs, commit: u64) -> Result<RecordBatch, EngineError> {
+    let own = table.schema.fields().len() - 2;
+    let columns = table.schema.fields()[..own].iter().map(|field| -> ArrayRef {
+        match field.name().as_str() {
+            "group_id" => texts(std::iter::once(id)),
+            "deleted" => Arc::new(BooleanArray::from(vec![true])),
+            "events" => Arc::new(Int64Array::from(vec![0])),
+            "_as_of" => times(std::iter::once(at)),
+            _ => new_null_array(field.data_type(), 1),
+        }
+    });
+    finish(table, columns.collect(), commit)
+}
+
+/// A group that entered or left a segment.
+pub struct GroupChange<'a> {
+    pub group: &'a str,
+    pub segment: &'a str,
+    pub id: &'a str,
+    pub entered: bool,
+    pub cause: segment::Cause,
+    pub at: TimeUs,
+}
+
+pub fn group_segment_changes(
+    table: &Table,
+    changes: &[GroupChange<'_>],
+    commit: u64,
+) -> Result<RecordBatch, EngineError> {
+    let columns: Vec<ArrayRef> = vec![
+        texts(changes.iter().map(|change| change.group)),
+        texts(changes.iter().map(|change| change.segment)),
+        texts(changes.iter().map(|change| change.id)),
+        texts(changes.iter().map(|change| if change.entered { "entered" } else { "exited" })),
+        texts(changes.iter().map(|change| change.cause.name())),
+        times(changes.iter().map(|change| change.at)),
     ];
     finish(table, columns, commit)
 }

@@ -181,6 +181,17 @@ impl Traits {
         SessionsOf { ids, late }
     }
 
+    /// As [`Traits::count`] without sessions, which groups have none of.
+    pub fn count_events(&self, input: &Input<'_>, groups: &mut [Profile]) {
+        let timestamps = input.events.times(column::TIMESTAMP);
+        for (row, group) in input.profile_of_row.iter().enumerate() {
+            let Some(group) = group.and_then(|index| groups.get_mut(index as usize)) else { continue };
+            group.events += 1;
+            group.first_seen = group.first_seen.min(timestamps.value(row));
+            group.last_seen = group.last_seen.max(timestamps.value(row));
+        }
+    }
+
     /// What is to be said of the sessions of these profiles; they remember that it was, and forget what no event can change.
     pub fn take_sessions(&self, profiles: &mut [Profile]) -> Vec<(ProfileId, SessionRow)> {
         let mut rows = Vec::new();

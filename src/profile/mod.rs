@@ -13,12 +13,14 @@ mod distinct;
 mod frequencies;
 mod funnel;
 mod gap;
+mod group;
 mod keyed;
 mod plan;
 mod points;
 mod record;
 mod rfm;
 mod sequence;
+mod slots;
 mod values;
 mod window;
 
@@ -32,22 +34,27 @@ pub use distinct::Distinct;
 pub use frequencies::{Frequencies, VALUES_MAX};
 pub use funnel::{Funnel, FunnelModes, FunnelPlan, FunnelValue, Point, STEPS_MAX};
 pub use gap::{Gap, GapPlan, GapStatistic};
+pub use group::{GroupId, PERSON_COLUMN, Renamed, add_people, with_people};
 pub use keyed::MAX_KEYS;
 pub use plan::{EventRule, OnMerge, Stage, Step, TraitColumn, TraitKind, TraitPlan, TraitRule};
-pub use record::{Differences, Membership, Profile, ProfileRecord, SlotOf, Slots, StageOf};
+pub use record::{GroupOf, Membership, Profile, ProfileRecord, StageOf};
 pub use rfm::{RfmBorders, RfmRule, RfmValues};
 pub use sequence::{Sequence, SequencePlan, SequencePoint, SequenceStep, SequenceValue};
+pub use slots::{DefinedFor, Differences, Differs, SlotOf, Slots, SlotsOfKind, name_in};
 pub use window::Window;
 
 use crate::event::ValueType;
 
-/// Traits that every profile has: `first_seen`, `last_seen` (timestamps), `events` and `sessions` (how many).
+/// Traits that every profile has: `first_seen`, `last_seen` (timestamps), `events` and `sessions` (how many; of people).
 pub const BUILT_IN: [(&str, ValueType); 4] = [
     ("first_seen", ValueType::Timestamp),
     ("last_seen", ValueType::Timestamp),
     ("events", ValueType::Long),
     ("sessions", ValueType::Long),
 ];
+
+/// Traits that every group has.
+pub const GROUP_BUILT_IN: [(&str, ValueType); 3] = [BUILT_IN[0], BUILT_IN[1], BUILT_IN[2]];
 
 /// How far behind a profile's latest event another one may happen and still take its place among the points of funnels,
 /// sequences and sessions, which forget what is older. Measured on the events' own times and not on a clock, so that an

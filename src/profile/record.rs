@@ -5,14 +5,15 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::accumulator::Accumulator;
+use super::slots::Slots;
 use super::{LATENESS_US, TraitPlan};
-use crate::event::{ProfileId, TimeUs};
+use crate::event::{ProfileId, ProfileNumber, TimeUs};
 use crate::session::Sessions;
 use crate::state::cache::Weigh;
 use crate::state::codec;
 
-/// A profile in memory. Traits, stages and memberships are by the index of their plan, in its order, and only those that
-/// there are: of a thousand segments most people are in few.
+/// A profile in memory: of a person, or of a group. Traits, stages and memberships are by the index of their plan among those
+/// of its kind, in its order, and only those that there are: of a thousand segments most people are in few.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
     /// The id under which the tables know it, as of the last commit.
@@ -30,6 +31,19 @@ pub struct Profile {
     /// By trait with stages.
     pub stages: Vec<(u16, StageOf)>,
     pub memberships: Vec<(u16, Membership)>,
+    /// None: a person.
+    pub group: Option<Box<GroupOf>>,
+    /// Of a person: groups that may have counted its id, in order. Who merges is called otherwise there.
+    pub counted_in: Vec<ProfileNumber>,
+}
+
+/// Which group a profile is of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupOf {
+    /// The slot of its definition, from 1.
+    pub kind: u32,
+    /// As events have it.
+    pub id: Box<str>,
 }
 
 /// The stage of a trait that a profile was last found in.
@@ -64,6 +78,20 @@ impl Profile {
             traits: Vec::new(),
             stages: Vec::new(),
             memberships: Vec::new(),
+            group: None,
+            counted_in: Vec::new(),
+        }
+    }
+
+    /// 0: a person; else the slot of the group's definition.
+    pub fn kind(&self) -> u32 {
+        self.group.as_ref().map_or(0, |group| group.kind)
+    }
+
+    /// Takes note of a group that counts it.
+    pub fn add_counted_in(&mut self, group: ProfileNumber) {
+        if let Err(place) = self.counted_in.binary_search(&group) {
+            self.counted_in.insert(place, group);
         }
     }
 
@@ -133,6 +161,7 @@ impl Profile {
             mine.member |= theirs.member;
             mine.entries += theirs.entries;
         }
+        other.counted_in.into_iter().for_each(|group| self.add_counted_in(group));
     }
 }
 
@@ -148,6 +177,8 @@ impl Weigh for Profile {
             + self.stages.capacity() * size_of::<(u16, StageOf)>()
             + self.memberships.capacity() * size_of::<(u16, Membership)>()
             + self.sessions.weigh()
+            + self.group.as_ref().map_or(0, |group| size_of::<GroupOf>() + group.id.len())
+            + self.counted_in.capacity() * size_of::<ProfileNumber>()
             + heap
     }
 }
@@ -167,6 +198,8 @@ pub struct ProfileRecord {
     traits: Vec<(u32, Accumulator)>,
     stages: Vec<(u32, StageOf)>,
     memberships: Vec<(u32, Membership)>,
+    group: Option<Box<GroupOf>>,
+    counted_in: Vec<ProfileNumber>,
 }
 
 /// The same, written without a copy.
@@ -182,134 +215,24 @@ struct ProfileView<'a> {
     traits: BySlot<'a, Accumulator>,
     stages: BySlot<'a, StageOf>,
     memberships: BySlot<'a, Membership>,
+    group: &'a Option<Box<GroupOf>>,
+    counted_in: &'a [ProfileNumber],
 }
 
 /// Entries by index, written by slot.
-struct BySlot<'a, T>(&'a [(u16, T)], &'a [SlotOf]);
+struct BySlot<'a, T>(&'a [(u16, T)], &'a [u32]);
 
 impl<T: Serialize> Serialize for BySlot<'_, T> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(|(index, entry)| (self.1[usize::from(*index)].slot, entry)))
-    }
-}
-
-/// Which slot belongs to which definition. A trait's slot is given to a (name, version): state of another meaning is
-/// never read. A segment's is given to its name: who is in it stays in it until it has been judged anew.
-/// A slot is never given twice.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Slots {
-    /// The version of the sessions' plan: they begin anew with another one.
-    pub sessions: u64,
-    next: u32,
-    traits: Vec<SlotOf>,
-    segments: Vec<SlotOf>,
-    #[serde(skip)]
-    trait_of_slot: HashMap<u32, u16>,
-    #[serde(skip)]
-    segment_of_slot: HashMap<u32, u16>,
-}
-
-/// A definition with its slot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SlotOf {
-    pub name: String,
-    pub version: u64,
-    pub slot: u32,
-}
-
-/// How definitions differ from those that the state knew.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Differences {
-    /// Indices of traits that are new or mean something else, and whether they are new.
-    pub traits: Vec<(u16, bool)>,
-    /// Indices of segments that are new or mean something else, and whether they are new.
-    pub segments: Vec<(u16, bool)>,
-    pub removed_traits: Vec<SlotOf>,
-    pub removed_segments: Vec<SlotOf>,
-}
-
-impl Slots {
-    /// Finds or gives the slots of these definitions (name, version), in their order.
-    pub fn assign<'a>(
-        &mut self,
-        traits: impl Iterator<Item = (&'a str, u64)>,
-        segments: impl Iterator<Item = (&'a str, u64)>,
-    ) -> Differences {
-        let mut differences = Differences::default();
-        let mut next = self.next;
-        let mut give = || {
-            next += 1;
-            next - 1
-        };
-        let mut known = std::mem::take(&mut self.traits);
-        for (index, (name, version)) in traits.enumerate() {
-            let place = known.iter().position(|slot| slot.name == name && slot.version == version);
-            let slot = place.map(|place| known.remove(place)).unwrap_or_else(|| {
-                let new = !known.iter().any(|slot| slot.name == name);
-                differences.traits.push((index as u16, new));
-                SlotOf { name: name.to_string(), version, slot: give() }
-            });
-            self.traits.push(slot);
-        }
-        known.retain(|old| !self.traits.iter().any(|slot| slot.name == old.name));
-        differences.removed_traits = known;
-        let mut known = std::mem::take(&mut self.segments);
-        for (index, (name, version)) in segments.enumerate() {
-            let slot = match known.iter().position(|slot| slot.name == name).map(|place| known.remove(place)) {
-                Some(slot) => {
-                    if slot.version != version {
-                        differences.segments.push((index as u16, false));
-                    }
-                    SlotOf { version, ..slot }
-                }
-                None => {
-                    differences.segments.push((index as u16, true));
-                    SlotOf { name: name.to_string(), version, slot: give() }
-                }
-            };
-            self.segments.push(slot);
-        }
-        // Kept until all who are in them have left.
-        self.segments.extend(known.iter().cloned());
-        differences.removed_segments = known;
-        self.next = next;
-        let by_slot = |slots: &[SlotOf]| {
-            slots.iter().enumerate().map(|(index, slot)| (slot.slot, index as u16)).collect::<HashMap<u32, u16>>()
-        };
-        (self.trait_of_slot, self.segment_of_slot) = (by_slot(&self.traits), by_slot(&self.segments));
-        differences
-    }
-
-    /// Forgets segments that nobody is in any more.
-    pub fn forget_segments(&mut self, gone: &[SlotOf]) {
-        self.segments.retain(|slot| !gone.contains(slot));
-    }
-
-    /// By index.
-    pub fn traits(&self) -> &[SlotOf] {
-        &self.traits
-    }
-
-    /// By index; behind those that are defined, those that are no more and still have members.
-    pub fn segments(&self) -> &[SlotOf] {
-        &self.segments
-    }
-
-    /// A slot of its own for each of these traits again: what their old ones hold is half-finished.
-    pub fn renew(&mut self, traits: impl Iterator<Item = u16>) {
-        for index in traits {
-            let Some(slot) = self.traits.get_mut(index as usize) else { continue };
-            slot.slot = self.next;
-            self.next += 1;
-        }
-        self.trait_of_slot = self.traits.iter().enumerate().map(|(index, slot)| (slot.slot, index as u16)).collect();
+        serializer.collect_seq(self.0.iter().map(|(index, entry)| (self.1[usize::from(*index)], entry)))
     }
 }
 
 impl ProfileRecord {
-    pub const VERSION: u8 = 4;
+    pub const VERSION: u8 = 5;
 
     pub fn encode(profile: &Profile, slots: &Slots) -> Bytes {
+        let own = slots.of_kind(profile.kind());
         let view = ProfileView {
             id: profile.id,
             first_seen: profile.first_seen,
@@ -318,9 +241,11 @@ impl ProfileRecord {
             as_of: profile.as_of,
             timer: profile.timer,
             sessions: (slots.sessions, &profile.sessions),
-            traits: BySlot(&profile.traits, &slots.traits),
-            stages: BySlot(&profile.stages, &slots.traits),
-            memberships: BySlot(&profile.memberships, &slots.segments),
+            traits: BySlot(&profile.traits, &own.traits),
+            stages: BySlot(&profile.stages, &own.traits),
+            memberships: BySlot(&profile.memberships, &own.segments),
+            group: &profile.group,
+            counted_in: &profile.counted_in,
         };
         codec::encode(ProfileRecord::VERSION, &view)
     }
@@ -333,6 +258,7 @@ impl ProfileRecord {
             entries.sort_unstable_by_key(|(index, _)| *index);
             entries
         }
+        let own = slots.of_kind(self.group.as_ref().map_or(0, |group| group.kind));
         Profile {
             id: self.id,
             first_seen: self.first_seen,
@@ -341,9 +267,11 @@ impl ProfileRecord {
             as_of: self.as_of,
             timer: self.timer,
             sessions: if self.sessions.0 == slots.sessions { self.sessions.1 } else { Sessions::default() },
-            traits: by_index(self.traits, &slots.trait_of_slot),
-            stages: by_index(self.stages, &slots.trait_of_slot),
-            memberships: by_index(self.memberships, &slots.segment_of_slot),
+            traits: by_index(self.traits, &own.trait_of_slot),
+            stages: by_index(self.stages, &own.trait_of_slot),
+            memberships: by_index(self.memberships, &own.segment_of_slot),
+            group: self.group,
+            counted_in: self.counted_in,
         }
     }
 }

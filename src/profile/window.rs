@@ -119,6 +119,11 @@ impl Panes {
         [leaving, leaving_later, entering].into_iter().flatten().min()
     }
 
+    /// All that it holds.
+    pub fn states_mut(&mut self) -> impl Iterator<Item = &mut Accumulator> {
+        self.panes.iter_mut().chain(&mut self.later).map(|(_, state)| state)
+    }
+
     pub fn weigh(&self) -> usize {
         let entry = size_of::<(i64, Accumulator)>();
         let states = self.panes.iter().chain(&self.later).map(|(_, state)| state.weigh());

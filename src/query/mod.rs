@@ -12,7 +12,7 @@ use clickhouse_ext_arrow::ArrowQueryExt as _;
 
 pub use history::TableHistory;
 pub use lake::{lake_context, memory_context};
-pub use recompute::{members_sql, traits_sql};
+pub use recompute::{group_members_sql, group_traits_sql, members_sql, traits_sql};
 pub use render::{Output, render};
 
 use crate::sink::clickhouse;

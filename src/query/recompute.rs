@@ -1,6 +1,8 @@
 //! Traits and members computed anew from the tables, as one SQL statement: what the stream keeps up to date, said once
 //! more in another language. People read it (`explain … --sql`), and the tests hold the stream against it.
 //!
+//! Of groups as of people: the group of an event is computed by its `id`, and their people are those of today.
+//!
 //! The events are those of `current_events`, so each is of whoever it belongs to today. Where a statement is not what
 //! the stream says:
 //!
@@ -21,34 +23,44 @@ use std::collections::BTreeSet;
 
 use arrow::datatypes::DataType;
 
-use crate::definition::Pipeline;
-use crate::event::TimeUs;
+use crate::definition::{GroupPlan, Pipeline};
+use crate::event::{Field, TimeUs};
 use crate::expression::{ColumnScope, Dialect, Expression, NOW_COLUMN, Resolved};
-use crate::profile::{BUILT_IN, TraitPlan, TraitRule};
+use crate::profile::{BUILT_IN, GROUP_BUILT_IN, TraitPlan, TraitRule};
 use crate::segment::{SegmentPlan, SegmentRule, membership_column, since_column};
 use crate::sink::views::quoted;
 
 /// One row per current profile as of `now`: `profile_id`, the built-in traits, then every column of every trait.
 pub fn traits_sql(pipeline: &Pipeline, dialect: Dialect, now: TimeUs) -> String {
-    let statement = Statement { pipeline, dialect, now };
-    let traits: BTreeSet<usize> = (0..pipeline.traits.len()).collect();
-    let built_in = BUILT_IN.iter().map(|(name, _)| *name);
-    let columns = pipeline.traits.iter().flat_map(|plan| plan.columns.iter().map(|column| column.name.as_str()));
-    let names: Vec<String> = ["profile_id"].into_iter().chain(built_in).chain(columns).map(quoted).collect();
-    statement.people(&traits, &BTreeSet::new()).finish(|people| format!("SELECT {} FROM {people}", names.join(", ")))
+    Statement::of_people(pipeline, dialect, now).traits()
+}
+
+/// One row per group of this definition: `group_id`, the built-in traits, then every column of every trait.
+pub fn group_traits_sql(pipeline: &Pipeline, group: &GroupPlan, dialect: Dialect, now: TimeUs) -> String {
+    Statement::of_groups(pipeline, group, dialect, now).traits()
+}
+
+/// One row (`segment`, `group_id`) per group of this definition and segment that it is in as of `now`.
+pub fn group_members_sql(pipeline: &Pipeline, group: &GroupPlan, dialect: Dialect, now: TimeUs) -> String {
+    let shown: Vec<&SegmentPlan> = group.segments.iter().collect();
+    Statement::of_groups(pipeline, group, dialect, now).members(&shown)
 }
 
 /// One row (`segment`, `profile_id`) per current profile and segment that it is in as of `now`: of the segments with these
 /// names, all where None.
 pub fn members_sql(pipeline: &Pipeline, dialect: Dialect, now: TimeUs, only: Option<&[&str]>) -> String {
-    let statement = Statement { pipeline, dialect, now };
     let wanted = |plan: &SegmentPlan| only.is_none_or(|names| names.contains(&plan.name.as_str()));
     let shown: Vec<&SegmentPlan> = pipeline.segments.iter().filter(|plan| wanted(plan)).collect();
-    statement.members(&shown)
+    Statement::of_people(pipeline, dialect, now).members(&shown)
 }
 
+/// In it groups are called people, and their ids `profile_id`, until the end.
 struct Statement<'a> {
-    pipeline: &'a Pipeline,
+    /// Whose traits and segments: of these groups, or of people.
+    group: Option<&'a GroupPlan>,
+    traits: &'a [TraitPlan],
+    segments: &'a [SegmentPlan],
+    fields: &'a [Field],
     dialect: Dialect,
     now: TimeUs,
 }
@@ -97,25 +109,53 @@ fn reads(expression: &Expression) -> impl Iterator<Item = &str> {
     expression.inputs.iter().map(|input| input.column.as_str())
 }
 
-impl Statement<'_> {
+impl<'a> Statement<'a> {
+    fn of_people(pipeline: &'a Pipeline, dialect: Dialect, now: TimeUs) -> Self {
+        let (traits, segments) = (&pipeline.traits, &pipeline.segments);
+        Statement { group: None, traits, segments, fields: &pipeline.transform.fields, dialect, now }
+    }
+
+    fn of_groups(pipeline: &'a Pipeline, group: &'a GroupPlan, dialect: Dialect, now: TimeUs) -> Self {
+        let (traits, segments) = (&group.traits, &group.segments);
+        Statement { group: Some(group), traits, segments, ..Statement::of_people(pipeline, dialect, now) }
+    }
+
+    fn traits(&self) -> String {
+        let traits: BTreeSet<usize> = (0..self.traits.len()).collect();
+        let built_in = if self.group.is_some() { GROUP_BUILT_IN.as_slice() } else { BUILT_IN.as_slice() };
+        let built_in = built_in.iter().map(|(name, _)| *name);
+        let columns = self.traits.iter().flat_map(|plan| plan.columns.iter().map(|column| column.name.as_str()));
+        let names: Vec<String> = built_in.chain(columns).map(quoted).collect();
+        let (id, names) = (self.id(), names.join(", "));
+        self.people(&traits, &BTreeSet::new()).finish(|people| format!("SELECT {id}, {names} FROM {people}"))
+    }
+
+    /// The id, as it is called in the end.
+    fn id(&self) -> &'static str {
+        if self.group.is_some() { "profile_id AS group_id" } else { "profile_id" }
+    }
+
     /// All current profiles with the columns of these traits, and those since when they are in these segments.
     fn people(&self, traits: &BTreeSet<usize>, since: &BTreeSet<&str>) -> Steps {
         let mut with = vec![format!("{} AS ({})", events::EVENTS, self.events(traits))];
         let mut columns: Vec<String> =
             ["profile_id", "first_seen", "last_seen", "events"].map(|name| format!("p.{name} AS {name}")).to_vec();
-        // Where a visit ends is the stream's to say: its table is counted.
-        columns.push("coalesce(visits.sessions, 0) AS sessions".to_string());
-        with.push(format!(
-            "visits AS (SELECT profile_id, {} AS sessions FROM current_sessions GROUP BY profile_id)",
-            self.count("*")
-        ));
-        let mut from = format!("({}) AS p LEFT JOIN visits ON p.profile_id = visits.profile_id", self.built_in());
+        let mut from = format!("({}) AS p", self.built_in());
+        if self.group.is_none() {
+            // Where a visit ends is the stream's to say: its table is counted.
+            columns.push("coalesce(visits.sessions, 0) AS sessions".to_string());
+            with.push(format!(
+                "visits AS (SELECT profile_id, {} AS sessions FROM current_sessions GROUP BY profile_id)",
+                self.count("*")
+            ));
+            from.push_str(" LEFT JOIN visits ON p.profile_id = visits.profile_id");
+        }
         let mut join = |alias: &str, sql: String| {
             with.push(format!("{alias} AS ({sql})"));
             from.push_str(&format!(" LEFT JOIN {alias} ON p.profile_id = {alias}.profile_id"));
         };
         for index in traits {
-            let plan = &self.pipeline.traits[*index];
+            let plan = &self.traits[*index];
             let TraitRule::Events(rule) = &plan.rule else { continue };
             let alias = format!("trait_{index}");
             for column in &plan.columns {
@@ -135,7 +175,7 @@ impl Statement<'_> {
         with.push(format!("people_0 AS (SELECT {} FROM {from})", columns.join(", ")));
         let mut steps = Steps { dialect: self.dialect, with, count: 0, next: Vec::new() };
         for index in traits {
-            let plan = &self.pipeline.traits[*index];
+            let plan = &self.traits[*index];
             let Some(column) = plan.columns.first() else { continue };
             match &plan.rule {
                 TraitRule::Events(_) => {}
@@ -160,7 +200,7 @@ impl Statement<'_> {
     fn members(&self, shown: &[&SegmentPlan]) -> String {
         let segments = self.segments_behind(shown);
         let (mut traits, mut since) = (BTreeSet::new(), BTreeSet::new());
-        for plan in segments.iter().map(|index| &self.pipeline.segments[*index]) {
+        for plan in segments.iter().map(|index| &self.segments[*index]) {
             match &plan.rule {
                 SegmentRule::Predicate(predicate) => {
                     self.traits_behind(predicate, &mut traits);
@@ -173,7 +213,7 @@ impl Statement<'_> {
         }
         let mut steps = self.people(&traits, &since);
         for index in segments {
-            let plan = &self.pipeline.segments[index];
+            let plan = &self.segments[index];
             let column = membership_column(&plan.name);
             match &plan.rule {
                 SegmentRule::Predicate(predicate) => {
@@ -199,9 +239,10 @@ impl Statement<'_> {
             Dialect::ClickHouse => format!("arrayJoin([{}])", names.join(", ")),
             Dialect::DataFusion => format!("unnest(make_array({}))", names.join(", ")),
         };
+        let id = self.id();
         steps.finish(|people| {
             format!(
-                "SELECT segment, profile_id FROM (SELECT {each} AS segment, profile_id FROM {people}) AS members \
+                "SELECT segment, {id} FROM (SELECT {each} AS segment, profile_id FROM {people}) AS members \
                  WHERE segment <> ''"
             )
         })
@@ -209,10 +250,18 @@ impl Statement<'_> {
 
     /// Since when people are in a segment, by the changes up to now.
     fn since(&self, segment: &str) -> String {
+        let (table, id) = match self.group {
+            None => ("segment_changes".to_string(), "profile_id"),
+            Some(group) => {
+                let kind = self.dialect.text(&group.name);
+                (format!("(SELECT * FROM group_segment_changes WHERE group_type = {kind})"), "group_id")
+            }
+        };
         format!(
-            "SELECT profile_id, changed_at FROM (SELECT profile_id, changed_at, c.\"change\" AS last_change, \
-             row_number() OVER (PARTITION BY profile_id ORDER BY _batch DESC, _seq DESC) AS place \
-             FROM segment_changes AS c WHERE segment = {} AND changed_at <= {}) AS c \
+            "SELECT profile_id, changed_at FROM (SELECT c.{id} AS profile_id, c.changed_at AS changed_at, \
+             c.\"change\" AS last_change, \
+             row_number() OVER (PARTITION BY c.{id} ORDER BY c._batch DESC, c._seq DESC) AS place \
+             FROM {table} AS c WHERE c.segment = {} AND c.changed_at <= {}) AS c \
              WHERE place = 1 AND last_change = 'entered'",
             self.dialect.text(segment),
             self.dialect.time(self.now),
@@ -231,7 +280,7 @@ impl Statement<'_> {
         let mut names: BTreeSet<String> = shown.iter().map(|plan| plan.name.clone()).collect();
         let mut found = BTreeSet::new();
         // Each comes after those it refers to.
-        for (index, plan) in self.pipeline.segments.iter().enumerate().rev() {
+        for (index, plan) in self.segments.iter().enumerate().rev() {
             if !names.contains(&plan.name) {
                 continue;
             }
@@ -250,7 +299,7 @@ impl Statement<'_> {
         let is_read = |plan: &TraitPlan| {
             expression.inputs.iter().any(|input| plan.columns.iter().any(|column| column.name == input.column))
         };
-        for (index, plan) in self.pipeline.traits.iter().enumerate() {
+        for (index, plan) in self.traits.iter().enumerate() {
             if !is_read(plan) || !found.insert(index) {
                 continue;
             }

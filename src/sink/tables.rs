@@ -22,11 +22,14 @@ pub struct Table {
 pub enum TableKind {
     Events,
     Profiles,
+    /// One for each definition of a group.
+    Groups,
     Identifiers,
     ProfileMerges,
     IdentityConflicts,
     EventMoves,
     SegmentChanges,
+    GroupSegmentChanges,
     Sessions,
     StageChanges,
     Definitions,
@@ -71,6 +74,23 @@ pub fn profiles(traits: &[(String, ValueType)]) -> Table {
     columns.extend(traits.iter().map(|(name, value_type)| (name.as_str(), value_type.arrow(), true)));
     table("profiles", TableKind::Profiles, columns)
 }
+
+/// One row per group of this name and commit that changed it; `traits` are columns of their own names. `deleted` is true on
+/// the last row of a group whose definition is gone.
+pub fn groups(name: &str, traits: &[(String, ValueType)]) -> Table {
+    let mut columns = vec![
+        ("group_id", DataType::Utf8, false),
+        ("deleted", DataType::Boolean, false),
+        ("first_seen", time_type(), true),
+        ("last_seen", time_type(), true),
+        ("events", DataType::Int64, false),
+        ("_as_of", time_type(), false),
+    ];
+    columns.extend(traits.iter().map(|(name, value_type)| (name.as_str(), value_type.arrow(), true)));
+    table(&format!("{GROUPS}{name}"), TableKind::Groups, columns)
+}
+
+const GROUPS: &str = "groups_";
 
 /// Identifier → profile, versioned: the latest row of (type, value) counts. With an empty `profile_id` the identifier is
 /// nobody's any more.
@@ -157,6 +177,25 @@ pub fn segment_changes() -> Table {
             // `entered` or `exited`
             ("change", DataType::Utf8, false),
             // `event`, `time`, `edit`, `merge`, `split`, `fill` or `removed`
+            ("cause", DataType::Utf8, false),
+            ("changed_at", time_type(), false),
+        ],
+    )
+}
+
+/// As [`segment_changes`], of groups.
+pub fn group_segment_changes() -> Table {
+    table(
+        "group_segment_changes",
+        TableKind::GroupSegmentChanges,
+        vec![
+            // one of `groups`
+            ("group_type", DataType::Utf8, false),
+            ("segment", DataType::Utf8, false),
+            ("group_id", DataType::Utf8, false),
+            // `entered` or `exited`
+            ("change", DataType::Utf8, false),
+            // `event`, `time`, `fill` or `removed`
             ("cause", DataType::Utf8, false),
             ("changed_at", time_type(), false),
         ],
@@ -454,11 +493,13 @@ pub(crate) mod tests {
         vec![
             events(),
             profiles(&traits),
+            groups("account", &traits),
             identifiers(),
             profile_merges(),
             identity_conflicts(),
             event_moves(),
             segment_changes(),
+            group_segment_changes(),
             sessions(),
             stage_changes(),
             definitions(),

@@ -61,6 +61,19 @@ pub fn views(tables: &[Table], dialect: Dialect) -> Vec<View> {
                 let sql = latest(dialect, table, &["profile_id"], &shown, Some(("deleted", "= false")));
                 views.push(view("current_profiles", sql));
             }
+            TableKind::Groups => {
+                let shown: Vec<&str> = columns(table)
+                    .map(|field| field.name().as_str())
+                    .filter(|name| !["group_id", "deleted"].contains(name))
+                    .collect();
+                let sql = latest(dialect, table, &["group_id"], &shown, Some(("deleted", "= false")));
+                views.push(view(&format!("current_{}", table.name), sql));
+            }
+            TableKind::GroupSegmentChanges => {
+                let entered = Some(("change", "= 'entered'"));
+                let keys = ["group_type", "segment", "group_id"];
+                views.push(view("group_segment_members", latest(dialect, table, &keys, &["changed_at"], entered)));
+            }
             TableKind::Identifiers => {
                 views.push(view("current_identifiers", current_identifiers(dialect, table, merges)));
             }

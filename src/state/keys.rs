@@ -32,6 +32,8 @@ pub enum Tag {
     Alias = b'x',
     /// Profile number → traits and memberships.
     Profile = b'p',
+    /// Kind of groups, hash of a group's id → its number among the profiles.
+    Group = b'u',
     /// De-duplication: part, generation, number → message id hashes (see [`dedupe`]).
     Dedupe = b'd',
     /// Outbox: commit number, table → sealed rows.
@@ -214,6 +216,14 @@ pub fn parse_timer(key: &[u8]) -> Option<(TimeUs, ProfileNumber)> {
 
 pub fn profile(profile: ProfileNumber) -> Bytes {
     number(Tag::Profile, profile)
+}
+
+/// The kind is the slot of the group's definition.
+pub fn group(kind: u32, hash: u128) -> Bytes {
+    let mut key = start(Tag::Group, 20);
+    key.put_u32(kind);
+    key.put_u128(hash);
+    key.freeze()
 }
 
 pub fn position(source: &str, topic: &str, partition: i32) -> Bytes {

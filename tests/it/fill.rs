@@ -16,8 +16,20 @@ segments:
   big:       "gone > 100"
   old:       "events > 1"
   pro:       "plan = 'pro'"
+groups:
+  account:
+    traits:   { people: { distinct: profile_id }, total: { sum: properties.total, event: Order Completed } }
+    segments: { crowded: "people.count > 3", seen: "events > 2", going: "total > 0" }
+  moving:
+    id: "coalesce(group_id, user_id)"
+    traits:   { orders: { count: "*", event: Order Completed } }
+    segments: { buying: "orders >= 1", seen: "events > 2" }
+  leaving:
+    traits:   { orders: { count: "*", event: Order Completed } }
+    segments: { buying: "orders >= 1" }
 "#;
 
+/// Of groups `account` has other traits, `moving` means other groups, `leaving` is gone and `coming` is new; of people
 /// `orders` and with it `customers` mean something else, `big` and `both` too, `old` and `gone` are gone, the rest is new.
 const AFTER: &str = r#"traits:
   plan:     { latest: traits.plan }
@@ -37,6 +49,28 @@ segments:
   lively:    "engaged > 3"
   some:      "stage = 'some'"
   half:      { sample: 50% }
+groups:
+  account:
+    traits:
+      people:  { distinct: profile_id }
+      last:    { latest: profile_id, event: Order Completed }
+      by_who:  { count: "*", by: profile_id }
+      total:   { sum: properties.total, event: Order Completed, where: "properties.total > 50" }
+      engaged: { formula: "people.count + total" }
+      stage:   { stages: [ { some: "people.count > 2" }, { none: "true" } ] }
+    segments:
+      crowded: "people.count > 2"
+      seen:    "events > 2"
+      rich:    "total > 300 AND in_segment('crowded')"
+      staged:  "stage = 'some'"
+  moving:
+    id: "coalesce(group_id, anonymous_id)"
+    traits:   { orders: { count: "*", event: Order Completed }, people: { count: profile_id } }
+    segments: { buying: "orders >= 1", seen: "events > 2" }
+  coming:
+    id: user_id
+    traits:   { accounts: { distinct: group_id }, recent: { count: "*", window: 12h } }
+    segments: { several: "accounts.count > 1", lively: "recent > 2" }
 "#;
 
 fn write(folder: &Path, definitions: &str) {
@@ -85,7 +119,9 @@ fn a_fill_ends_where_the_definition_would_have_been_from_the_start() {
             rounds += 1;
             assert!(rounds < 10_000, "the fill does not come to its end (seed {seed})");
         }
-        let (seen, wanted) = (world.seen(), expected.seen());
+        let (mut seen, wanted) = (world.seen(), expected.seen());
+        // The table of a definition that is gone stays as it was.
+        seen.profiles.retain(|id, _| !id.starts_with("groups_leaving"));
         assert_eq!(seen.members, wanted.members, "members (seed {seed})");
         assert_eq!(seen.profiles.keys().collect::<Vec<_>>(), wanted.profiles.keys().collect::<Vec<_>>());
         for (id, profile) in &wanted.profiles {

@@ -24,6 +24,10 @@ const BEFORE: &str = r#"traits:
 segments:
   lookers: "views >= 2"
   early:   "events >= 1"
+groups:
+  account:
+    traits:   { views: { count: "*", event: Product Viewed } }
+    segments: { looking: "views > 500", first: "events >= 1" }
 "#;
 
 const AFTER: &str = r#"traits:
@@ -36,6 +40,17 @@ segments:
   lookers: "views >= 3"
   buyers:  "orders >= 1"
   big:     "revenue > 200 AND path.level = 2"
+groups:
+  account:
+    traits:
+      views:  { count: "*", event: Product Viewed }
+      people: { distinct: profile_id }
+      buyers: { distinct: profile_id, event: Order Completed, by: properties.order_id }
+    segments: { looking: "views > 400", crowded: "people.count > 20" }
+  page:
+    id: properties.sku
+    traits:   { people: { most_frequent: profile_id } }
+    segments: { any: "events > 0" }
 activations:
   silent: { trigger: { enters: buyers }, status: dry_run, do: [ { id: tell, send: { to: crm } } ] }
   loud:   { trigger: { enters: big }, status: dry_run, on_backfill: fire, do: [ { id: tell, send: { to: crm } } ] }
@@ -85,6 +100,13 @@ impl Shop {
         [
             ("profiles", profiles),
             ("members", "SELECT segment, profile_id FROM segment_members ORDER BY 1, 2"),
+            (
+                "accounts",
+                "SELECT group_id, first_seen, events, views, people_count, people, buyers_keys, buyers \
+                 FROM current_groups_account ORDER BY group_id",
+            ),
+            ("pages", "SELECT group_id, events, people_overflow FROM current_groups_page ORDER BY group_id"),
+            ("accounts' members", "SELECT segment, group_id FROM group_segment_members ORDER BY 1, 2"),
             ("definitions", "SELECT kind, name, ready FROM current_definitions ORDER BY 1, 2"),
         ]
         .into_iter()
@@ -114,7 +136,8 @@ fn events(from: usize, to: usize) -> String {
         let at = chrono::DateTime::from_timestamp(1_772_000_000 + n as i64 * 30, 0).expect("a time").to_rfc3339();
         let _ = writeln!(
             text,
-            r#"{{"messageId":"m{n}","type":"track","event":"{event}",{who},"timestamp":"{at}","properties":{properties}}}"#
+            r#"{{"messageId":"m{n}","type":"track","event":"{event}","groupId":"g{}",{who},"timestamp":"{at}","properties":{properties}}}"#,
+            person % 20,
         );
     }
     text
@@ -140,10 +163,23 @@ fn a_fill_survives(clickhouse: Option<&str>) {
     // A segment with members is not removed by itself.
     let refused = shop.tributary(&["run", "--drain"]).output().expect("the program starts");
     assert_eq!(refused.status.code(), Some(1), "{}", text_of(&refused));
-    assert!(text_of(&refused).contains("segment early"), "{}", text_of(&refused));
+    for gone in ["segment early", "segment account.first (20 members)"] {
+        assert!(text_of(&refused).contains(gone), "{}", text_of(&refused));
+    }
 
     let plan = output_of(shop.tributary(&["plan"]));
-    for line in ["+ trait orders", "+ segment buyers", "~ segment lookers", "- segment early", "30000 stored events"] {
+    for line in [
+        "+ trait orders",
+        "+ segment buyers",
+        "~ segment lookers",
+        "- segment early",
+        "+ group page",
+        "+ trait account.people",
+        "~ segment account.looking",
+        "- segment account.first  0 would enter, 20 would leave",
+        "+ segment page.any  1 would enter",
+        "30000 stored events",
+    ] {
         assert!(plan.contains(line), "{line}\n{plan}");
     }
     // Nothing was touched by the plan.

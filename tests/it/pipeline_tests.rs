@@ -397,6 +397,39 @@ fn update_fills_in_what_is_empty() {
 }
 
 #[test]
+fn update_writes_groups_where_they_are_asked_for() {
+    let before = r#"groups:
+  account:
+    traits: { known: { count: profile_id }, looks: { count: "*", event: Looked } }
+    segments: { many: "known > 1" }
+tests:
+  - name: groups
+    steps:
+      - events:
+          - { event: Looked, user_id: u1, group_id: acme }
+          - { event: Looked, user_id: u2, group_id: acme }
+        expect:
+          groups: { account: { acme: { known: 3, looks: 2.0 }, nobody: { looks: 1 } } }   # both
+          group_segments: { account.many: [other] }
+      - events: [ { event: Looked, user_id: u1, group_id: "7" } ]
+        expect:
+          groups:
+            account:
+              "7":
+          group_segments: { account.many: }
+"#;
+    let after = before
+        .replace("{ known: 3, looks: 2.0 }, nobody: { looks: 1 }", "{ known: 2, looks: 2.0 }, nobody: { looks: null }")
+        .replace("[other]", "[acme]")
+        .replace("\"7\":\n", "\"7\": { known: 1, looks: 1 }\n")
+        .replace("account.many: }", "account.many: [acme] }");
+    let (text, output) = updated(before);
+    assert_eq!(text, after, "{}", text_of(&output));
+    assert!(output.status.success(), "{}", text_of(&output));
+    assert_eq!(updated(&text).0, text, "what is right is left alone");
+}
+
+#[test]
 fn junit_says_the_same_to_a_ci_system() {
     let tests = r#"tests:
   - name: "right & <good>"

@@ -12,14 +12,14 @@ use arrow::util::display::array_value_to_string;
 use async_trait::async_trait;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
-use tributary::definition::{self, Mode, Pipeline};
+use tributary::definition::{self, GroupPlan, Mode, Pipeline};
 use tributary::engine::history::{History, HistoryError, HistoryFilter, HistoryReader};
 use tributary::engine::{
     Begun, Chunk, Command, Core, Corrected, CorrectionRequest, ListEdited, ListRequest, Preparer, Shadow, Staged,
 };
 use tributary::event::{ProfileId, RawBatch};
 use tributary::identity::{Correction, Named};
-use tributary::profile::{Profile, ProfileRecord, Traits};
+use tributary::profile::{Profile, ProfileRecord, Traits, with_people};
 use tributary::sink::CommitRange;
 use tributary::state::keys::{self, Tag};
 use tributary::state::memory::MemoryStore;
@@ -95,6 +95,9 @@ pub fn random_events(random: &mut fastrand::Rng, count: usize, first: usize) -> 
                 timestamp: at * 1_000_000,
             };
             event.rest.push(format!(r#""context":{{"campaign":{{"source":"s{}"}}}}"#, random.u8(0..5)));
+            if number % 3 > 0 {
+                event.rest.push(format!(r#""groupId":"g{}""#, number * 7 % 5));
+            }
             match random.u8(0..3) {
                 0 => {
                     event.email = Some(format!("e{}@shop.example", random.u8(0..12)));
@@ -345,6 +348,11 @@ impl World {
 
     /// Everybody as stored, in no order.
     pub fn people(&self) -> Vec<Profile> {
+        self.profiles().into_iter().filter(|profile| profile.group.is_none()).collect()
+    }
+
+    /// People and groups.
+    pub fn profiles(&self) -> Vec<Profile> {
         let stored = self.runtime.block_on(scan_all(&*self.store, &keys::prefix(Tag::Profile))).expect("profiles");
         let load = |value: &[u8]| {
             let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", value).expect("a profile");
@@ -358,6 +366,13 @@ impl World {
         let traits = Traits::new(self.pipeline.traits.clone(), self.pipeline.sessions.clone(), &self.preparer.schema())
             .expect("traits");
         traits.columns(people, &vec![self.clock; people.len()]).expect("columns")
+    }
+
+    /// The same of groups of this definition, which these are.
+    pub fn group_traits(&self, plan: &GroupPlan, groups: &[Profile]) -> RecordBatch {
+        let events = with_people(&self.preparer.schema());
+        let traits = Traits::new(plan.traits.clone(), self.pipeline.sessions.clone(), &events);
+        traits.expect("traits").columns(groups, &vec![self.clock; groups.len()]).expect("columns")
     }
 
     pub fn digest(&self) -> u128 {
@@ -437,6 +452,28 @@ impl World {
                         let sum: &mut (i128, i64) = sums.entry(value("hour")).or_default();
                         sum.0 += revenue;
                         sum.1 += orders;
+                    }
+                    "group_segment_changes" => {
+                        let segment = format!("{}.{}", value("group_type"), value("segment"));
+                        let member = (segment, value("group_id"));
+                        if value("change") == "entered" {
+                            assert!(members.insert(member.clone()), "{member:?} entered twice");
+                        } else {
+                            assert!(members.remove(&member), "{member:?} exited without having entered");
+                        }
+                    }
+                    name if name.starts_with("groups_") => {
+                        let id = format!("{name}:{}", value("group_id"));
+                        if value("deleted") == "true" {
+                            profiles.remove(&id);
+                            continue;
+                        }
+                        let schema = rows.schema();
+                        let columns = schema.fields().iter().zip(rows.columns());
+                        let shown = columns.filter(|(field, _)| !matches!(field.name().as_str(), "_batch" | "_seq"));
+                        let shown: Vec<String> =
+                            shown.map(|(field, column)| format!("{}={}", field.name(), text(column, row))).collect();
+                        profiles.insert(id, shown.join(" "));
                     }
                     "rejected_events" | "identity_conflicts" | "deliveries" | "stage_changes" | "definitions"
                     | "rfm_borders" | "sessions" => {}

@@ -14,6 +14,12 @@ pub fn compare(seen: &Seen, expectation: &Expectation) -> Option<Difference> {
         Expected::Profiles(groups) => ("profiles".to_string(), profiles(seen, groups)),
         Expected::Segment { name, members } => (format!("segment {name}"), segment(seen, name, members)),
         Expected::Traits { who, values } => (format!("traits of {who}"), traits(seen, who, values)),
+        Expected::Group { group, id, values } => {
+            (format!("traits of {group} {id}"), values_of(values, |name| seen.group_value(group, id, name)))
+        }
+        Expected::GroupSegment { name, members } => {
+            (format!("segment {name}"), texts(members, seen.group_members(name)))
+        }
         Expected::Conflicts(rows) => ("conflicts".to_string(), compare_rows(seen, rows, &seen.conflicts)),
         Expected::Sent(rows) => ("sent".to_string(), compare_rows(seen, rows, &seen.sent)),
         Expected::NoProfile(ids) => ("no_profile".to_string(), texts(ids, seen.no_profile.iter())),
@@ -74,9 +80,13 @@ fn traits(seen: &Seen, who: &Who, values: &[(String, Value)]) -> Vec<String> {
     let Some(id) = seen.profile_of(who) else {
         return vec![missing(format!("{who} (nobody has this identifier)"))];
     };
+    values_of(values, |name| seen.trait_value(id, name))
+}
+
+fn values_of<'s>(values: &[(String, Value)], found: impl Fn(&str) -> Option<&'s Value>) -> Vec<String> {
     let mut lines = Vec::new();
     for (name, expected) in values {
-        let found = seen.trait_value(id, name).unwrap_or(&Value::Null);
+        let found = found(name).unwrap_or(&Value::Null);
         if !equal(expected, found) {
             lines.push(missing(format!("{name}: {expected}")));
             lines.push(instead(format!("{name}: {found}")));

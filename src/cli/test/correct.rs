@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::compare::{equal, pairs};
 use super::seen::{Found, Row, Seen};
 use crate::definition::{Blank, Cell, Expectation, Expected, ExpectedRow, Pipeline, Who};
+use crate::profile::TraitPlan;
 
 /// The expectation as it would hold; empty where it cannot be said, as of a person whom nobody knows.
 pub fn correct(seen: &Seen, pipeline: &Pipeline, expectation: &Expectation) -> Vec<Expected> {
@@ -14,6 +15,15 @@ pub fn correct(seen: &Seen, pipeline: &Pipeline, expectation: &Expectation) -> V
         Expected::Profiles(groups) => vec![profiles(seen, groups)],
         Expected::Segment { name, members } => vec![segment(seen, name, members)],
         Expected::Traits { who, values } => traits(seen, pipeline, who, values).into_iter().collect(),
+        Expected::Group { group, id, values } => {
+            let plans = pipeline.groups.iter().find(|plan| plan.name == *group).map(|plan| plan.traits.as_slice());
+            let found = |name: &str| seen.group_value(group, id, name).cloned().unwrap_or(Value::Null);
+            let values = right_values(plans.unwrap_or_default(), values, found);
+            vec![Expected::Group { group: group.clone(), id: id.clone(), values }]
+        }
+        Expected::GroupSegment { name, members } => {
+            vec![Expected::GroupSegment { name: name.clone(), members: texts(members, seen.group_members(name)) }]
+        }
         Expected::Conflicts(expected) => {
             let default = ["set_aside", "reassigned", "profile", "other", "cause"];
             vec![Expected::Conflicts(rows(seen, expected, &seen.conflicts, &default))]
@@ -109,17 +119,24 @@ fn segment(seen: &Seen, name: &str, members: &[Who]) -> Expected {
 fn traits(seen: &Seen, pipeline: &Pipeline, who: &Who, values: &[(String, Value)]) -> Option<Expected> {
     let id = seen.profile_of(who)?;
     let found = |name: &str| seen.trait_value(id, name).cloned().unwrap_or(Value::Null);
-    let right = if values.is_empty() {
-        let all = pipeline.traits.iter().map(|plan| (plan.name.clone(), found(&plan.name)));
-        all.filter(|(_, value)| !value.is_null()).collect()
-    } else {
-        let right = values.iter().map(|(name, old)| {
-            let found = found(name);
-            (name.clone(), if equal(old, &found) { old.clone() } else { found })
-        });
-        right.collect()
+    Some(Expected::Traits { who: who.clone(), values: right_values(&pipeline.traits, values, found) })
+}
+
+/// Those that are asked for, what was right as it was written; or all that have a value.
+fn right_values(
+    plans: &[TraitPlan],
+    values: &[(String, Value)],
+    found: impl Fn(&str) -> Value,
+) -> Vec<(String, Value)> {
+    if values.is_empty() {
+        let all = plans.iter().map(|plan| (plan.name.clone(), found(&plan.name)));
+        return all.filter(|(_, value)| !value.is_null()).collect();
+    }
+    let right = |(name, old): &(String, Value)| {
+        let found = found(name);
+        (name.clone(), if equal(old, &found) { old.clone() } else { found })
     };
-    Some(Expected::Traits { who: who.clone(), values: right })
+    values.iter().map(right).collect()
 }
 
 fn event_of(seen: &Seen, message_id: &str) -> Option<Who> {

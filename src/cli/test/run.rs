@@ -72,6 +72,7 @@ impl Runner {
             self.take(step, &mut state).await?;
             if !step.expect.is_empty() {
                 state.seen.profiles(&state.core.profiles_at(step.at).await?);
+                state.seen.groups(&state.core.groups_at(step.at).await?);
             }
             for expectation in &step.expect {
                 differences.extend(compare(&state.seen, expectation));

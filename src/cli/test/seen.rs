@@ -25,6 +25,10 @@ pub struct Seen {
     merged: HashMap<String, String>,
     traits: HashMap<String, Map<String, Value>>,
     members: BTreeMap<String, BTreeSet<String>>,
+    /// By the table and the id.
+    groups: HashMap<(String, String), Map<String, Value>>,
+    /// By `GROUP.SEGMENT`.
+    group_members: BTreeMap<String, BTreeSet<String>>,
     /// By message id.
     pub events: HashMap<String, StoredEvent>,
     pub conflicts: Vec<Row>,
@@ -63,7 +67,8 @@ pub struct Rejected {
 
 impl Seen {
     pub fn new(pipeline: &Pipeline) -> Seen {
-        let columns = pipeline.traits.iter().flat_map(|plan| &plan.columns);
+        let of_groups = pipeline.groups.iter().flat_map(|group| &group.traits);
+        let columns = pipeline.traits.iter().chain(of_groups).flat_map(|plan| &plan.columns);
         let json = columns.filter(|column| column.value_type == ValueType::Json);
         Seen {
             types: pipeline.identity.types.iter().map(|kind| kind.name.clone()).collect(),
@@ -73,6 +78,8 @@ impl Seen {
             merged: HashMap::new(),
             traits: HashMap::new(),
             members: BTreeMap::new(),
+            groups: HashMap::new(),
+            group_members: BTreeMap::new(),
             events: HashMap::new(),
             conflicts: Vec::new(),
             sent: Vec::new(),
@@ -90,6 +97,8 @@ impl Seen {
                     "profiles" => self.profile(&row),
                     "identifiers" => self.identifier(&row),
                     "profile_merges" => self.merge(&row),
+                    "group_segment_changes" => self.group_segment_change(&row),
+                    name if name.starts_with("groups_") => self.group(name, &row),
                     "segment_changes" => self.segment_change(&row),
                     "identity_conflicts" => self.conflict(&row),
                     "deliveries" => self.delivery(&row),
@@ -104,6 +113,13 @@ impl Seen {
     /// Takes in profiles as they are at a moment: what windows and formulas say changes without a row of its own.
     pub fn profiles(&mut self, batch: &RecordBatch) {
         (0..batch.num_rows()).for_each(|index| self.profile(&Columns { batch, index }));
+    }
+
+    /// The same of groups, by their tables.
+    pub fn groups(&mut self, all: &[(Table, RecordBatch)]) {
+        for (table, batch) in all {
+            (0..batch.num_rows()).for_each(|index| self.group(&table.name, &Columns { batch, index }));
+        }
     }
 
     /// From here on `conflicts`, `sent`, `no_profile` and `rejected` begin anew.
@@ -157,6 +173,15 @@ impl Seen {
         self.traits.get(id).and_then(|traits| traits.get(name))
     }
 
+    pub fn group_value(&self, group: &str, id: &str, name: &str) -> Option<&Value> {
+        self.groups.get(&(format!("groups_{group}"), id.to_string())).and_then(|traits| traits.get(name))
+    }
+
+    /// The members of `GROUP.SEGMENT`.
+    pub fn group_members(&self, segment: &str) -> impl Iterator<Item = &String> {
+        self.group_members.get(segment).into_iter().flatten()
+    }
+
     // Rows of the tables
 
     fn event(&mut self, row: &Columns) {
@@ -177,15 +202,36 @@ impl Seen {
             self.traits.remove(id);
             return;
         }
-        let mut traits = Map::new();
+        let traits = self.values(row);
+        self.traits.insert(id.to_string(), traits);
+    }
+
+    fn values(&self, row: &Columns) -> Map<String, Value> {
+        let mut values = Map::new();
         for field in row.batch.schema_ref().fields() {
             let mut value = row.value(field.name());
             if let (true, Value::String(text)) = (self.json_traits.contains(field.name()), &value) {
                 value = serde_json::from_str(text).unwrap_or(value);
             }
-            traits.insert(field.name().clone(), value);
+            values.insert(field.name().clone(), value);
         }
-        self.traits.insert(id.to_string(), traits);
+        values
+    }
+
+    fn group(&mut self, table: &str, row: &Columns) {
+        let Some(id) = row.text("group_id") else { return };
+        let values = self.values(row);
+        self.groups.insert((table.to_string(), id.to_string()), values);
+    }
+
+    fn group_segment_change(&mut self, row: &Columns) {
+        let (Some(group), Some(segment)) = (row.text("group_type"), row.text("segment")) else { return };
+        let Some(id) = row.text("group_id") else { return };
+        let members = self.group_members.entry(format!("{group}.{segment}")).or_default();
+        match row.text("change") {
+            Some("entered") => members.insert(id.to_string()),
+            _ => members.remove(id),
+        };
     }
 
     fn identifier(&mut self, row: &Columns) {

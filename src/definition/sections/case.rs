@@ -184,6 +184,25 @@ fn expect_of(reader: &Reader, node: &Node, span: Span) -> Vec<(Span, ExpectSpec)
                 let values = values.map(|entry| (named(&entry.key), reader.json(&entry.value), entry.value.span));
                 (key.span, ExpectSpec::Traits { who: named(key), values: values.collect() })
             })),
+            "groups" => {
+                for Entry { key: group, value } in reader.entries(value, "groups") {
+                    all.extend(reader.entries(value, &group.text).iter().map(|Entry { key, value }| {
+                        let values = reader.entries(value, &key.text).iter();
+                        let values =
+                            values.map(|entry| (named(&entry.key), reader.json(&entry.value), entry.value.span));
+                        let (group, id) = (named(group), named(key));
+                        (key.span, ExpectSpec::Group { group, id, values: values.collect() })
+                    }));
+                }
+            }
+            "group_segments" => {
+                all.extend(reader.entries(value, "group_segments").iter().map(|Entry { key, value }| {
+                    (
+                        key.span,
+                        ExpectSpec::GroupSegment { name: named(key), members: texts(reader, value, "a group's id") },
+                    )
+                }))
+            }
             "events" => all.extend(reader.entries(value, "events").iter().filter_map(|Entry { key, value }| {
                 if value.is_null() && reader.fill {
                     return Some((key.span, ExpectSpec::Blank(Blank::EventOf(key.text.clone()))));

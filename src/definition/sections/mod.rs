@@ -81,6 +81,7 @@ fn section(definition: &mut Definition, name: &str, span: Span, node: &Node, rea
         "sessions" => definition.sessions = sessions(node, span, reader),
         "traits" => named(&mut definition.traits, node, "trait", reader, a_trait),
         "segments" => named(&mut definition.segments, node, "segment", reader, segment),
+        "groups" => named(&mut definition.groups, node, "group", reader, group),
         "destinations" => named(&mut definition.destinations, node, "destination", reader, destination),
         "activations" => named(&mut definition.activations, node, "activation", reader, activation),
         "aggregates" => {
@@ -122,6 +123,20 @@ fn named<T>(
         };
         into.push(Named { name: key.text.clone(), span: key.span, body });
     }
+}
+
+fn group(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<GroupSpec> {
+    let fields = reader.section(node, what, span, &reference::GROUP)?;
+    let id = fields.get("id").map(|node| reader.sql(node, "`id`"));
+    let mut spec = GroupSpec { id: None, traits: Vec::new(), segments: Vec::new() };
+    if let Some(node) = fields.get("traits") {
+        named(&mut spec.traits, node, "trait", reader, a_trait);
+    }
+    if let Some(node) = fields.get("segments") {
+        named(&mut spec.segments, node, "segment", reader, segment);
+    }
+    spec.id = id.map_or(Some(None), |id| id.map(Some))?;
+    Some(spec)
 }
 
 fn dedupe(node: &Node, span: Span, reader: &Reader) -> Option<DedupeSpec> {

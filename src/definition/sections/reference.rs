@@ -20,6 +20,7 @@ pub static FILE: Section = Section {
         key("sessions", Map(&SESSIONS), "where a person's visit ends"),
         key("traits", Named(&Map(&TRAIT)), "what is kept per person"),
         key("segments", Named(&OneOf(&[Sql, Map(&SEGMENT)])), "who belongs together: a condition over traits"),
+        key("groups", Named(&Map(&GROUP)), "what is kept per account or the like, and which of them belong together"),
         key("destinations", Named(&Map(&DESTINATION)), "where messages go"),
         key("activations", Named(&Map(&ACTIVATION)), "what sets off which message"),
         key("aggregates", Named(&Sql), "sums over all events, by key: SELECT … FROM events GROUP BY …"),
@@ -31,7 +32,7 @@ pub static FILE: Section = Section {
         key("tests", List(&Map(&TEST)), "what `tributary test` tries out"),
     ],
     one_of: &[],
-    later: &[("consent", NOT_YET), ("groups", NOT_YET), ("audiences", NOT_YET)],
+    later: &[("consent", NOT_YET), ("audiences", NOT_YET)],
 };
 
 // Sessions, traits and segments
@@ -113,6 +114,12 @@ pub static SEGMENT: Section = Section {
     one_of: &["sample", "list"],
     later: &[],
 };
+
+pub static GROUP: Section = Section::of(&[
+    key("id", Sql, "what an event's group is known by; group_id if left out"),
+    key("traits", Named(&Map(&TRAIT)), "what is kept per group; profile_id can be counted"),
+    key("segments", Named(&Sql), "which groups belong together: a condition over their traits"),
+]);
 
 // Sources, tables, transforms
 
@@ -344,6 +351,8 @@ pub static EXPECT: Section = Section::of(&[
     key("conflicts", List(&Map(&CONFLICT)), "these and no other identity conflicts since the `expect` before"),
     key("segments", Entries(&Any(&Text)), "segment: exactly its members as type:value"),
     key("traits", Entries(&Entries(&Json)), "person: traits and their values"),
+    key("groups", Entries(&Entries(&Entries(&Json))), "one of `groups`: ids of such groups, their traits and values"),
+    key("group_segments", Entries(&Any(&Text)), "GROUP.SEGMENT: exactly the ids of its members"),
     key("sent", List(&Map(&SENT)), "these and no other messages since the `expect` before"),
     key("flags", Entries(&Any(&Text)), "message id: exactly the event's flags"),
     key("no_profile", Any(&Text), "message ids of the events since the `expect` before that belong to nobody"),

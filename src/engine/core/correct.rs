@@ -125,8 +125,8 @@ impl Core {
     pub fn shadow(&self, pipeline: &Pipeline, events: &SchemaRef) -> Result<Shadow, EngineError> {
         let unfilled = self.fill.as_ref().filter(|fill| fill.swept.is_none());
         let unfilled = unfilled.map(|fill| {
-            let slots = self.slots.traits().iter();
-            (slots.map(|slot| fill.traits.contains(&slot.slot)).collect(), fill.upto)
+            let slots = self.slots.of_kind(0).traits.iter();
+            (slots.map(|slot| fill.traits.contains(slot)).collect(), fill.upto)
         });
         Shadow::new(pipeline, events, self.identities.corrections.clone(), self.record.now, unfilled)
     }

@@ -35,8 +35,10 @@ impl Core {
             told.map(move |(name, version, ready)| Told { is_segment, name, version, ready, removed: false })
                 .collect::<Vec<_>>()
         };
-        let mut now = all(false, self.slots.traits(), self.traits.plans.len());
-        let defined = self.segments.plans.iter().filter(|plan| !matches!(plan.rule, SegmentRule::Nobody)).count();
+        let mut now = all(false, self.slots.traits(), usize::MAX);
+        let of_groups = self.groups.iter().flat_map(|group| &group.segments.plans);
+        let plans = self.segments.plans.iter().chain(of_groups);
+        let defined = plans.filter(|plan| !matches!(plan.rule, SegmentRule::Nobody)).count();
         now.extend(all(true, self.slots.segments(), defined));
         let is = |a: &Told, b: &Told| a.is_segment == b.is_segment && a.name == b.name;
         let gone = self.told.iter().filter(|told| !told.removed && !now.iter().any(|other| is(told, other)));

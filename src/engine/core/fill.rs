@@ -16,20 +16,26 @@ use serde::{Deserialize, Serialize};
 use super::*;
 use crate::definition::Pipeline;
 use crate::engine::history::{HistoryFilter, Stored};
-use crate::profile::{Differences, SlotOf, TraitRule};
+use crate::profile::{Differences, Differs, SlotOf, SlotsOfKind, TraitPlan, TraitRule};
 
 /// Profiles that are judged in one commit of a sweep.
 pub(super) const PROFILES_AT_ONCE: usize = 5_000;
 
 /// The fill that is under way, under `Tag::Engine`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct FillRecord {
     /// Slots of the traits that do not know the past yet.
     pub traits: Vec<u32>,
     /// Slots of the segments that everyone has to be judged for.
     pub segments: Vec<u32>,
+    /// Slots of the definitions whose groups are still to be found in the past.
+    pub groups: Vec<u32>,
     /// Segments that are defined no more: whoever is in them leaves.
     pub removed: Vec<SlotOf>,
+    /// Slot and name of definitions that made groups which are to be let go of.
+    pub gone: Vec<(u32, String)>,
+    /// They have been let go of up to this number; None: there are none left.
+    pub let_go: Option<ProfileNumber>,
     /// History is read up to this commit.
     pub upto: u64,
     /// `_batch` and `_seq` of the last event that was added; None: none yet.
@@ -49,56 +55,69 @@ pub struct Chunk {
 }
 
 impl FillRecord {
-    pub const VERSION: u8 = 1;
+    pub const VERSION: u8 = 2;
     pub const KEY: &str = "fill";
 
-    /// What is left of a fill that was not finished, and what the definitions bring.
+    /// What is left of a fill that was not finished, and what the definitions bring. `again` are the slots of traits that are to
+    /// be filled once more though nothing is new about them.
     pub(super) fn plan(
         unfinished: Option<FillRecord>,
         differences: &Differences,
+        again: &[u32],
         slots: &mut Slots,
         pipeline: &Pipeline,
         commit: u64,
     ) -> Option<FillRecord> {
-        let (old, mut record) = match unfinished {
-            None if *differences == Differences::default() => return None,
-            Some(fill) if *differences == Differences::default() => return Some(fill),
-            old => {
-                let record = FillRecord {
-                    traits: Vec::new(),
-                    segments: Vec::new(),
-                    removed: old.iter().flat_map(|fill| fill.removed.clone()).collect(),
-                    upto: commit,
-                    cursor: None,
-                    events: 0,
-                    swept: None,
-                };
-                (old, record)
+        if *differences == Differences::default() && again.is_empty() {
+            return unfinished;
+        }
+        let old = unfinished.unwrap_or_default();
+        let half_done: Vec<u32> = [&old.traits, &old.groups, again].concat();
+        let mut gone = if old.let_go.is_some() { old.gone } else { Vec::new() };
+        let replaced = slots.groups().iter().filter(|group| half_done.contains(&group.slot));
+        gone.extend(replaced.chain(&differences.removed_groups).map(|group| (group.slot, group.name.clone())));
+        let (mut traits, mut groups) = slots.renew(&half_done);
+        let renewed = traits.clone();
+        let of = |differs: &[Differs]| differs.iter().map(|differs| differs.slot).collect::<Vec<u32>>();
+        traits.extend(of(&differences.traits));
+        groups.extend(of(&differences.groups));
+        let defined: usize = pipeline.defined().iter().map(|of| of.segments.len()).sum();
+        let defined = &slots.segments()[..defined];
+        let mut segments = [old.segments, of(&differences.segments)].concat();
+        for group in slots.groups() {
+            let (of, other) = (slots.of_kind(group.slot), groups.contains(&group.slot));
+            if other {
+                // Of other groups everything is to be found.
+                traits.extend(&of.traits);
             }
-        };
-        let half_done = |slot: u32| old.as_ref().is_some_and(|fill| fill.traits.contains(&slot));
-        let again: Vec<u16> = (0..slots.traits().len() as u16)
-            .filter(|index| half_done(slots.traits()[usize::from(*index)].slot))
-            .collect();
-        slots.renew(again.iter().copied());
-        let changed = differences.traits.iter().map(|(index, _)| index);
-        let traits = again.iter().chain(changed);
-        record.traits = traits.map(|index| slots.traits()[usize::from(*index)].slot).collect();
-        let to_judge = |slot: &SlotOf| old.as_ref().is_some_and(|fill| fill.segments.contains(&slot.slot));
-        let changed = |index: usize| differences.segments.iter().any(|(other, _)| usize::from(*other) == index);
-        let segments = slots.segments().iter().enumerate();
-        let segments = segments.take(pipeline.segments.len());
-        record.segments = segments.filter(|(index, s)| to_judge(s) || changed(*index)).map(|(_, s)| s.slot).collect();
+            // What reads a trait that is filled once more waits for it.
+            if other || of.traits.iter().any(|slot| renewed.contains(slot)) {
+                segments.extend(&of.segments);
+            }
+        }
+        segments.retain(|segment| defined.iter().any(|slot| slot.slot == *segment));
+        let mut removed = old.removed;
         // One that is defined again is not gone.
-        let defined = &slots.segments()[..pipeline.segments.len()];
-        record.removed.retain(|gone| defined.iter().all(|slot| slot.slot != gone.slot));
-        record.removed.extend(differences.removed_segments.iter().cloned());
-        record.segments.extend(record.removed.iter().map(|slot| slot.slot));
+        removed.retain(|gone| defined.iter().all(|slot| slot.slot != gone.slot));
+        removed.extend(differences.removed_segments.iter().cloned());
+        segments.extend(removed.iter().map(|slot| slot.slot));
+        for slots in [&mut traits, &mut segments] {
+            slots.sort_unstable();
+            slots.dedup();
+        }
+        let let_go = (!gone.is_empty()).then_some(0);
+        let mut record =
+            FillRecord { traits, segments, groups, removed, gone, let_go, upto: commit, ..FillRecord::default() };
         if !record.reads_history(slots, pipeline) {
             record.swept = Some(0);
         }
-        let nothing = record.traits.is_empty() && record.segments.is_empty() && record.removed.is_empty();
+        let nothing = record.traits.is_empty() && record.segments.is_empty() && record.let_go.is_none();
         (!nothing).then_some(record)
+    }
+
+    /// The profile up to which everyone was judged, once that has begun.
+    pub(super) fn judged_upto(&self) -> Option<ProfileNumber> {
+        self.swept.filter(|_| self.let_go.is_none())
     }
 
     /// How far it is, for people. `next_profile` as in the engine's record.
@@ -110,10 +129,15 @@ impl FillRecord {
             (traits, segments) => format!("{} and {}", count(traits, "trait"), count(segments, "segment")),
         };
         let events = count(self.events as usize, "event");
+        let profiles = next_profile.saturating_sub(1);
         let place = match self.swept {
+            _ if self.let_go.is_some() => {
+                let looked_at = self.let_go.unwrap_or_default();
+                format!("groups of other definitions are let go of, {looked_at} of {profiles} profiles looked at")
+            }
             None => format!("{events} read back, up to commit {} of {}", self.cursor.map_or(0, |at| at.0), self.upto),
             Some(swept) => {
-                format!("{events} read back, {swept} of {} profiles judged anew", next_profile.saturating_sub(1))
+                format!("{events} read back, {swept} of {profiles} profiles judged anew")
             }
         };
         format!("{not_ready} not ready: {place}")
@@ -121,32 +145,34 @@ impl FillRecord {
 
     /// Whether some trait that is filled is made of events.
     fn reads_history(&self, slots: &Slots, pipeline: &Pipeline) -> bool {
-        self.plans(slots, pipeline).any(|plan| matches!(plan.rule, TraitRule::Events(_)))
+        !self.groups.is_empty() || self.plans(slots, pipeline).any(|plan| matches!(plan.rule, TraitRule::Events(_)))
     }
 
-    fn plans<'a>(
-        &'a self,
-        slots: &'a Slots,
-        pipeline: &'a Pipeline,
-    ) -> impl Iterator<Item = &'a crate::profile::TraitPlan> {
-        let plans = slots.traits().iter().zip(&pipeline.traits);
-        plans.filter(|(slot, _)| self.traits.contains(&slot.slot)).map(|(_, plan)| plan)
+    fn plans<'a>(&'a self, slots: &'a Slots, pipeline: &'a Pipeline) -> impl Iterator<Item = &'a TraitPlan> {
+        let groups = pipeline.groups.iter().zip(slots.groups());
+        let groups = groups.flat_map(|(plan, group)| slots.of_kind(group.slot).traits.iter().zip(&plan.traits));
+        let all = slots.of_kind(0).traits.iter().zip(&pipeline.traits).chain(groups);
+        all.filter(|(slot, _)| self.traits.contains(slot)).map(|(_, plan)| plan)
     }
 
     /// What is not ready: traits until history has been read, segments until everyone is judged. While they are judged,
     /// they are judged for live events as well.
-    pub(super) fn set_ready(&self, slots: &Slots, traits: &mut [bool], segments: &mut [bool]) {
-        let reading = self.swept.is_none();
-        for (slot, ready) in slots.traits().iter().zip(traits) {
-            *ready = !reading || !self.traits.contains(&slot.slot);
+    pub(super) fn set_ready(&self, slots: &SlotsOfKind, traits: &mut [bool], segments: &mut [bool]) {
+        let reading = self.judged_upto().is_none();
+        for (slot, ready) in slots.traits.iter().zip(traits) {
+            *ready = !reading || !self.traits.contains(slot);
         }
-        for (slot, ready) in slots.segments().iter().zip(segments) {
-            *ready = !reading || !self.segments.contains(&slot.slot);
+        for (slot, ready) in slots.segments.iter().zip(segments) {
+            *ready = !reading || !self.segments.contains(slot);
         }
     }
 
     /// The events that are needed.
     pub fn filter(&self, slots: &Slots, pipeline: &Pipeline, now: TimeUs) -> HistoryFilter {
+        if !self.groups.is_empty() {
+            // All that there is of a group.
+            return HistoryFilter::default();
+        }
         let mut names: Option<Vec<String>> = Some(Vec::new());
         let mut since = Some(TimeUs::MAX);
         for plan in self.plans(slots, pipeline) {
@@ -194,11 +220,14 @@ impl Core {
             return Err(StoreError::Damaged("an id leads to a profile that is not stored".to_string()).into());
         }
         let stored: Vec<TimeUs> = profiles.iter().map(|profile| profile.timer).collect();
-        let ranked = self.traits.plans.iter().any(|plan| plan.event_rule().is_some_and(|r| r.ranks_by_identifier()));
+        let of_groups = self.groups.iter().flat_map(|group| &group.traits.plans);
+        let mut plans = self.traits.plans.iter().chain(of_groups);
+        let ranked = plans.any(|plan| plan.event_rule().is_some_and(|r| r.ranks_by_identifier()));
         let best = if ranked { self.best_identifiers(&chunk.stored) } else { Vec::new() };
         let input = Input { events, profile_of_row: &profile_of_row, best: &best, now: self.record.now };
-        let which: Vec<bool> = self.slots.traits().iter().map(|slot| fill.traits.contains(&slot.slot)).collect();
+        let which: Vec<bool> = self.slots.of_kind(0).traits.iter().map(|slot| fill.traits.contains(slot)).collect();
         self.traits.apply(&input, Some(&which), &mut profiles)?;
+        self.fill_groups(&fill, &input, &mut profiles, staged).await?;
         self.put_profiles(&numbers, profiles, &stored, staged);
         self.profiles.shrink();
         fill.events += events.len() as u64;
@@ -239,27 +268,34 @@ impl Core {
         self.set_fill(Some(FillRecord { swept: Some(0), ..fill }), staged);
     }
 
-    fn set_fill(&mut self, fill: Option<FillRecord>, staged: &mut Staged) {
+    pub(super) fn set_fill(&mut self, fill: Option<FillRecord>, staged: &mut Staged) {
         let key = keys::name(Tag::Engine, FillRecord::KEY);
         match &fill {
             Some(fill) => {
                 staged.writes.put(key, codec::encode(FillRecord::VERSION, fill));
-                fill.set_ready(&self.slots, &mut self.traits.ready, &mut self.segments.ready);
+                fill.set_ready(self.slots.of_kind(0), &mut self.traits.ready, &mut self.segments.ready);
+                for group in &mut self.groups {
+                    fill.set_ready(self.slots.of_kind(group.kind), &mut group.traits.ready, &mut group.segments.ready);
+                }
             }
             None => {
                 staged.writes.delete(key);
-                self.traits.ready.fill(true);
-                self.segments.ready.fill(true);
+                let people = (&mut self.traits, &mut self.segments);
+                let groups = self.groups.iter_mut().map(|group| (&mut group.traits, &mut group.segments));
+                for (traits, segments) in [people].into_iter().chain(groups) {
+                    traits.ready.fill(true);
+                    segments.ready.fill(true);
+                }
             }
         }
-        self.must_tell |=
-            self.fill.as_ref().map(|fill| fill.swept.is_some()) != fill.as_ref().map(|f| f.swept.is_some());
+        let phase = |fill: &Option<FillRecord>| fill.as_ref().map(|fill| fill.judged_upto().is_some());
+        self.must_tell |= phase(&self.fill) != phase(&fill);
         self.fill = fill;
     }
 
-    /// Whether everyone is being judged anew, or looked at for the borders of RFM traits.
+    /// Whether everyone is being judged anew, or looked at for the borders of RFM traits, or for groups to let go of.
     pub fn is_sweeping(&self) -> bool {
-        self.fill.as_ref().is_some_and(|fill| fill.swept.is_some()) || self.is_scoring()
+        self.fill.as_ref().is_some_and(|fill| fill.swept.is_some() || fill.let_go.is_some()) || self.is_scoring()
     }
 
     /// Goes on with the next of all profiles, a commit of its own: for the fill, else for new borders, else for a scan, which
@@ -298,22 +334,26 @@ impl Core {
 
     async fn sweep_fill(&mut self, now: TimeUs) -> Result<Option<Staged>, EngineError> {
         let Some(fill) = self.fill.clone() else { return Ok(None) };
+        if let Some(after) = fill.let_go {
+            return self.let_go(fill, after, now).await.map(Some);
+        }
         let Some(swept) = fill.swept else { return Ok(None) };
         let mut staged = self.begin(now);
-        let mut findings = Findings::default();
         let (mut numbers, done) = self.next_profiles(swept).await?;
         let last = numbers.last().copied().unwrap_or(swept);
-        let mut profiles = self.take_stored(&mut numbers).await?;
-        let stored: Vec<TimeUs> = profiles.iter().map(|profile| profile.timer).collect();
-        self.judge_whole(&mut profiles, &numbers, Cause::Fill, &mut findings, &mut staged).await?;
-        if fill.traits.is_empty() {
-            self.add_changed(&profiles, &findings, &mut staged)?;
-        } else {
-            self.add_profile_rows(&profiles, &mut staged)?;
-            self.add_findings(&findings, &mut staged)?;
-            self.count_transitions(&findings.transitions);
+        let profiles = self.take_stored(&mut numbers).await?;
+        for Kindred { kind, numbers, mut profiles } in Kindred::of(numbers, profiles) {
+            let stored: Vec<TimeUs> = profiles.iter().map(|profile| profile.timer).collect();
+            let mut findings = Findings::default();
+            self.judge_whole(&mut profiles, &numbers, Cause::Fill, &mut findings, &mut staged).await?;
+            let of_kind = &self.slots.of_kind(kind).traits;
+            if fill.groups.contains(&kind) || of_kind.iter().any(|slot| fill.traits.contains(slot)) {
+                self.add_found(&profiles, &profiles, &findings, &mut staged)?;
+            } else {
+                self.add_changed(&profiles, &findings, &mut staged)?;
+            }
+            self.put_profiles(&numbers, profiles, &stored, &mut staged);
         }
-        self.put_profiles(&numbers, profiles, &stored, &mut staged);
         self.profiles.shrink();
         if done && !fill.removed.is_empty() {
             let gone = |name: &String| fill.removed.iter().any(|removed| removed.name == *name);
@@ -334,8 +374,10 @@ impl Core {
         findings: &mut Findings,
         staged: &mut Staged,
     ) -> Result<(), EngineError> {
-        let filled = self.fill.as_ref().and_then(|fill| fill.swept);
-        for (swept, cause) in [(filled, Cause::Fill), (self.rescored(), Cause::Time)] {
+        let filled = self.fill.as_ref().and_then(FillRecord::judged_upto);
+        // Groups are not scored.
+        let people = profiles.first().is_none_or(|profile| profile.group.is_none());
+        for (swept, cause) in [(filled, Cause::Fill), (self.rescored().filter(|_| people), Cause::Time)] {
             let Some(swept) = swept else { continue };
             let rows: Vec<usize> =
                 (0..profiles.len()).filter(|row| own[*row] > swept && profiles[*row].events > 0).collect();
@@ -361,7 +403,7 @@ impl Core {
         if profiles.is_empty() {
             return Ok(());
         }
-        if !self.lists.is_empty() {
+        if !self.lists.is_empty() && profiles[0].group.is_none() {
             let missing = numbers.iter().copied().filter(|n| self.identities.components.get(n).is_none()).collect();
             self.load_components(missing).await?;
         }
@@ -392,11 +434,11 @@ mod tests {
         let fill = |traits: u32, segments: u32, cursor, events, swept| FillRecord {
             traits: (0..traits).collect(),
             segments: (0..segments).collect(),
-            removed: Vec::new(),
             upto: 9,
             cursor,
             events,
             swept,
+            ..FillRecord::default()
         };
         let rows = [
             (fill(2, 3, None, 0, None), "2 traits and 3 segments not ready: 0 events read back, up to commit 0 of 9"),

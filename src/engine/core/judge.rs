@@ -25,7 +25,7 @@ pub(crate) struct StageChange {
     pub at: TimeUs,
 }
 
-/// Profiles to be judged, all at once.
+/// Profiles to be judged, all at once; all of one kind.
 pub(super) struct Round<'a> {
     /// Whose the profiles are.
     pub numbers: &'a [ProfileNumber],
@@ -43,7 +43,7 @@ pub(super) struct Round<'a> {
 }
 
 impl Core {
-    /// Judges profiles at their moments, sets their timers, and lets activations react. Gives their trait columns.
+    /// Judges profiles of one kind at their moments, sets their timers, and lets activations react. Gives their trait columns.
     pub(super) async fn judge(
         &mut self,
         profiles: &mut [Profile],
@@ -51,8 +51,14 @@ impl Core {
         findings: &mut Findings,
         staged: &mut Staged,
     ) -> Result<RecordBatch, EngineError> {
-        let traits = self.traits.columns(profiles, round.now)?;
-        let listed = self.listed(&round);
+        let kind = profiles.first().map_or(0, Profile::kind);
+        let group = self.groups.iter().find(|group| group.kind == kind);
+        let (own_traits, own_segments) = match group {
+            Some(group) => (&group.traits, &group.segments),
+            None => (&self.traits, &self.segments),
+        };
+        let traits = own_traits.columns(profiles, round.now)?;
+        let listed = if kind == 0 { self.listed(&round) } else { HashMap::new() };
         let judged = Judged {
             traits: &traits,
             now: round.now,
@@ -64,14 +70,14 @@ impl Core {
             listed: &|row, segment| listed.get(&(row, segment)).copied(),
             cause: round.cause,
         };
-        let transitions = self.segments.judge(&judged, profiles)?;
-        let stages = self.traits.find_stages(&traits, profiles);
+        let transitions = own_segments.judge(&judged, profiles)?;
+        let stages = own_traits.find_stages(&traits, profiles);
         for (row, profile) in profiles.iter_mut().enumerate() {
             let now = round.now[row];
             profile.as_of = profile.as_of.max(now);
-            profile.timer = self.segments.next_flip(&self.traits, &traits, row, profile, now);
+            profile.timer = own_segments.next_flip(own_traits, &traits, row, profile, now);
         }
-        if round.activate {
+        if round.activate && kind == 0 {
             let moves: Vec<StageMove> = stages.iter().map(|change| self.stage_move(change, &round)).collect();
             self.activate(&round, &traits, profiles, &transitions, &moves, staged).await?;
         }
@@ -119,7 +125,7 @@ impl Core {
             let whose: Vec<ProfileNumber> = due.iter().map(|index| numbers[*index]).collect();
             let mut fired: Vec<Profile> = due.iter().map(|index| profiles[*index].take()).collect();
             for (profile, at) in fired.iter_mut().zip(&moments) {
-                self.traits.settle(profile, *at);
+                self.traits_of(profile.kind()).settle(profile, *at);
             }
             let touch = Touch { time: true, ..Touch::default() };
             let round = Round {
@@ -167,19 +173,27 @@ impl Core {
         }
         numbers.sort_unstable();
         numbers.dedup();
-        let mut profiles = self.take_stored(&mut numbers).await?;
-        let stored: Vec<TimeUs> = profiles.iter().map(|profile| profile.timer).collect();
-        self.note_for_scan(&numbers, &profiles, &mut staged)?;
-        let mut findings = Findings::default();
-        self.fire_due(&mut profiles, &numbers, &mut findings, &mut staged).await?;
-        self.add_changed(&profiles, &findings, &mut staged)?;
-        self.put_profiles(&numbers, profiles, &stored, &mut staged);
+        let profiles = self.take_stored(&mut numbers).await?;
+        for Kindred { kind, numbers, mut profiles } in Kindred::of(numbers, profiles) {
+            if !self.knows_kind(kind) {
+                // It is about to be let go of.
+                continue;
+            }
+            let stored: Vec<TimeUs> = profiles.iter().map(|profile| profile.timer).collect();
+            if kind == 0 {
+                self.note_for_scan(&numbers, &profiles, &mut staged)?;
+            }
+            let mut findings = Findings::default();
+            self.fire_due(&mut profiles, &numbers, &mut findings, &mut staged).await?;
+            self.add_changed(&profiles, &findings, &mut staged)?;
+            self.put_profiles(&numbers, profiles, &stored, &mut staged);
+        }
         self.profiles.shrink();
         self.seal(&mut staged)?;
         Ok(Some(staged))
     }
 
-    /// Rows for what was found, and for the profiles that it was found in.
+    /// Rows for what was found, and for the profiles (of one kind) that it was found in.
     pub(super) fn add_changed(
         &mut self,
         profiles: &[Profile],
@@ -189,10 +203,7 @@ impl Core {
         let changed: hashbrown::HashSet<ProfileId> =
             findings.transitions.iter().map(|t| t.id).chain(findings.stages.iter().map(|stage| stage.id)).collect();
         let shown: Vec<Profile> = profiles.iter().filter(|profile| changed.contains(&profile.id)).cloned().collect();
-        self.add_profile_rows(&shown, staged)?;
-        self.add_findings(findings, staged)?;
-        self.count_transitions(&findings.transitions);
-        Ok(())
+        self.add_found(profiles, &shown, findings, staged)
     }
 
     /// Takes profiles that are stored out of the cache, loading what is not there; `numbers` loses those that are gone.

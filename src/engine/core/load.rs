@@ -37,12 +37,17 @@ impl Core {
         let dedupe = Dedupe::load(&*store, pipeline.dedupe.within).await?;
 
         let mut traits = Traits::new(pipeline.traits.clone(), pipeline.sessions.clone(), events)?;
-        let gone = slots.segments().iter().skip(pipeline.segments.len());
+        let gone = slots.of_kind(0).segments.iter().skip(pipeline.segments.len());
+        let gone = gone.filter_map(|slot| slots.segments().iter().find(|known| known.slot == *slot));
         let gone =
             gone.map(|slot| SegmentPlan { name: slot.name.clone(), version: slot.version, rule: SegmentRule::Nobody });
         let mut segments = Segments::new(pipeline.segments.iter().cloned().chain(gone).collect(), &traits)?;
+        let mut groups = GroupKind::load(pipeline, &slots, events)?;
         if let Some(fill) = &fill {
-            fill.set_ready(&slots, &mut traits.ready, &mut segments.ready);
+            fill.set_ready(slots.of_kind(0), &mut traits.ready, &mut segments.ready);
+            for group in &mut groups {
+                fill.set_ready(slots.of_kind(group.kind), &mut group.traits.ready, &mut group.segments.ready);
+            }
         }
         let aliases = match &fill {
             Some(fill) if fill.swept.is_none() => {
@@ -70,6 +75,8 @@ impl Core {
             traits,
             segments,
             segment_names,
+            groups,
+            group_numbers: Cache::new(cache_bytes / 12),
             activations,
             aggregates,
             tables: CoreTables {
@@ -80,6 +87,7 @@ impl Core {
                 identity_conflicts: tables::identity_conflicts(),
                 event_moves: tables::event_moves(),
                 segment_changes: tables::segment_changes(),
+                group_segment_changes: tables::group_segment_changes(),
                 sessions: tables::sessions(),
                 stage_changes: tables::stage_changes(),
                 definitions: tables::definitions(),
@@ -117,6 +125,7 @@ impl Core {
             tables::identity_conflicts(),
             tables::event_moves(),
             tables::segment_changes(),
+            tables::group_segment_changes(),
             tables::sessions(),
             tables::stage_changes(),
             tables::definitions(),
@@ -124,6 +133,7 @@ impl Core {
             tables::deliveries(),
             tables::rejected_events(),
         ];
+        all.extend(pipeline.groups.iter().map(groups::table));
         all.extend(pipeline.aggregates.iter().map(|plan| tables::aggregate(&plan.name, &plan.columns)));
         all
     }
@@ -169,9 +179,7 @@ pub async fn compare(store: &dyn Store, pipeline: &Pipeline) -> Result<Known, En
         check_identity(&record, pipeline)?;
     }
     let identity_rules_differ = engine.commit > 0 && record.identity_rules != pipeline.identity.rules();
-    let traits = pipeline.traits.iter().map(|plan| (plan.name.as_str(), plan.version));
-    let segments = pipeline.segments.iter().map(|plan| (plan.name.as_str(), plan.version));
-    let mut differences = record.slots.assign(traits, segments);
+    let mut differences = record.slots.assign(&pipeline.defined());
     let unfinished = store.get(&keys::name(Tag::Engine, FillRecord::KEY)).await?;
     let unfinished: Option<FillRecord> =
         unfinished.map(|value| codec::decode(FillRecord::VERSION, "fill", &value)).transpose()?;
@@ -234,9 +242,7 @@ async fn definitions(
     record.identifier_types = types;
     record.identity_rules = rules;
     record.identity_key = pipeline.identity.key.bytes();
-    let traits = pipeline.traits.iter().map(|plan| (plan.name.as_str(), plan.version));
-    let segments = pipeline.segments.iter().map(|plan| (plan.name.as_str(), plan.version));
-    let mut differences = record.slots.assign(traits, segments);
+    let mut differences = record.slots.assign(&pipeline.defined());
     record.slots.sessions = pipeline.sessions.version;
     let unfinished = store.get(&keys::name(Tag::Engine, FillRecord::KEY)).await?;
     let unfinished: Option<FillRecord> =
@@ -246,11 +252,17 @@ async fn definitions(
     if used && !accept_removal {
         refuse_removal(&differences, engine)?;
     }
+    let mut writes = WriteBatch::default();
+    let recount = keys::name(Tag::Engine, groups::RECOUNT);
+    let is_noted = store.get(&recount).await?.is_some();
+    let again = if is_noted { groups::traits_of_people(pipeline, &record.slots) } else { Vec::new() };
     let fill = match used {
-        true => FillRecord::plan(unfinished, &differences, &mut record.slots, pipeline, engine.commit),
+        true => FillRecord::plan(unfinished, &differences, &again, &mut record.slots, pipeline, engine.commit),
         false => None,
     };
-    let mut writes = WriteBatch::default();
+    if is_noted {
+        writes.delete(recount);
+    }
     if record != before {
         writes.put(key, codec::encode(DefinitionRecord::VERSION, &record));
     }
@@ -292,7 +304,7 @@ fn refuse_removal(differences: &Differences, engine: &EngineRecord) -> Result<()
         return Ok(());
     }
     Err(EngineError::Contradiction(format!(
-        "{} is defined no more, and people are in it: `tributary plan` shows what its removal would do, `tributary apply` \
+        "{} is defined no more, and someone is in it: `tributary plan` shows what its removal would do, `tributary apply` \
          accepts it; or put the definition back",
         gone.join(", ")
     )))

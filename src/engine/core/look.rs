@@ -40,17 +40,15 @@ pub async fn look(store: &dyn Store, pipeline: &Pipeline, number: ProfileNumber)
     let stored: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", &stored)?;
 
     let mut slots = record.slots.clone();
-    let traits = pipeline.traits.iter().map(|plan| (plan.name.as_str(), plan.version));
-    let segments = pipeline.segments.iter().map(|plan| (plan.name.as_str(), plan.version));
-    slots.assign(traits, segments);
+    slots.assign(&pipeline.defined());
     let (mut ready_traits, mut ready_segments) =
         (vec![true; pipeline.traits.len()], vec![true; pipeline.segments.len()]);
     if let Some(fill) = &fill {
-        fill.set_ready(&slots, &mut ready_traits, &mut ready_segments);
+        fill.set_ready(slots.of_kind(0), &mut ready_traits, &mut ready_segments);
         // While everyone is judged anew, who has not had their turn is still where they were.
         if fill.swept.is_some_and(|swept| number > swept) {
-            let of_segments = slots.segments().iter().zip(&mut ready_segments);
-            of_segments.for_each(|(slot, ready)| *ready &= !fill.segments.contains(&slot.slot));
+            let of_segments = slots.of_kind(0).segments.iter().zip(&mut ready_segments);
+            of_segments.for_each(|(slot, ready)| *ready &= !fill.segments.contains(slot));
         }
     }
     let known = |slots: &[crate::profile::SlotOf], name: &str, version: u64, ready: bool| {

@@ -171,6 +171,7 @@ impl Core {
             let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", &value)?;
             profiles.push(record.load(&self.slots));
         }
+        profiles.retain(|profile| profile.group.is_none());
         let ids: Vec<ProfileId> = profiles.iter().map(|profile| profile.id).collect();
         let as_of = vec![now; profiles.len()];
         let traits = self.traits.columns(&profiles, &as_of)?;
@@ -258,6 +259,13 @@ impl Core {
         }
         for (name, change) in self.segment_names.iter().zip(changes).filter(|(_, change)| *change != 0) {
             *self.record.segment_sizes.entry(name.clone()).or_default() += change;
+        }
+    }
+
+    /// The same of groups, by the names of their segments and whether they entered.
+    pub(super) fn count_members(&mut self, changes: Vec<(String, bool)>) {
+        for (name, entered) in changes {
+            *self.record.segment_sizes.entry(name).or_default() += if entered { 1 } else { -1 };
         }
     }
 }

@@ -74,17 +74,17 @@ impl Rfm {
         let stored: RfmRecord =
             load::load_one(store, &keys::name(Tag::Engine, RfmRecord::KEY), RfmRecord::VERSION, "borders").await?;
         let mut rfm = Rfm { stored, ..Rfm::default() };
-        for (index, (slot, plan)) in slots.traits().iter().zip(&traits.plans).enumerate() {
+        for (index, (slot, plan)) in slots.of_kind(0).traits.iter().copied().zip(&traits.plans).enumerate() {
             if !matches!(plan.rule, TraitRule::Rfm(_)) {
                 continue;
             }
-            let known = rfm.stored.traits.iter().find(|known| known.slot == slot.slot).cloned();
+            let known = rfm.stored.traits.iter().find(|known| known.slot == slot).cloned();
             // Where there are people already, the first scan does not wait.
-            let new = RfmTrait { slot: slot.slot, next_at: used.then_some(TimeUs::MIN), borders: None, before: None };
+            let new = RfmTrait { slot, next_at: used.then_some(TimeUs::MIN), borders: None, before: None };
             let known = known.unwrap_or(new);
             traits.rfm_borders[index] = known.borders.clone();
             rfm.record.traits.push(known);
-            rfm.index.push((slot.slot, index));
+            rfm.index.push((slot, index));
         }
         rfm.record.swept = rfm.stored.swept;
         let Some(scan) = rfm.stored.scan.clone() else { return Ok(rfm) };
@@ -214,7 +214,7 @@ impl Core {
             self.rfm.cursor = number;
             if number < scan.below && !self.rfm.noted.contains_key(&number) {
                 let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", value)?;
-                profiles.push(record.load(&self.slots));
+                profiles.extend(Some(record.load(&self.slots)).filter(|profile| profile.group.is_none()));
             }
         }
         for values in self.scan_values(&scan, &profiles)? {
@@ -260,7 +260,10 @@ impl Core {
         let mut staged = self.begin(now);
         let (mut numbers, done) = self.next_profiles(swept).await?;
         let last = numbers.last().copied().unwrap_or(swept);
-        let mut profiles = self.take_stored(&mut numbers).await?;
+        let all = self.take_stored(&mut numbers).await?;
+        // Groups are not scored.
+        let people = Kindred::of(numbers, all).into_iter().find(|kindred| kindred.kind == 0);
+        let (numbers, mut profiles) = people.map(|people| (people.numbers, people.profiles)).unwrap_or_default();
         let stored: Vec<TimeUs> = profiles.iter().map(|profile| profile.timer).collect();
         let mut findings = Findings::default();
         self.judge_whole(&mut profiles, &numbers, Cause::Time, &mut findings, &mut staged).await?;

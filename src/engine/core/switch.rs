@@ -50,6 +50,11 @@ impl Core {
             component.id = component.derive_id(self.identities.plan()).unwrap_or_default();
             profile.id = component.id;
         }
+        if !live.counted_in.is_empty() {
+            // Who they were counted as is not known here, but to the history.
+            groups.iter_mut().for_each(|group| group.profile.counted_in.clone_from(&live.counted_in));
+            staged.writes.put(keys::name(Tag::Engine, groups::RECOUNT), codec::encode(1, &()));
+        }
         let Ids { now: leads_to, merges, left } = self.hand_on_ids(job, &old, &mut groups, &numbers, staged);
         let Shown { shown, moved, gone } = hand_on_memberships(&mut groups, &live, old.id);
 

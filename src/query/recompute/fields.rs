@@ -8,33 +8,43 @@ use super::Statement;
 use super::events::EVENTS;
 use crate::event::{Field, NAMES, Root, ValueType};
 use crate::expression::{Dialect, Expression, Resolved};
-use crate::profile::EventRule;
+use crate::profile::{EventRule, PERSON_COLUMN};
 use crate::sink::views::quoted;
 use crate::transform::spellings;
 
 impl Statement<'_> {
-    /// The events of today's profiles, with every column that these traits read.
+    /// The events of today's profiles, or of groups, with every column that these traits read.
     pub(super) fn events(&self, traits: &BTreeSet<usize>) -> String {
         let mut read: BTreeSet<&str> = ["timestamp", "message_id", "source", "event"].into();
-        for rule in traits.iter().filter_map(|index| self.pipeline.traits[*index].event_rule()) {
+        for rule in traits.iter().filter_map(|index| self.traits[*index].event_rule()) {
             let EventRule { filter, input, by, presence, .. } = rule;
             let expressions = [filter, input, by].into_iter().flatten();
             read.extend(expressions.flat_map(|expression| &expression.inputs).map(|input| input.column.as_str()));
             read.extend(presence.as_deref());
         }
-        let fields = &self.pipeline.transform.fields;
-        let columns: Vec<String> = read
+        read.extend(self.group.iter().flat_map(|group| &group.id.inputs).map(|input| input.column.as_str()));
+        let mut columns: Vec<String> = read
             .into_iter()
             .filter_map(|name| {
-                let value = match fields.iter().find(|field| field.column_name() == name) {
+                let value = match self.fields.iter().find(|field| field.column_name() == name) {
                     Some(field) => self.field(field),
                     None => format!("c.{}", quoted(NAMES.iter().find(|known| **known == name)?)),
                 };
                 Some(format!("{value} AS {}", quoted(name)))
             })
             .collect();
-        let columns = columns.join(", ");
-        format!("SELECT c.profile_id AS profile_id, {columns} FROM current_events AS c WHERE c.profile_id IS NOT NULL")
+        let Some(group) = self.group else {
+            let columns = columns.join(", ");
+            return format!(
+                "SELECT c.profile_id AS profile_id, {columns} FROM current_events AS c WHERE c.profile_id IS NOT NULL"
+            );
+        };
+        columns.push(format!("c.profile_id AS {}", quoted(PERSON_COLUMN)));
+        let (columns, id) = (columns.join(", "), self.over_events(&group.id));
+        format!(
+            "SELECT * FROM (SELECT {id} AS profile_id, v.* FROM (SELECT {columns} FROM current_events AS c) AS v) AS g \
+             WHERE profile_id <> ''"
+        )
     }
 
     /// What every profile has.

@@ -17,11 +17,13 @@ pub fn create_table(table: &Table) -> Result<String, String> {
     let documented = match table.kind {
         TableKind::Events => include_str!("../../../deploy/clickhouse/events.sql"),
         TableKind::Profiles => include_str!("../../../deploy/clickhouse/profiles.sql"),
+        TableKind::Groups => return Ok(create_groups(table)),
         TableKind::Identifiers => include_str!("../../../deploy/clickhouse/identifiers.sql"),
         TableKind::ProfileMerges => include_str!("../../../deploy/clickhouse/profile_merges.sql"),
         TableKind::IdentityConflicts => include_str!("../../../deploy/clickhouse/identity_conflicts.sql"),
         TableKind::EventMoves => include_str!("../../../deploy/clickhouse/event_moves.sql"),
         TableKind::SegmentChanges => include_str!("../../../deploy/clickhouse/segment_changes.sql"),
+        TableKind::GroupSegmentChanges => include_str!("../../../deploy/clickhouse/group_segment_changes.sql"),
         TableKind::Sessions => include_str!("../../../deploy/clickhouse/sessions.sql"),
         TableKind::StageChanges => include_str!("../../../deploy/clickhouse/stage_changes.sql"),
         TableKind::Definitions => include_str!("../../../deploy/clickhouse/definitions.sql"),
@@ -31,6 +33,12 @@ pub fn create_table(table: &Table) -> Result<String, String> {
         TableKind::Aggregate => return create_aggregate(table),
     };
     Ok(documented.trim().trim_end_matches(';').to_string())
+}
+
+/// The documented table is that of groups called `account`.
+fn create_groups(table: &Table) -> String {
+    let documented = include_str!("../../../deploy/clickhouse/groups_account.sql");
+    documented.trim().trim_end_matches(';').replacen("groups_account", &table.name, 1)
 }
 
 /// Plain MergeTree ordered by the keys: a summing engine would add up `_batch` and drop groups of zeros.

@@ -51,10 +51,11 @@ pub fn time_column(kind: TableKind) -> Option<&'static str> {
         TableKind::Events => Some("timestamp"),
         TableKind::IdentityConflicts => Some("happened_at"),
         TableKind::Sessions => Some("started_at"),
-        TableKind::SegmentChanges | TableKind::StageChanges => Some("changed_at"),
+        TableKind::SegmentChanges | TableKind::GroupSegmentChanges | TableKind::StageChanges => Some("changed_at"),
         TableKind::Deliveries => Some("attempted_at"),
         TableKind::RejectedEvents => Some("received_at"),
         TableKind::Profiles
+        | TableKind::Groups
         | TableKind::Identifiers
         | TableKind::ProfileMerges
         | TableKind::EventMoves

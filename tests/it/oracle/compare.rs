@@ -8,13 +8,15 @@ use arrow::datatypes::{DataType, Float64Type, Schema, TimestampMicrosecondType};
 use arrow::util::display::array_value_to_string;
 use datafusion::prelude::SessionContext;
 use tokio::runtime::Runtime;
-use tributary::definition::Pipeline;
+use tributary::definition::{GroupPlan, Pipeline};
 use tributary::engine::Core;
 use tributary::event::ValueType;
 use tributary::expression::Dialect;
-use tributary::profile::TraitRule;
-use tributary::query::{Output, Target, members_sql, memory_context, query, render, traits_sql};
-use tributary::segment::SegmentRule;
+use tributary::profile::{Profile, TraitPlan, TraitRule};
+use tributary::query::{
+    Output, Target, group_members_sql, group_traits_sql, members_sql, memory_context, query, render, traits_sql,
+};
+use tributary::segment::{SegmentPlan, SegmentRule};
 use tributary::sink::clickhouse::ClickHouseSink;
 use tributary::sink::{CommitRange, Table, TableSink};
 
@@ -22,13 +24,51 @@ use crate::support::{servers, unique};
 use crate::world::World;
 
 /// The tables that the statements read.
-const TABLES: [&str; 5] = ["events", "profile_merges", "event_moves", "segment_changes", "sessions"];
+const TABLES: [&str; 6] =
+    ["events", "profile_merges", "event_moves", "segment_changes", "group_segment_changes", "sessions"];
 
 /// Column → value, in one notation.
 type Row = BTreeMap<String, String>;
 
 /// (segment, profile)
 type Member = (String, String);
+
+/// People, or the groups of one definition, with what the stream says of them.
+struct Whose<'w> {
+    group: Option<&'w GroupPlan>,
+    traits: &'w [TraitPlan],
+    segments: &'w [SegmentPlan],
+    profiles: Vec<Profile>,
+    ids: Vec<String>,
+    columns: RecordBatch,
+}
+
+impl<'w> Whose<'w> {
+    fn people(world: &'w World) -> Whose<'w> {
+        let profiles = world.people();
+        let ids = profiles.iter().map(|profile| profile.id.to_string()).collect();
+        let (traits, segments) = (&world.pipeline.traits, &world.pipeline.segments);
+        Whose { group: None, traits, segments, ids, columns: world.traits(&profiles), profiles }
+    }
+
+    fn groups(world: &'w World, place: usize) -> Whose<'w> {
+        let plan = &world.pipeline.groups[place];
+        let kind = world.core.slots().groups()[place].slot;
+        let profiles: Vec<Profile> = world.profiles().into_iter().filter(|profile| profile.kind() == kind).collect();
+        let id = |profile: &Profile| profile.group.as_ref().expect("a group").id.to_string();
+        let (traits, segments, columns) = (&plan.traits, &plan.segments, world.group_traits(plan, &profiles));
+        Whose { group: Some(plan), traits, segments, ids: profiles.iter().map(id).collect(), columns, profiles }
+    }
+
+    /// What its id is called in a statement's answer.
+    fn id(&self) -> &'static str {
+        if self.group.is_some() { "group_id" } else { "profile_id" }
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.group.map(|group| group.name.as_str())
+    }
+}
 
 pub struct Oracle {
     seed: u64,
@@ -67,9 +107,20 @@ impl Oracle {
     pub fn check_lake(&self, world: &World) -> usize {
         let context = self.lake(world);
         let ask = |sql: &str| self.ask_lake(&context, sql);
-        let traits = ask(&traits_sql(&world.pipeline, Dialect::DataFusion, world.clock));
-        let members = ask(&members_sql(&world.pipeline, Dialect::DataFusion, world.clock, None));
-        self.check(world, "the lake", &traits, &members)
+        self.check_all(world, "the lake", Dialect::DataFusion, &|sql| ask(&sql))
+    }
+
+    fn check_all(&self, world: &World, engine: &str, dialect: Dialect, ask: &dyn Fn(String) -> RecordBatch) -> usize {
+        let (pipeline, now) = (&world.pipeline, world.clock);
+        let traits = ask(traits_sql(pipeline, dialect, now));
+        let members = ask(members_sql(pipeline, dialect, now, None));
+        let mut count = self.check(world, engine, &Whose::people(world), &traits, &members);
+        for (place, plan) in pipeline.groups.iter().enumerate() {
+            let traits = ask(group_traits_sql(pipeline, plan, dialect, now));
+            let members = ask(group_members_sql(pipeline, plan, dialect, now));
+            count += self.check(world, engine, &Whose::groups(world, place), &traits, &members);
+        }
+        count
     }
 
     pub fn check_clickhouse(&mut self, world: &World) -> usize {
@@ -94,15 +145,24 @@ impl Oracle {
             let answer = self.runtime.block_on(query(&target, &sql));
             one_batch(answer.unwrap_or_else(|error| panic!("{error}\n{sql}\nseed {}\n{}", self.seed, self.definitions)))
         };
-        let traits = ask(traits_sql(&world.pipeline, Dialect::ClickHouse, world.clock));
-        let members = ask(members_sql(&world.pipeline, Dialect::ClickHouse, world.clock, None));
-        self.check(world, "ClickHouse", &traits, &members)
+        self.check_all(world, "ClickHouse", Dialect::ClickHouse, &ask)
     }
 
     /// Entries and exits by time alone, of the commits from `from` on: some of them, at the microsecond and one before. No
     /// event has come since.
     pub fn check_flips(&self, world: &World, from: usize, random: &mut fastrand::Rng) -> usize {
-        let changes = changes(world, from);
+        let groups = world.pipeline.groups.iter().map(Some);
+        [None].into_iter().chain(groups).map(|group| self.check_flips_of(world, group, from, random)).sum()
+    }
+
+    fn check_flips_of(
+        &self,
+        world: &World,
+        group: Option<&GroupPlan>,
+        from: usize,
+        random: &mut fastrand::Rng,
+    ) -> usize {
+        let changes = changes(world, from, group.map(|group| group.name.as_str()));
         let mut times: Vec<i64> = changes.iter().filter(|change| change.cause == "time").map(|c| c.at).collect();
         times.sort_unstable();
         times.dedup();
@@ -116,7 +176,11 @@ impl Oracle {
         let mut checked = 0;
         for at in times {
             let members = |now: i64| {
-                members_of(&self.ask_lake(&context, &members_sql(&world.pipeline, Dialect::DataFusion, now, None)))
+                let (members, id) = match group {
+                    None => (members_sql(&world.pipeline, Dialect::DataFusion, now, None), "profile_id"),
+                    Some(group) => (group_members_sql(&world.pipeline, group, Dialect::DataFusion, now), "group_id"),
+                };
+                members_of(&self.ask_lake(&context, &members), id)
             };
             let (before, then) = (members(at - 1), members(at));
             for change in changes.iter().filter(|change| change.at == at && change.cause == "time") {
@@ -167,15 +231,23 @@ impl Oracle {
         one_batch(answer.unwrap_or_else(|error| panic!("{error}\n{sql}\nseed {}\n{}", self.seed, self.definitions)))
     }
 
-    fn check(&self, world: &World, engine: &str, traits: &RecordBatch, members: &RecordBatch) -> usize {
-        let people = world.people();
-        let ids: Vec<String> = people.iter().map(|profile| profile.id.to_string()).collect();
-        let columns = world.traits(&people);
-        let stream = rows(&columns, &ids, columns.schema_ref());
-        let computed_ids: Vec<String> = texts(traits, "profile_id");
-        let computed = rows(traits, &computed_ids, columns.schema_ref());
-        let json: BTreeSet<&str> = world
-            .pipeline
+    fn check(
+        &self,
+        world: &World,
+        engine: &str,
+        whose: &Whose<'_>,
+        traits: &RecordBatch,
+        members: &RecordBatch,
+    ) -> usize {
+        let Whose { ids, columns, .. } = whose;
+        // Groups have no sessions.
+        let shown =
+            columns.schema_ref().fields().iter().filter(|field| whose.group.is_none() || field.name() != "sessions");
+        let schema = Schema::new(shown.map(|field| field.as_ref().clone()).collect::<Vec<_>>());
+        let stream = rows(columns, ids, &schema);
+        let computed_ids: Vec<String> = texts(traits, whose.id());
+        let computed = rows(traits, &computed_ids, &schema);
+        let json: BTreeSet<&str> = whose
             .traits
             .iter()
             .flat_map(|plan| &plan.columns)
@@ -198,20 +270,21 @@ impl Oracle {
         }
 
         // Who the state says is a member, and who the table of changes does.
-        let name_of = |segment: u16| world.pipeline.segments[usize::from(segment)].name.clone();
-        let in_state: BTreeSet<Member> = people
+        let name_of = |segment: u16| whose.segments[usize::from(segment)].name.clone();
+        let in_state: BTreeSet<Member> = whose
+            .profiles
             .iter()
-            .zip(&ids)
+            .zip(ids)
             .flat_map(|(profile, id)| profile.segments().map(move |segment| (name_of(segment), id.clone())))
             .collect();
         let mut in_table: BTreeSet<Member> = BTreeSet::new();
-        for change in changes(world, 0) {
+        for change in changes(world, 0, whose.name()) {
             match change.entered {
                 true => in_table.insert(change.member),
                 false => in_table.remove(&change.member),
             };
         }
-        let (computed, merged) = (members_of(members), merged(world));
+        let (computed, merged) = (members_of(members, whose.id()), merged(world));
         for (where_, stream) in [("in the state", &in_state), ("in segment_changes", &in_table)] {
             for member in stream.symmetric_difference(&computed) {
                 let (segment, id) = member;
@@ -224,9 +297,9 @@ impl Oracle {
         }
 
         // The stage that someone was last found in is the one that they are in.
-        for (index, plan) in world.pipeline.traits.iter().enumerate() {
+        for (index, plan) in whose.traits.iter().enumerate() {
             let TraitRule::Stages(stages) = &plan.rule else { continue };
-            for (profile, id) in people.iter().zip(&ids) {
+            for (profile, id) in whose.profiles.iter().zip(ids) {
                 let found = profile.stages.iter().find(|(other, _)| usize::from(*other) == index);
                 let found =
                     found.and_then(|(_, of)| of.stage).map_or("∅", |stage| stages[usize::from(stage)].name.as_str());
@@ -235,17 +308,21 @@ impl Oracle {
                 }
             }
         }
-        world.pipeline.traits.len() + world.pipeline.segments.len()
+        whose.traits.len() + whose.segments.len()
     }
 
     fn fail(&self, world: &World, what: &str, id: &str, stream: &str, computed: &str) -> ! {
         let events = format!(
-            "SELECT message_id, source, timestamp, event, properties, traits, context, _batch, _seq FROM current_events \
-             WHERE profile_id = '{id}' ORDER BY timestamp, message_id"
+            "SELECT message_id, source, timestamp, profile_id, group_id, event, properties, traits, context, _batch, _seq FROM current_events \
+             WHERE profile_id = '{id}' OR '{}' <> 'person' ORDER BY timestamp, message_id",
+            if id.len() == 32 { "person" } else { "group" },
         );
         let events = render(&[self.ask_lake(&self.lake(world), &events)], Output::Json).expect("text");
-        let changes: Vec<String> =
-            changes(world, 0).into_iter().filter(|c| c.member.1 == id).map(|change| format!("{change:?}")).collect();
+        let changes: Vec<String> = changes(world, 0, None)
+            .into_iter()
+            .filter(|c| c.member.1 == id)
+            .map(|change| format!("{change:?}"))
+            .collect();
         panic!(
             "{what}: the stream says {stream}, the statement {computed}\nseed {}, profile {id}, clock {} ({})\n{}\n{events}{}",
             self.seed,
@@ -265,15 +342,22 @@ struct Change {
     at: i64,
 }
 
-/// Rows of `segment_changes` of the commits from this one on.
-fn changes(world: &World, from: usize) -> Vec<Change> {
+/// Rows of `segment_changes` of the commits from this one on, or those of groups of this name.
+fn changes(world: &World, from: usize, group: Option<&str>) -> Vec<Change> {
+    let (name, id) = match group {
+        Some(_) => ("group_segment_changes", "group_id"),
+        None => ("segment_changes", "profile_id"),
+    };
     let rows = world.commits[from..].iter().flat_map(|commit| &commit.rows);
     let mut all = Vec::new();
-    for (_, rows) in rows.filter(|(table, _)| table.name == "segment_changes") {
-        let [segments, ids, changes, causes] =
-            ["segment", "profile_id", "change", "cause"].map(|name| texts(rows, name));
+    for (_, rows) in rows.filter(|(table, _)| table.name == name) {
+        let [segments, ids, changes, causes] = ["segment", id, "change", "cause"].map(|name| texts(rows, name));
+        let kinds = group.map(|_| texts(rows, "group_type"));
         let times = rows.column_by_name("changed_at").expect("a column").as_primitive::<TimestampMicrosecondType>();
         for row in 0..rows.num_rows() {
+            if kinds.as_ref().is_some_and(|kinds| Some(kinds[row].as_str()) != group) {
+                continue;
+            }
             all.push(Change {
                 member: (segments[row].clone(), ids[row].clone()),
                 entered: changes[row] == "entered",
@@ -316,8 +400,8 @@ fn texts(batch: &RecordBatch, name: &str) -> Vec<String> {
     column.as_string::<i32>().iter().map(|text| text.unwrap_or_default().to_string()).collect()
 }
 
-fn members_of(batch: &RecordBatch) -> BTreeSet<Member> {
-    texts(batch, "segment").into_iter().zip(texts(batch, "profile_id")).collect()
+fn members_of(batch: &RecordBatch, id: &str) -> BTreeSet<Member> {
+    texts(batch, "segment").into_iter().zip(texts(batch, id)).collect()
 }
 
 /// The columns of `schema`, as it has them.

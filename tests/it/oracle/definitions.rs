@@ -124,7 +124,84 @@ pub fn random(random: &mut fastrand::Rng) -> String {
         text.push_str(&format!("  {name}: {definition}\n"));
         known.segments.push(name);
     }
+    text.push_str(&groups(random));
     text
+}
+
+/// Groups of up to two kinds, with traits of their own.
+fn groups(random: &mut fastrand::Rng) -> String {
+    let kinds = &["account", "other"][..random.usize(0..3)];
+    let mut text = if kinds.is_empty() { String::new() } else { "groups:\n".to_string() };
+    for name in kinds {
+        let id = if *name == "account" { "group_id" } else { one(random, GROUP_IDS) };
+        let built_in = [("first_seen", Kind::Time), ("last_seen", Kind::Time), ("events", Kind::Long)];
+        let mut known =
+            Known { values: built_in.map(|(name, kind)| (name.to_string(), kind)).to_vec(), segments: Vec::new() };
+        text.push_str(&format!("  {name}:\n    id: {}\n    traits:\n", quoted(id)));
+        for index in 0..6 {
+            let name = format!("g{index}");
+            let definition = match index {
+                0..3 => people_trait(random, &name, &mut known),
+                3 => event_trait(random, &name, &mut known),
+                4 => stages(random, &name, &mut known),
+                _ => formula(random, &name, &mut known),
+            };
+            text.push_str(&format!("      {name}: {definition}\n"));
+        }
+        text.push_str("    segments:\n");
+        for index in 0..6 {
+            let definition = if index > 0 && random.u8(0..6) == 0 {
+                let (segment, interval) = (random.usize(0..index), one(random, INTERVALS));
+                format!("has_been('q{segment}', INTERVAL '{interval}')")
+            } else {
+                condition(random, &known, 2)
+            };
+            text.push_str(&format!("      q{index}: {}\n", quoted(&definition)));
+            known.segments.push(format!("q{index}"));
+        }
+    }
+    text
+}
+
+const GROUP_IDS: &[&str] = &[
+    "coalesce(group_id, context.campaign.source)",
+    "context.campaign.source",
+    "properties.sku || '-' || source",
+    "CASE WHEN event = 'Rated' THEN group_id END",
+    "traits.plan",
+];
+
+/// A trait of groups that knows people. `latest` and `first` are left out: of two events with one time and one message id the
+/// greater person stands, and which is greater may change with a merge.
+fn people_trait(random: &mut fastrand::Rng, name: &str, known: &mut Known) -> String {
+    let mut parts = Vec::new();
+    let rule = one(random, &["distinct", "distinct", "distinct", "most_frequent", "least_frequent", "count", "keyed"]);
+    let mut keyed = true;
+    match rule {
+        "keyed" => parts.push("count: \"*\", by: profile_id".to_string()),
+        _ if random.u8(0..5) == 0 => parts.push(format!("{rule}: profile_id, by: {}", quoted(one(random, KEYS)))),
+        _ => {
+            keyed = false;
+            parts.push(format!("{rule}: profile_id"));
+        }
+    }
+    match (keyed, rule) {
+        (true, _) => {
+            known.values.push((format!("{name}.keys"), Kind::Long));
+            known.values.push((format!("{name}.overflow"), Kind::Boolean));
+            known.values.push((name.to_string(), Kind::Json));
+        }
+        (_, "distinct") => known.values.push((format!("{name}.count"), Kind::Long)),
+        (_, "count") => known.values.push((name.to_string(), Kind::Long)),
+        _ => known.values.push((name.to_string(), Kind::Text)),
+    }
+    if random.bool() {
+        parts.push(one(random, WINDOWS).to_string());
+    }
+    if random.u8(0..3) == 0 {
+        parts.push(format!("where: {}", quoted(one(random, FILTERS))));
+    }
+    format!("{{ {} }}", parts.join(", "))
 }
 
 fn quoted(sql: &str) -> String {

@@ -51,6 +51,9 @@ impl Events {
         let agent = ["userAgent", "user_agent"][random.usize(0..2)];
         context.push(format!(r#""{agent}":"b{}""#, random.u8(0..3)));
         event.rest.push(format!(r#""context":{{{}}}"#, context.join(",")));
+        if random.u8(0..3) > 0 {
+            event.rest.push(format!(r#""groupId":"{}""#, ["g0", "g1", "g2", "it's", ""][random.usize(0..5)]));
+        }
         match random.u8(0..4) {
             0 => {
                 event.email = (random.u8(0..3) == 0).then(|| format!("e{}@shop.example", random.u8(0..8)));
