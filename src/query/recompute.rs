@@ -6,8 +6,8 @@
 //! The events are those of `current_events`, so each is of whoever it belongs to today. Where a statement is not what
 //! the stream says:
 //!
-//! - `on_merge: survivor` and lists of people are not in the tables: the former is null, the latter are as
-//!   `segment_changes` has them. Funnels and sequences are null too.
+//! - Funnels, sequences, RFM and `on_merge: survivor` are not said in SQL: they are read as the stream wrote them, as of
+//!   the row's `_as_of`. So are lists of people, from `segment_changes`.
 //! - `NAME.count` of `distinct` is exact where the stream's is an estimate.
 //! - `has_been` reads `segment_changes`, by the row that was last at that time, under today's profile id. Someone whose
 //!   profiles were joined while a member has been one since that row, and not since the earlier entry on either side.
@@ -26,7 +26,7 @@ use arrow::datatypes::DataType;
 use crate::definition::{GroupPlan, Pipeline};
 use crate::event::{Field, TimeUs};
 use crate::expression::{ColumnScope, Dialect, Expression, NOW_COLUMN, Resolved};
-use crate::profile::{BUILT_IN, GROUP_BUILT_IN, TraitPlan, TraitRule};
+use crate::profile::{BUILT_IN, GROUP_BUILT_IN, TraitKind, TraitPlan, TraitRule};
 use crate::segment::{SegmentPlan, SegmentRule, membership_column, since_column};
 use crate::sink::views::quoted;
 
@@ -105,6 +105,17 @@ impl Steps {
     }
 }
 
+/// Whether a trait is not said in SQL: its values are those that the stream has written.
+fn is_read_back(plan: &TraitPlan) -> bool {
+    match &plan.rule {
+        TraitRule::Events(rule) => {
+            matches!(rule.kind, TraitKind::Funnel(_) | TraitKind::Sequence(_)) || rule.ranks_by_identifier()
+        }
+        TraitRule::Rfm(_) => true,
+        TraitRule::Formula(_) | TraitRule::Stages(_) => false,
+    }
+}
+
 fn reads(expression: &Expression) -> impl Iterator<Item = &str> {
     expression.inputs.iter().map(|input| input.column.as_str())
 }
@@ -154,8 +165,16 @@ impl<'a> Statement<'a> {
             with.push(format!("{alias} AS ({sql})"));
             from.push_str(&format!(" LEFT JOIN {alias} ON p.profile_id = {alias}.profile_id"));
         };
+        if traits.iter().any(|index| is_read_back(&self.traits[*index])) {
+            join("written", self.written());
+        }
         for index in traits {
             let plan = &self.traits[*index];
+            if is_read_back(plan) {
+                let names = plan.columns.iter().map(|column| quoted(&column.name));
+                columns.extend(names.map(|name| format!("written.{name} AS {name}")));
+                continue;
+            }
             let TraitRule::Events(rule) = &plan.rule else { continue };
             let alias = format!("trait_{index}");
             for column in &plan.columns {
@@ -178,12 +197,7 @@ impl<'a> Statement<'a> {
             let plan = &self.traits[*index];
             let Some(column) = plan.columns.first() else { continue };
             match &plan.rule {
-                TraitRule::Events(_) => {}
-                TraitRule::Rfm(_) => {
-                    for column in &plan.columns {
-                        steps.add(&column.name, "NULL".to_string(), std::iter::empty());
-                    }
-                }
+                TraitRule::Events(_) | TraitRule::Rfm(_) => {}
                 TraitRule::Formula(formula) => steps.add(&column.name, self.over_people(formula), reads(formula)),
                 TraitRule::Stages(stages) => {
                     let names = stages.iter().map(|stage| {
@@ -246,6 +260,17 @@ impl<'a> Statement<'a> {
                  WHERE segment <> ''"
             )
         })
+    }
+
+    /// What the stream has written of everybody.
+    fn written(&self) -> String {
+        match self.group {
+            None => "SELECT * FROM current_profiles".to_string(),
+            Some(group) => {
+                let view = quoted(&format!("current_groups_{}", group.name));
+                format!("SELECT g.group_id AS profile_id, g.* FROM {view} AS g")
+            }
+        }
     }
 
     /// Since when people are in a segment, by the changes up to now.

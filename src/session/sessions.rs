@@ -292,8 +292,7 @@ fn joined(plan: &SessionsPlan, earlier: &Span, later: &Span) -> bool {
     earlier.between(plan, later) == Between::Nothing
 }
 
-/// Adds a span that does not begin before the last one.
-/// Gives the id that is gone with it, if it was written.
+/// Adds a span that does not begin before the last one. Gives the id that is gone with it, if it was written.
 fn push(plan: &SessionsPlan, spans: &mut Vec<Span>, mut span: Span) -> Option<Issued> {
     match spans.last_mut().map(|last| (last.between(plan, &span), last)) {
         Some((Between::Nothing, last)) => return last.absorb(span),

@@ -27,6 +27,7 @@ traits:
   refunds:    { count: "*", event: Order Refunded }
   bought:     { count: "*", event: Order Completed, by: properties.currency }
   engaged:    { formula: "orders + orders_30d" }
+  returned:   { funnel: [Order Completed, Order Refunded], within: 30d }
   stage:
     stages:
       - { active: "orders_30d >= 2" }
@@ -41,6 +42,7 @@ segments:
   staged:     "stage = 'active' AND engaged > 3"
   german:     "country = 'DE'"
   half:       { sample: 50% }
+  kept:       "returned.level = 1"
 "#;
 
 struct Shop(tempfile::TempDir);
@@ -240,6 +242,19 @@ fn who_is_no_member_sees_why_and_what_null_makes_of_it() {
         assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{args:?}: {error}");
         assert!(error.contains(wanted), "{args:?}: {error}");
     }
+}
+
+/// SEMANTICS §11: the statement gives whom the stream has in, and can be pasted.
+#[test]
+fn the_statement_of_a_segment_gives_its_members() {
+    let shop = Shop::new();
+    for segment in ["customers", "good", "refunders", "loyal", "lapsed", "staged", "german", "half", "kept"] {
+        let sql = shop.text(&["explain", "segment", segment, "--sql"]);
+        let members = shop.rows(&format!("SELECT m.profile_id FROM ({sql}) AS m ORDER BY 1"));
+        let known = format!("SELECT profile_id FROM segment_members WHERE segment = '{segment}' ORDER BY 1");
+        assert_eq!(members, shop.rows(&known), "{segment}: {sql}");
+    }
+    assert_eq!(shop.rows("SELECT count(*) FROM segment_members WHERE segment = 'kept'"), ["2"]);
 }
 
 /// SEMANTICS §1, §6: what is foretold for a time without events is what the run does when that time has passed.

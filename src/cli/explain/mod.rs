@@ -14,10 +14,15 @@ use clap::Subcommand;
 
 use super::who::{self, Who};
 use super::{Exit, Failure, Global, NodeConfig, run};
-use crate::definition::{Mode, Pipeline};
-use crate::engine::load_component;
-use crate::event::ProfileNumber;
+use crate::cli::output::print;
+use crate::clock;
+use crate::definition::{Mode, Pipeline, Warehouse};
+use crate::engine::{EngineRecord, load_component};
+use crate::event::{ProfileNumber, TimeUs};
+use crate::expression::Dialect;
 use crate::identity::Component;
+use crate::query::members_sql;
+use crate::state::keys::Tag;
 use crate::state::location::Location;
 use crate::state::slate::SlateReader;
 use crate::state::{Store, codec, keys};
@@ -33,10 +38,14 @@ pub enum ExplainCommand {
     Segment {
         name: String,
         /// A profile id, an id it had before, or type:value
-        who: String,
+        #[arg(required_unless_present = "sql")]
+        who: Option<String>,
         /// Take apart segments that it refers to at any depth, not just one level down
         #[arg(long)]
         deep: bool,
+        /// Print the statement over the tables that gives its members instead
+        #[arg(long, conflicts_with_all = ["who", "deep"])]
+        sql: bool,
     },
     /// Why a trait has its value: the events behind it, and when it will change
     Trait {
@@ -53,9 +62,18 @@ pub async fn explain(global: &Global, config: &NodeConfig, command: ExplainComma
             let person = Person::find(config, &pipeline, who).await?;
             profile::explain(global, config, &pipeline, &person).await
         }
-        ExplainCommand::Segment { name, who, deep } => {
+        ExplainCommand::Segment { name, who, deep, sql: _ } => {
             let names = pipeline.segments.iter().map(|plan| plan.name.as_str());
             let index = index_of("segment", &name, names)?;
+            let Some(who) = who else {
+                let now = segment::now(&pipeline, config, state_now(config).await?).await.0;
+                let dialect = match &pipeline.warehouse {
+                    Warehouse::Lake => Dialect::DataFusion,
+                    Warehouse::ClickHouse { .. } => Dialect::ClickHouse,
+                };
+                print(&members_sql(&pipeline, dialect, now, Some(&[name.as_str()])));
+                return Ok(Exit::Well);
+            };
             let person = Person::find(config, &pipeline, who).await?;
             segment::explain(global, config, &pipeline, &person, segment::What::Segment { index, deep }).await
         }
@@ -65,6 +83,17 @@ pub async fn explain(global: &Global, config: &NodeConfig, command: ExplainComma
             segment::explain(global, config, &pipeline, &person, segment::What::Trait { index }).await
         }
     }
+}
+
+/// `now` of the last commit; that of the wall clock where there is no state yet.
+async fn state_now(config: &NodeConfig) -> Result<TimeUs, Failure> {
+    let location = Location::parse(&config.data).map_err(Failure::environment)?;
+    let Ok(reader) = SlateReader::open(&location).await else { return Ok(clock::now_us()) };
+    let record = reader.get(&keys::name(Tag::Engine, EngineRecord::KEY)).await.map_err(Failure::environment)?;
+    let Some(record) = record else { return Ok(clock::now_us()) };
+    let record: EngineRecord =
+        codec::decode(EngineRecord::VERSION, "engine record", &record).map_err(Failure::fatal)?;
+    Ok(record.now)
 }
 
 fn index_of<'n>(what: &str, name: &str, names: impl Iterator<Item = &'n str> + Clone) -> Result<usize, Failure> {

@@ -78,13 +78,7 @@ pub async fn explain(
     let mut traits =
         Traits::new(pipeline.traits.clone(), pipeline.sessions.clone(), &events).map_err(Failure::fatal)?;
     traits.ready = look.traits.iter().map(|known| *known == crate::engine::Readiness::Ready).collect();
-    let runs = status::running(config).await.is_some();
-    let now_is = match pipeline.sources.iter().all(SourcePlan::is_file) {
-        true => NowIs::Files,
-        false if runs => NowIs::Clock,
-        false => NowIs::State,
-    };
-    let now = if now_is == NowIs::Clock { clock::now_us().max(look.engine.now) } else { look.engine.now };
+    let (now, now_is) = now(pipeline, config, look.engine.now).await;
     let mut explained = ahead(pipeline, person, what, &traits, &look, now, now_is).map_err(engine_failure)?;
     let shown: Vec<usize> = explained.views.iter().map(|view| view.index).collect();
     explained.behind = events::behind(pipeline, config, &person.component, &traits, &shown, now).await;
@@ -101,6 +95,16 @@ pub async fn explain(
         say(&format!("events, entries and exits are left out: {problem}"));
     }
     Ok(Exit::Well)
+}
+
+/// The time of now, and which it is; `state_now` is that of the last commit.
+pub async fn now(pipeline: &Pipeline, config: &NodeConfig, state_now: TimeUs) -> (TimeUs, NowIs) {
+    let runs = status::running(config).await.is_some();
+    match pipeline.sources.iter().all(SourcePlan::is_file) {
+        true => (state_now, NowIs::Files),
+        false if runs => (clock::now_us().max(state_now), NowIs::Clock),
+        false => (state_now, NowIs::State),
+    }
 }
 
 /// Evaluates everything now, and lets time pass until nothing changes any more.
