@@ -95,9 +95,6 @@ pub fn random_events(random: &mut fastrand::Rng, count: usize, first: usize) -> 
                 timestamp: at * 1_000_000,
             };
             event.rest.push(format!(r#""context":{{"campaign":{{"source":"s{}"}}}}"#, random.u8(0..5)));
-            if number % 3 > 0 {
-                event.rest.push(format!(r#""groupId":"g{}""#, number * 7 % 5));
-            }
             match random.u8(0..3) {
                 0 => {
                     event.email = Some(format!("e{}@shop.example", random.u8(0..12)));
@@ -112,6 +109,9 @@ pub fn random_events(random: &mut fastrand::Rng, count: usize, first: usize) -> 
                     event.rest.push(track);
                 }
                 _ => event.rest.push(r#""type":"track","event":"Looked Around""#.to_string()),
+            }
+            if number % 3 > 0 {
+                event.rest.push(format!(r#""groupId":"g{}""#, number * 7 % 5));
             }
             event
         })
