@@ -11,7 +11,7 @@ use crate::event::TimeUs;
 pub const GAP: Duration = Duration::from_secs(30 * 60);
 
 /// Every session of so long is kept in the state of its profile, for the late event that joins it.
-pub const LATENESS: Duration = Duration::from_secs(3 * 24 * 60 * 60);
+pub const LATENESS: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A checked `sessions` section.
 #[derive(Debug, Clone, PartialEq)]

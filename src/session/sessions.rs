@@ -297,7 +297,7 @@ fn push(plan: &SessionsPlan, spans: &mut Vec<Span>, mut span: Span) -> Option<Is
     match spans.last_mut().map(|last| (last.between(plan, &span), last)) {
         Some((Between::Nothing, last)) => return last.absorb(span),
         Some((Between::Campaign, last)) => {
-            span.chain = Some(last.chain_id());
+            span.set_chain(last.chain_id());
             spans.push(span);
         }
         _ => spans.push(span),

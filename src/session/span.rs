@@ -12,7 +12,7 @@ use crate::event::TimeUs;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Moment {
     pub at: TimeUs,
-    pub message_id: String,
+    pub message_id: Box<str>,
     pub id: SessionId,
 }
 
@@ -28,15 +28,8 @@ pub struct Issued {
 impl Moment {
     /// How an event stands to this one.
     fn of_event(&self, event: &SessionEvent) -> Ordering {
-        let order = (event.at, event.message_id).cmp(&(self.at, &self.message_id));
+        let order = (event.at, event.message_id).cmp(&(self.at, &*self.message_id));
         order.then_with(|| SessionId::of(event.source, event.message_id).cmp(&self.id))
-    }
-
-    /// As [`of`](Moment::of), in the space that is there.
-    fn set(&mut self, event: &SessionEvent) {
-        (self.at, self.id) = (event.at, SessionId::of(event.source, event.message_id));
-        self.message_id.clear();
-        self.message_id.push_str(event.message_id);
     }
 
     pub fn of(event: &SessionEvent) -> Moment {
@@ -81,9 +74,20 @@ fn texts(campaign: &Campaign) -> usize {
 }
 
 /// A value with the event it comes from.
-type Dated<T> = Option<Box<(Moment, T)>>;
+type Dated<T> = Option<(Moment, T)>;
 
-/// The sum of some events: of a session, or of a part of one.
+/// What only some sessions have.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct More {
+    first_page: Dated<String>,
+    last_page: Dated<String>,
+    /// The first one named. Where campaigns split, it is the only one.
+    campaign: Dated<Campaign>,
+    /// The chain, unless it begins here.
+    chain: Option<SessionId>,
+}
+
+/// The sum of some events: of a session, or of a part of one. Many are kept: what is seldom there is in a box.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Span {
     pub first: Moment,
@@ -91,12 +95,7 @@ pub struct Span {
     length_us: TimeUs,
     pub events: u32,
     pub pages: u32,
-    first_page: Dated<String>,
-    last_page: Dated<String>,
-    /// The first one named. Where campaigns split, it is the only one.
-    campaign: Dated<Campaign>,
-    /// The chain, unless it begins here.
-    pub chain: Option<SessionId>,
+    more: Option<Box<More>>,
     /// Whether a row was written of it, under the id of now.
     pub said: bool,
     /// Whether it has changed since.
@@ -116,17 +115,16 @@ pub enum Between {
 
 impl Span {
     pub fn of(point: &Point) -> Span {
-        let page = point.path.as_ref().map(|path| Box::new((point.moment.clone(), path.to_string())));
-        let campaign = point.campaign.as_deref();
+        let page = point.path.as_ref().map(|path| (point.moment.clone(), path.to_string()));
+        let campaign = point.campaign.as_deref().map(|campaign| (point.moment.clone(), campaign.clone()));
+        let has_more = page.is_some() || campaign.is_some();
+        let more = || Box::new(More { first_page: page.clone(), last_page: page.clone(), campaign, chain: None });
         Span {
             first: point.moment.clone(),
             length_us: 0,
             events: 1,
             pages: u32::from(point.page),
-            first_page: page.clone(),
-            last_page: page,
-            campaign: campaign.map(|campaign| Box::new((point.moment.clone(), campaign.clone()))),
-            chain: None,
+            more: has_more.then(more),
             said: false,
             changed: true,
         }
@@ -153,22 +151,29 @@ impl Span {
         self.events = self.events.saturating_add(1);
         self.pages = self.pages.saturating_add(u32::from(event.page));
         if let Some(path) = event.path {
-            put(&mut self.first_page, event, path, Ordering::Less);
-            put(&mut self.last_page, event, path, Ordering::Greater);
+            let more = self.more.get_or_insert_default();
+            put(&mut more.first_page, event, path, Ordering::Less);
+            put(&mut more.last_page, event, path, Ordering::Greater);
         }
-        if event.names_campaign()
-            && self.campaign.as_ref().is_none_or(|known| known.0.of_event(event) == Ordering::Less)
-        {
-            self.campaign = Campaign::of(event).map(|campaign| Box::new((Moment::of(event), campaign)));
+        if event.names_campaign() {
+            let more = self.more.get_or_insert_default();
+            if more.campaign.as_ref().is_none_or(|known| known.0.of_event(event) == Ordering::Less) {
+                more.campaign = Campaign::of(event).map(|campaign| (Moment::of(event), campaign));
+            }
         }
     }
 
     pub fn chain_id(&self) -> SessionId {
-        self.chain.unwrap_or(self.first.id)
+        self.more.as_ref().and_then(|more| more.chain).unwrap_or(self.first.id)
+    }
+
+    /// It follows in this chain.
+    pub fn set_chain(&mut self, chain: SessionId) {
+        self.more.get_or_insert_default().chain = Some(chain);
     }
 
     pub fn campaign(&self) -> Option<&Campaign> {
-        self.campaign.as_ref().map(|campaign| &campaign.1)
+        self.more.as_ref()?.campaign.as_ref().map(|campaign| &campaign.1)
     }
 
     /// `later` does not begin before this one.
@@ -192,59 +197,59 @@ impl Span {
         let last_at = self.last_at().max(other.last_at());
         if other.first < self.first {
             std::mem::swap(&mut self.first, &mut other.first);
-            std::mem::swap(&mut self.chain, &mut other.chain);
             std::mem::swap(&mut self.said, &mut other.said);
+            let chain = other.more.as_ref().and_then(|more| more.chain);
+            if chain.is_some() || self.more.is_some() {
+                self.more.get_or_insert_default().chain = chain;
+            }
         }
         self.length_us = 0;
         self.reach(last_at);
         self.changed = true;
         self.events = self.events.saturating_add(other.events);
         self.pages = self.pages.saturating_add(other.pages);
-        choose(&mut self.first_page, other.first_page, |a, b| a < b);
-        choose(&mut self.last_page, other.last_page, |a, b| a > b);
-        choose(&mut self.campaign, other.campaign, |a, b| a < b);
+        if let Some(theirs) = other.more {
+            let mine = self.more.get_or_insert_default();
+            choose(&mut mine.first_page, theirs.first_page, |a, b| a < b);
+            choose(&mut mine.last_page, theirs.last_page, |a, b| a > b);
+            choose(&mut mine.campaign, theirs.campaign, |a, b| a < b);
+        }
         other.said.then_some(Issued { moment: other.first, digest: 0 })
     }
 
     pub fn row(&self) -> SessionRow {
-        let path = |page: &Dated<String>| page.as_ref().map(|page| page.1.as_str().into());
+        let more = self.more.as_deref();
+        let path = |page: Option<&Dated<String>>| Some(page?.as_ref()?.1.as_str().into());
         SessionRow {
             id: self.first.id,
             started_at: self.first.at,
             ended_at: self.last_at(),
-            first_message_id: self.first.message_id.as_str().into(),
+            first_message_id: self.first.message_id.clone(),
             events: self.events,
             pages: self.pages,
-            first_page: path(&self.first_page),
-            last_page: path(&self.last_page),
-            campaign: self.campaign.as_ref().map(|campaign| campaign.1.clone()),
+            first_page: path(more.map(|more| &more.first_page)),
+            last_page: path(more.map(|more| &more.last_page)),
+            campaign: self.campaign().cloned(),
             merged_into: None,
             chain_id: self.chain_id(),
         }
     }
 
     pub fn weigh(&self) -> usize {
-        let page = |page: &Dated<String>| {
-            page.as_ref().map_or(0, |page| size_of::<(Moment, String)>() + page.0.message_id.len() + page.1.len())
-        };
-        let campaign = self
-            .campaign
-            .as_ref()
-            .map_or(0, |campaign| size_of::<(Moment, Campaign)>() + campaign.0.message_id.len() + texts(&campaign.1));
-        self.first.message_id.len() + page(&self.first_page) + page(&self.last_page) + campaign
+        let page = |page: &Dated<String>| page.as_ref().map_or(0, |page| page.0.message_id.len() + page.1.len());
+        let more = self.more.as_ref().map_or(0, |more| {
+            let campaign = more.campaign.as_ref();
+            let campaign = campaign.map_or(0, |campaign| campaign.0.message_id.len() + texts(&campaign.1));
+            size_of::<More>() + page(&more.first_page) + page(&more.last_page) + campaign
+        });
+        self.first.message_id.len() + more
     }
 }
 
 /// Keeps the event's path if the event stands so to that of the one there is.
 fn put(page: &mut Dated<String>, event: &SessionEvent, path: &str, wanted: Ordering) {
-    match page {
-        None => *page = Some(Box::new((Moment::of(event), path.to_string()))),
-        Some(known) if known.0.of_event(event) == wanted => {
-            known.0.set(event);
-            known.1.clear();
-            known.1.push_str(path);
-        }
-        Some(_) => {}
+    if page.as_ref().is_none_or(|known| known.0.of_event(event) == wanted) {
+        *page = Some((Moment::of(event), path.to_string()));
     }
 }
 

@@ -19,7 +19,7 @@ use crate::world::{Event, World, for_seeds, random_events};
 
 const MINUTE_US: i64 = 60_000_000;
 const GAP_US: i64 = 30 * MINUTE_US;
-const LATENESS_US: i64 = 3 * 24 * 60 * MINUTE_US;
+const LATENESS_US: i64 = 24 * 60 * MINUTE_US;
 
 /// What the oracle goes by.
 #[derive(Clone, Copy, Debug)]

@@ -39,7 +39,7 @@ pub static FILE: Section = Section {
 
 pub static SESSIONS: Section = Section::of(&[
     key("gap", Duration, "a pause longer than this ends it; 30m if left out"),
-    key("lateness", Duration, "an event further behind the latest of its person is in none; 3d if left out"),
+    key("lateness", Duration, "an event further behind the latest of its person is in none; 1d if left out"),
     key("split_on", Any(&Choice(|| names(&sessions::SPLITS))), "what ends it besides"),
     key("events", OneOrMore(&Text), "only events of these names or types"),
 ]);
