@@ -145,6 +145,8 @@ def main():
             continue
         status = json.loads(done.stdout)
         taken = int(status["totals"]["records"]) - options.events
+        if taken < 0:
+            continue  # it has not begun to read yet
         lags.append(written[0] - taken)
         print(f"{time.monotonic() - began:5.0f} s  lag {lags[-1]}  {status.get('fill')}", file=sys.stderr)
         if filled is None and status.get("fill") is None and taken > 0:

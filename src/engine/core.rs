@@ -69,6 +69,10 @@ use crate::transform::Restore;
 /// Reads from the store that are under way at once.
 const READS_AT_ONCE: usize = 64;
 
+/// So many profiles are read by a scan where no more than one in so many lies between them.
+const SCAN_FROM: usize = 1_000;
+const SCAN_SPREAD: u64 = 32;
+
 /// All state of the pipeline, hot in memory in front of the store.
 pub struct Core {
     store: Arc<dyn Store>,
@@ -360,6 +364,12 @@ impl Core {
         numbers: Vec<ProfileNumber>,
     ) -> Result<Vec<(ProfileNumber, Option<Profile>)>, StoreError> {
         let (store, slots) = (&*self.store, &self.slots);
+        if let (Some(first), Some(last)) = (numbers.iter().min().copied(), numbers.iter().max().copied())
+            && numbers.len() >= SCAN_FROM
+            && (last - first) / numbers.len() as u64 <= SCAN_SPREAD
+        {
+            return self.scan_profiles(numbers, first, last).await;
+        }
         futures::stream::iter(numbers)
             .map(|number| async move {
                 let Some(value) = store.get(&keys::profile(number)).await? else { return Ok((number, None)) };
@@ -369,6 +379,32 @@ impl Core {
             .buffer_unordered(READS_AT_ONCE)
             .try_collect()
             .await
+    }
+
+    /// Reads profiles that lie close together: a scan over all between takes a tenth of looking each up.
+    async fn scan_profiles(
+        &self,
+        mut numbers: Vec<ProfileNumber>,
+        first: ProfileNumber,
+        last: ProfileNumber,
+    ) -> Result<Vec<(ProfileNumber, Option<Profile>)>, StoreError> {
+        numbers.sort_unstable();
+        numbers.dedup();
+        let mut found: Vec<(ProfileNumber, Option<Profile>)> = numbers.iter().map(|number| (*number, None)).collect();
+        let mut after = keys::profile(first.saturating_sub(1));
+        loop {
+            let page = self.store.scan(&keys::prefix(Tag::Profile), Some(&after), fill::PROFILES_AT_ONCE).await?;
+            for (key, value) in &page {
+                let number = keys::parse_number(key).unwrap_or_default();
+                let Ok(place) = numbers.binary_search(&number) else { continue };
+                let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", value)?;
+                found[place].1 = Some(record.load(&self.slots));
+            }
+            match page.last() {
+                Some((key, _)) if keys::parse_number(key).is_some_and(|number| number < last) => after = key.clone(),
+                _ => return Ok(found),
+            }
+        }
     }
 
     /// Takes the touched profiles out of the cache; they go back when the batch is done with them.

@@ -165,7 +165,7 @@ impl Core {
         }
         let mut staged = self.begin(now);
         if self.timers.must_read(self.record.now) {
-            self.timers.read(&*self.store).await?;
+            self.timers.read(&*self.store, self.record.now).await?;
         }
         let mut numbers = self.timers.take(self.record.now, TIMERS_AT_ONCE);
         if numbers.is_empty() {
