@@ -26,7 +26,7 @@ impl Loop {
             if !ticks || wait_us > WAIT_MAX_US {
                 return std::future::pending().await;
             }
-            tokio::time::sleep(std::time::Duration::from_micros(wait_us.max(0) as u64)).await;
+            clock::sleep(std::time::Duration::from_micros(wait_us.max(0) as u64)).await;
         }
     }
 
@@ -105,7 +105,7 @@ async fn fill_from(
                     warned.clone_from(&problem);
                 }
                 status.change(|status| status.fill = Some(problem));
-                tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+                clock::sleep(std::time::Duration::from_secs(2)).await;
                 continue;
             }
         };
