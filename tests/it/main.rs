@@ -35,6 +35,7 @@ mod oracle;
 mod order;
 mod pipeline_tests;
 mod rfm;
+mod sim;
 mod tidy;
 mod time;
 mod world;
