@@ -6,7 +6,6 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
 use arrow::datatypes::{Int32Type, Int64Type, UInt32Type, UInt64Type};
-use arrow::ipc::reader::StreamReader;
 use tributary::engine::{Core, EngineRecord, Outcome, Preparer};
 use tributary::sink::Table;
 use tributary::sink::tables::TableKind;
@@ -64,21 +63,17 @@ pub fn ends(world: &World) -> Checked {
     Ok(())
 }
 
-/// Everything that happened and that is left, in one number.
-pub fn hash(world: &World) -> u128 {
-    let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
-    hasher.update(world.faults.trace().join("\n").as_bytes());
-    for (key, value) in world.disk.entries.dump() {
-        hasher.update(&key);
-        hasher.update(&value);
-    }
-    for ((commit, table), rows) in &world.disk.sealed {
-        hasher.update(&commit.to_le_bytes());
-        hasher.update(table.as_bytes());
-        hasher.update(rows);
-    }
-    hasher.update(format!("{:?}", world.receipts).as_bytes());
-    hasher.digest128()
+/// Everything that is left, by name, as numbers: entries of the disk, rows as sealed, requests.
+pub fn left(world: &World) -> BTreeMap<String, u64> {
+    let hash = xxhash_rust::xxh3::xxh3_64;
+    let disk = world.disk.entries.dump();
+    let disk = disk.iter().map(|(key, value)| (format!("entry {key:?}"), hash(value)));
+    let sealed =
+        world.disk.sealed.iter().map(|((commit, table), rows)| (format!("{table} of {commit}"), hash(&rows.bytes)));
+    let receipts = world.receipts.iter().enumerate();
+    let receipts =
+        receipts.map(|(number, receipt)| (format!("request {number}"), hash(format!("{receipt:?}").as_bytes())));
+    disk.chain(sealed).chain(receipts).collect()
 }
 
 fn get(world: &World, key: &[u8]) -> Option<bytes::Bytes> {
@@ -95,11 +90,6 @@ fn watermark(world: &World, source: &str, partition: i32) -> i64 {
     value.map_or(0, |value| codec::decode(1, "position", &value).expect("a position"))
 }
 
-fn sealed(bytes: &[u8]) -> RecordBatch {
-    let mut reader = StreamReader::try_new(&bytes[1..], None).expect("sealed rows");
-    reader.next().expect("a batch").expect("rows")
-}
-
 fn text<'r>(rows: &'r RecordBatch, column: &str) -> &'r StringArray {
     rows.column_by_name(column).unwrap_or_else(|| panic!("no {column}")).as_string::<i32>()
 }
@@ -108,16 +98,15 @@ fn text<'r>(rows: &'r RecordBatch, column: &str) -> &'r StringArray {
 fn accounted(world: &World) -> Result<(BTreeMap<Place, String>, BTreeSet<Place>), String> {
     let (mut applied, mut rejected) = (BTreeMap::new(), BTreeSet::new());
     let mut ids = BTreeSet::new();
-    for ((commit, table), bytes) in &world.disk.sealed {
+    for ((commit, table), sealed) in &world.disk.sealed {
         if table != "events" && table != "rejected_events" {
             continue;
         }
-        let rows = sealed(bytes);
+        let rows = &sealed.rows;
         let partitions = rows.column_by_name("partition").expect("partition").as_primitive::<Int32Type>();
         let offsets = rows.column_by_name("offset").expect("offset").as_primitive::<Int64Type>();
         for row in 0..rows.num_rows() {
-            let place: Place =
-                (text(&rows, "source").value(row).to_string(), partitions.value(row), offsets.value(row));
+            let place: Place = (text(rows, "source").value(row).to_string(), partitions.value(row), offsets.value(row));
             ensure!(
                 !applied.contains_key(&place) && !rejected.contains(&place),
                 "{place:?} is accounted for a second time by commit {commit}"
@@ -126,7 +115,7 @@ fn accounted(world: &World) -> Result<(BTreeMap<Place, String>, BTreeSet<Place>)
                 rejected.insert(place);
                 continue;
             }
-            let id = text(&rows, "message_id").value(row).to_string();
+            let id = text(rows, "message_id").value(row).to_string();
             ensure!(ids.insert(id.clone()), "{id} is applied a second time by commit {commit}, from {place:?}");
             applied.insert(place, id);
         }
@@ -161,10 +150,8 @@ pub fn watermarks(world: &World) -> Checked {
 /// Rows in the order of (`_batch`, `_seq`).
 pub fn in_order(parts: &[RecordBatch]) -> RecordBatch {
     let rows = concat_batches(&parts[0].schema(), parts).expect("parts of one table");
-    let by = ["_batch", "_seq"].map(|name| SortColumn {
-        values: rows.column_by_name(name).expect("a place").clone(),
-        options: None,
-    });
+    let by = ["_batch", "_seq"]
+        .map(|name| SortColumn { values: rows.column_by_name(name).expect("a place").clone(), options: None });
     let order: UInt32Array = lexsort_to_indices(&by, None).expect("an order");
     take_record_batch(&rows, &order).expect("rows")
 }
@@ -173,8 +160,8 @@ pub fn in_order(parts: &[RecordBatch]) -> RecordBatch {
 fn tables_are_what_was_sealed(world: &World) -> Result<BTreeMap<String, RecordBatch>, String> {
     ensure!(world.disk.resealed.is_empty(), "sealed twice: {:?}", world.disk.resealed);
     let mut wanted: BTreeMap<String, Vec<RecordBatch>> = BTreeMap::new();
-    for ((commit, table), bytes) in &world.disk.sealed {
-        let rows = sealed(bytes);
+    for ((commit, table), sealed) in &world.disk.sealed {
+        let rows = sealed.rows.clone();
         let numbers = rows.column_by_name("_seq").expect("_seq").as_primitive::<UInt32Type>();
         let commits = rows.column_by_name("_batch").expect("_batch").as_primitive::<UInt64Type>();
         ensure!(
@@ -299,7 +286,11 @@ fn deliveries(world: &World, tables: &BTreeMap<String, RecordBatch>) -> Checked 
         let numbers: Vec<u32> = entry.outcomes.iter().map(|(number, _)| *number).collect();
         ensure!(numbers.iter().copied().eq(1..=numbers.len() as u32), "{id} has the attempts {numbers:?}");
         let (last, before) = entry.outcomes.split_last().expect("an attempt");
-        ensure!(before.iter().all(|(_, outcome)| *outcome == "retry"), "{id} went on after its end: {:?}", entry.outcomes);
+        ensure!(
+            before.iter().all(|(_, outcome)| *outcome == "retry"),
+            "{id} went on after its end: {:?}",
+            entry.outcomes
+        );
         match last.1 {
             "sent" => ensure!(taken.contains(id), "{id} is said to be sent and nobody got it"),
             "failed" => {}

@@ -29,7 +29,7 @@ mod store;
 mod tables;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -202,7 +202,7 @@ fn start(world: &Arc<Mutex<World>>, drain: bool) -> Started {
     let receiver_of = |_: &str| Arc::new(SimReceiver(instance.clone())) as Arc<dyn Destination>;
     let sources = instance.clone();
     let wiring = Wiring {
-        store: store::open(&instance),
+        store: store::open(&instance, cache_bytes == TINY),
         sink: Box::new(SimSink::new(&instance)),
         destinations: ["crm", "ads"].map(|name| (name.to_string(), receiver_of(name))).into(),
         history: Arc::new(SimHistory(instance.clone())),
@@ -309,8 +309,8 @@ async fn live_through(world: &Arc<Mutex<World>>) -> Result<(), String> {
 
 /// What a seed came to.
 struct Lived {
-    /// Everything that happened and that is left, in one number.
-    hash: u128,
+    /// See [`check::left`].
+    left: BTreeMap<String, u64>,
     struck: [u32; ALL.len()],
     commits: u32,
     records: usize,
@@ -343,7 +343,7 @@ fn live(seed: u64, order: Option<Order>) -> Lived {
     let found = lived.and_then(|()| check::all(&world.lock().expect("a world")));
     let world = world.lock().expect("a world");
     Lived {
-        hash: check::hash(&world),
+        left: check::left(&world),
         struck: world.faults.struck,
         commits: world.disk.commits,
         records,
@@ -356,36 +356,84 @@ fn number_of(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// A minute in the usual run.
-const SEEDS: u64 = 400;
+/// About a minute.
+const SEEDS: u64 = 300;
+
+/// Seeds that found something, and what.
+const FOUND: [(u64, &str); 1] =
+    [(7, "ids that arrived while `now` stood at 0 were forgotten when it went on, and their copies applied")];
+
+/// What many seeds came to.
+#[derive(Default)]
+struct Tally {
+    seeds: u64,
+    struck: [u64; ALL.len()],
+    commits: u64,
+    records: u64,
+    found: Option<String>,
+}
+
+impl Tally {
+    fn add(&mut self, seed: u64, lived: Lived) {
+        if let Err(found) = lived.found {
+            const SHOWN: usize = 60;
+            let last = &lived.trace[lived.trace.len().saturating_sub(SHOWN)..];
+            let text = format!(
+                "{found}\nthe last that happened:\n{}\nrepeat with SIM_SEED={seed} SIM_SEEDS=1",
+                last.join("\n")
+            );
+            self.found.get_or_insert(text);
+        }
+        for (all, one) in self.struck.iter_mut().zip(lived.struck) {
+            *all += u64::from(one);
+        }
+        self.seeds += 1;
+        self.commits += u64::from(lived.commits);
+        self.records += lived.records as u64;
+    }
+}
 
 #[test]
 fn whatever_fails_nothing_is_lost_doubled_or_told_too_early() {
     let (first, count) = (number_of("SIM_SEED", 1), number_of("SIM_SEEDS", SEEDS));
-    let started = Instant::now();
-    let (mut struck, mut commits, mut records) = ([0u64; ALL.len()], 0u64, 0);
-    for seed in first..first + count {
-        let lived = live(seed, None);
-        if let Err(found) = lived.found {
-            const SHOWN: usize = 60;
-            let last = &lived.trace[lived.trace.len().saturating_sub(SHOWN)..];
-            panic!("{found}\nthe last that happened:\n{}\nrepeat with SIM_SEED={seed} SIM_SEEDS=1", last.join("\n"));
+    let before =
+        FOUND.iter().map(|(seed, _)| *seed).filter(|seed| count == SEEDS && !(first..first + count).contains(seed));
+    let seeds: Vec<u64> = before.chain(first..first + count).collect();
+    let (next, tally, started) = (AtomicUsize::new(0), Mutex::new(Tally::default()), Instant::now());
+    // Each thread has a clock and worlds of its own. The usual run leaves the other processors to the other tests.
+    let threads = if count > SEEDS { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 };
+    let work = || {
+        while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let lived = live(*seed, None);
+            let mut tally = tally.lock().expect("a tally");
+            tally.add(*seed, lived);
+            if tally.found.is_some() {
+                return;
+            }
+            if tally.seeds % 1_000 == 0 {
+                println!("{} seeds, {:.0} s", tally.seeds, started.elapsed().as_secs_f64());
+            }
         }
-        for (all, one) in struck.iter_mut().zip(lived.struck) {
-            *all += u64::from(one);
-        }
-        commits += u64::from(lived.commits);
-        records += lived.records;
-        if count > 2_000 && seed % 1_000 == 0 {
-            println!("seed {seed}, {:.0} s", started.elapsed().as_secs_f64());
-        }
-    }
-    let rate = count as f64 / started.elapsed().as_secs_f64() * 60.0;
-    println!("{count} seeds from {first}, {rate:.0} a minute: {records} records, {commits} commits, and these faults:");
-    for (fault, times) in ALL.iter().zip(struck) {
+    };
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    let tally = tally.into_inner().expect("a tally");
+    let minutes = started.elapsed().as_secs_f64() / 60.0;
+    println!(
+        "{} seeds from {first}, {:.0} a minute: {} records, {} commits, and these faults:",
+        tally.seeds,
+        tally.seeds as f64 / minutes,
+        tally.records,
+        tally.commits
+    );
+    for (fault, times) in ALL.iter().zip(tally.struck) {
         println!("{times:>9}  {fault:?}");
-        assert!(times > 0 || count < SEEDS, "{fault:?} never struck");
     }
+    if let Some(found) = tally.found {
+        panic!("{found}");
+    }
+    let never: Vec<&Fault> =
+        ALL.iter().zip(tally.struck).filter(|(_, times)| *times == 0).map(|(fault, _)| fault).collect();
+    assert!(never.is_empty() || count < SEEDS, "never struck: {never:?}");
 }
 
 #[test]
@@ -395,7 +443,9 @@ fn a_seed_replays_exactly() {
         for (line, (one, other)) in one.trace.iter().zip(&other.trace).enumerate() {
             assert_eq!(one, other, "seed {seed}, line {line}");
         }
-        assert_eq!(one.hash, other.hash, "seed {seed}");
+        let differ = one.left.iter().filter(|(name, left)| other.left.get(*name) != Some(*left));
+        let differ: Vec<&String> = differ.map(|(name, _)| name).collect();
+        assert!(differ.is_empty() && one.left.len() == other.left.len(), "seed {seed}: {differ:?}");
     }
 }
 

@@ -88,7 +88,10 @@ impl Log {
     pub fn records(&self) -> impl Iterator<Item = (usize, i32, i64, &Record)> {
         self.partitions.iter().enumerate().flat_map(|(source, partitions)| {
             partitions.iter().enumerate().flat_map(move |(partition, records)| {
-                records.iter().enumerate().map(move |(offset, record)| (source, partition as i32, offset as i64, record))
+                records
+                    .iter()
+                    .enumerate()
+                    .map(move |(offset, record)| (source, partition as i32, offset as i64, record))
             })
         })
     }
@@ -125,7 +128,8 @@ impl Reader {
         loop {
             self.instance.live().await;
             let now_us = simulated::elapsed_us();
-            let waiting: Vec<usize> = self.records.iter().map(|all| all.partition_point(|record| record.at_us <= now_us)).collect();
+            let waiting: Vec<usize> =
+                self.records.iter().map(|all| all.partition_point(|record| record.at_us <= now_us)).collect();
             let mut told = Vec::new();
             for partition in 0..self.records.len() {
                 let is = self.next[partition] < waiting[partition];
@@ -141,7 +145,9 @@ impl Reader {
             }
             if !behind.contains(&true) {
                 // The loop looks whether it is done when something comes.
-                let next_us = (0..self.records.len()).filter_map(|partition| Some(self.records[partition].get(self.next[partition])?.at_us)).min();
+                let next_us = (0..self.records.len())
+                    .filter_map(|partition| Some(self.records[partition].get(self.next[partition])?.at_us))
+                    .min();
                 if now_us >= said_caught_up_us.saturating_add(60_000_000) || !told.is_empty() {
                     told.push(SourceEvent::CaughtUp);
                     said_caught_up_us = now_us;
@@ -185,7 +191,8 @@ impl Reader {
         let mut raw = RawBatch::new(self.name.clone());
         let mut left = self.instance.random(|random| random.usize(1..30));
         while left > 0 {
-            let open: Vec<usize> = (0..waiting.len()).filter(|partition| self.next[*partition] < waiting[*partition]).collect();
+            let open: Vec<usize> =
+                (0..waiting.len()).filter(|partition| self.next[*partition] < waiting[*partition]).collect();
             let Some(partition) = self.instance.random(|random| random.choice(open.iter()).copied()) else { break };
             let run = self.instance.random(|random| random.usize(1..=left));
             let upto = (self.next[partition] + run).min(waiting[partition]);

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
+use arrow::ipc::reader::StreamReader;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tributary::clock;
@@ -21,9 +23,16 @@ pub struct Disk {
     pub writer: u32,
     pub commits: u32,
     /// Rows as they were sealed, by commit and table: whatever the tables hold in the end must be these.
-    pub sealed: BTreeMap<(u64, String), Bytes>,
+    pub sealed: BTreeMap<(u64, String), Sealed>,
     /// Of these, the ones that were sealed a second time.
     pub resealed: Vec<String>,
+}
+
+/// Rows as bytes and as what they are.
+#[derive(Debug)]
+pub struct Sealed {
+    pub bytes: Bytes,
+    pub rows: RecordBatch,
 }
 
 /// A run of more commits than this goes round in a circle.
@@ -33,12 +42,17 @@ const COMMITS_MAX: u32 = 20_000;
 pub struct SimStore {
     pub instance: Instance,
     pub entries: MemoryStore,
+    /// The engine's cache is small.
+    pub forgetful: bool,
 }
 
 #[async_trait]
 impl Store for SimStore {
     async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        self.readable().await?;
+        // Which entries a small cache lets go is chance, so whether they are read again must have no consequence.
+        if !self.forgetful {
+            self.readable().await?;
+        }
         self.entries.get(key).await
     }
 
@@ -101,7 +115,10 @@ impl Disk {
             }
             let commit = u64::from_be_bytes(key[2..10].try_into().expect("a commit"));
             let table = String::from_utf8(key[10..].to_vec()).expect("a table");
-            if self.sealed.insert((commit, table.clone()), value.clone()).is_some() {
+            // A version byte, then Arrow IPC.
+            let mut reader = StreamReader::try_new(&value[1..], None).expect("sealed rows");
+            let rows = reader.next().expect("a batch").expect("rows");
+            if self.sealed.insert((commit, table.clone()), Sealed { bytes: value.clone(), rows }).is_some() {
                 self.resealed.push(format!("{table} of commit {commit}"));
             }
         }
@@ -109,10 +126,10 @@ impl Disk {
 }
 
 /// An instance opens the disk: whoever had it before is fenced.
-pub fn open(instance: &Instance) -> Arc<SimStore> {
+pub fn open(instance: &Instance, forgetful: bool) -> Arc<SimStore> {
     let mut world = instance.world();
     world.disk.writer = instance.number;
     let entries = world.disk.entries.clone();
     drop(world);
-    Arc::new(SimStore { instance: instance.clone(), entries })
+    Arc::new(SimStore { instance: instance.clone(), entries, forgetful })
 }

@@ -39,7 +39,8 @@ struct Running {
 impl Server {
     /// Finishes what is done by now.
     pub fn settle(&mut self, now_us: i64) {
-        let (done, running) = std::mem::take(&mut self.running).into_iter().partition(|insert| insert.done_at_us <= now_us);
+        let (done, running) =
+            std::mem::take(&mut self.running).into_iter().partition(|insert| insert.done_at_us <= now_us);
         self.running = running;
         let done: Vec<Running> = done;
         for insert in done {
