@@ -26,7 +26,12 @@ struct Clock {
     /// Who sleeps until when; those of one moment in the order in which they fell asleep.
     sleepers: BTreeMap<(i64, u64), Option<Waker>>,
     next: u64,
+    /// Sleeps begun since it last moved.
+    restless: u32,
 }
+
+/// Nobody who waits for something begins so many sleeps in one moment.
+const RESTLESS_MAX: u32 = 100_000;
 
 /// The simulated clock of this thread, until it is dropped.
 #[derive(Debug)]
@@ -60,6 +65,7 @@ pub fn advance() {
         // One that was polled and not dropped has a waker; others wake when they are polled.
         let ((at, _), waker) = clock.sleepers.pop_first()?;
         clock.elapsed_us = clock.elapsed_us.max(at);
+        clock.restless = 0;
         waker
     });
     if let Some(waker) = woken.flatten() {
@@ -75,6 +81,8 @@ pub(super) fn sleep(duration: Duration) -> Option<Asleep> {
     with(|clock| {
         let at = clock.elapsed_us.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX));
         clock.next += 1;
+        clock.restless += 1;
+        assert!(clock.restless < RESTLESS_MAX, "someone waits in circles: time does not pass");
         let key = (at, clock.next);
         clock.sleepers.insert(key, None);
         Asleep { key }

@@ -360,8 +360,13 @@ fn number_of(name: &str, default: u64) -> u64 {
 const SEEDS: u64 = 300;
 
 /// Seeds that found something, and what.
-const FOUND: [(u64, &str); 1] =
-    [(7, "ids that arrived while `now` stood at 0 were forgotten when it went on, and their copies applied")];
+const FOUND: [(u64, &str); 2] = [
+    (7, "ids that arrived while `now` stood at 0 were forgotten when it went on, and their copies applied"),
+    (
+        124,
+        "the loop went in circles where a timer was due by the wall clock and a partition held `now` back by less than 1 s",
+    ),
+];
 
 /// What many seeds came to.
 #[derive(Default)]
