@@ -53,7 +53,7 @@ impl Scalar {
 /// so that no accumulator is larger for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "i128", into = "i128")]
-#[repr(packed(8))]
+#[repr(Rust, packed(8))]
 pub struct Exact(i128);
 
 impl Exact {

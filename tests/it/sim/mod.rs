@@ -31,7 +31,7 @@ mod tables;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, LocalSet};
@@ -274,7 +274,7 @@ async fn live_through(world: &Arc<Mutex<World>>) -> Result<(), String> {
                     running.instance.die();
                 } else if strikes(Fault::Takeover) {
                     let next = start(world, false);
-                    let old = std::mem::replace(&mut current, Some(next)).expect("it is running");
+                    let old = current.replace(next).expect("it is running");
                     // Sooner or later its heartbeat tells it, if no commit did.
                     let (input, late) = (old.input.clone(), lock().faults.random.u64(0..120_000));
                     tokio::spawn(async move {
@@ -404,7 +404,7 @@ fn whatever_fails_nothing_is_lost_doubled_or_told_too_early() {
     let before =
         FOUND.iter().map(|(seed, _)| *seed).filter(|seed| count == SEEDS && !(first..first + count).contains(seed));
     let seeds: Vec<u64> = before.chain(first..first + count).collect();
-    let (next, tally, started) = (AtomicUsize::new(0), Mutex::new(Tally::default()), Instant::now());
+    let (next, tally, started) = (AtomicUsize::new(0), Mutex::new(Tally::default()), clock::instant());
     // Each thread has a clock and worlds of its own. The usual run leaves the other processors to the other tests.
     let threads = if count > SEEDS { std::thread::available_parallelism().map_or(1, usize::from) } else { 1 };
     let work = || {
@@ -459,7 +459,7 @@ fn a_seed_replays_exactly() {
 #[cfg(debug_assertions)]
 fn a_broken_order_of_commits_is_noticed() {
     for order in [Order::EffectsFirst, Order::AcknowledgedFirst, Order::PositionsFirst] {
-        let started = Instant::now();
+        let started = clock::instant();
         let noticed = (1..100).find_map(|seed| Some((seed, live(seed, Some(order)).found.err()?)));
         let (seed, found) = noticed.unwrap_or_else(|| panic!("{order:?} is not noticed"));
         println!("{order:?}: seed {seed}, {:.1} s: {found}", started.elapsed().as_secs_f64());
