@@ -41,7 +41,9 @@ const COMMITS_MAX: u32 = 20_000;
 /// The disk as one instance sees it.
 pub struct SimStore {
     pub instance: Instance,
-    pub entries: MemoryStore,
+    /// What it reads: the disk as it was when it was opened, and its own commits. A writer that was taken over does not see
+    /// what the other writes.
+    view: MemoryStore,
     /// The engine's cache is small.
     pub forgetful: bool,
 }
@@ -53,12 +55,12 @@ impl Store for SimStore {
         if !self.forgetful {
             self.readable().await?;
         }
-        self.entries.get(key).await
+        self.view.get(key).await
     }
 
     async fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
         self.readable().await?;
-        self.entries.scan(prefix, after, limit).await
+        self.view.scan(prefix, after, limit).await
     }
 
     async fn commit(&self, batch: WriteBatch) -> Result<(), StoreError> {
@@ -70,7 +72,7 @@ impl Store for SimStore {
         if self.instance.strikes(Fault::CommitFails) {
             return Err(StoreError::Unavailable("the disk is full".to_string()));
         }
-        {
+        let disk = {
             let mut world = self.instance.world();
             let disk = &mut world.disk;
             if disk.writer != self.instance.number {
@@ -81,8 +83,11 @@ impl Store for SimStore {
                 return Err(StoreError::Damaged(format!("the engine goes round in a circle: {COMMITS_MAX} commits")));
             }
             disk.keep_sealed(&batch);
-        }
-        self.entries.commit(batch).await?;
+            disk.entries.clone()
+        };
+        // Neither waits: nothing comes between them.
+        disk.commit(batch.clone()).await?;
+        self.view.commit(batch).await?;
         self.instance.reach("commit durable").await;
         if self.instance.strikes(Fault::CommitAnswerLost) {
             return Err(StoreError::Unavailable("the connection to the storage was lost".to_string()));
@@ -129,7 +134,8 @@ impl Disk {
 pub fn open(instance: &Instance, forgetful: bool) -> Arc<SimStore> {
     let mut world = instance.world();
     world.disk.writer = instance.number;
-    let entries = world.disk.entries.clone();
-    drop(world);
-    Arc::new(SimStore { instance: instance.clone(), entries, forgetful })
+    let writes = world.disk.entries.dump().into_iter().map(|(key, value)| Write::Put(key, value)).collect();
+    let view = MemoryStore::default();
+    futures::executor::block_on(view.commit(WriteBatch { writes })).expect("memory");
+    Arc::new(SimStore { instance: instance.clone(), view, forgetful })
 }
