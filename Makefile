@@ -1,5 +1,6 @@
 # make demo    a shop, start to finish, no server needed
 # make test    every test, with the real Kafka and the real ClickHouse engine
+# make soak    the simulated world for as long as one likes: SIM_SEED is where it begins, SIM_SEEDS how many
 # make check   what must hold before a commit: formatting, lints, unit tests; no servers
 #
 # demo and test share one build: the dev profile, lightly optimised (see Cargo.toml). The first build takes minutes,
@@ -10,7 +11,7 @@ CARGO ?= cargo
 CARGO_FLAGS ?= --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-identity bench-definitions release fmt
+.PHONY: help demo test soak check bench bench-identity bench-definitions release fmt
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 23
@@ -22,6 +23,12 @@ demo: ## a shop, start to finish, no server needed
 test: ## every test; starts its own Kafka, ClickHouse and schema registry
 	@tests/support/prerequisites test
 	$(CARGO) test $(CARGO_FLAGS)
+
+soak: SIM_SEED ?= 1000
+soak: SIM_SEEDS ?= 10000000
+soak: ## everything that can fail, seed after seed, until one does or it is stopped
+	@tests/support/prerequisites demo
+	SIM_SEED=$(SIM_SEED) SIM_SEEDS=$(SIM_SEEDS) $(CARGO) test $(CARGO_FLAGS) --test it sim::whatever -- --nocapture
 
 check: ## formatting, lints and unit tests; needs no server
 	@tests/support/prerequisites demo

@@ -1,15 +1,29 @@
-//! The wall clock, in one place. The stages never use it: time enters with the input.
+//! The wall clock and waiting, in one place. The stages never use it: time enters with the input.
+//!
+//! On a thread where a [`simulated`] clock was started, both are that clock's.
+
+pub mod simulated;
+
+use std::time::Duration;
 
 use crate::event::TimeUs;
 
 /// Now, UTC microseconds.
 #[expect(clippy::disallowed_methods, reason = "this is the owner of the wall clock")]
 pub fn now_us() -> TimeUs {
-    chrono::Utc::now().timestamp_micros()
+    simulated::wall_us().unwrap_or_else(|| chrono::Utc::now().timestamp_micros())
 }
 
 /// A point for measuring durations.
 #[expect(clippy::disallowed_methods, reason = "this is the owner of the clock for durations")]
 pub fn instant() -> std::time::Instant {
     std::time::Instant::now()
+}
+
+/// Waits; a jump of the wall clock does not shorten it.
+pub async fn sleep(duration: Duration) {
+    match simulated::sleep(duration) {
+        Some(asleep) => asleep.await,
+        None => tokio::time::sleep(duration).await,
+    }
 }

@@ -13,14 +13,14 @@ use super::{Exit, Failure, Global, NodeConfig, progress, say};
 use crate::activation::{DestinationKind, DestinationPlan};
 use crate::definition::{self, Mode, Pipeline, Warehouse};
 use crate::engine::control::{self, ControlFile};
-use crate::engine::{self, EngineError, Input, Outcome, SharedStatus, Stop, Wiring};
+use crate::engine::{self, DecodeOn, EngineError, Input, Outcome, SharedStatus, Stop, Wiring};
 use crate::query::{TableHistory, Target};
 use crate::sink::clickhouse::ClickHouseSink;
 use crate::sink::kafka::KafkaDestination;
 use crate::sink::lake::LakeSink;
 use crate::sink::webhook::Webhook;
 use crate::sink::{Destination, TableSink};
-use crate::source::ReadLimits;
+use crate::source::{self, ReadLimits};
 use crate::state::heartbeat::{self, Heartbeat};
 use crate::state::location::Location;
 use crate::state::slate::SlateStore;
@@ -189,6 +189,7 @@ impl Session {
             history: Arc::new(TableHistory { target: tables_of(pipeline, config) }),
             schema_cache: self.location.folder().map(std::path::Path::to_path_buf),
             status,
+            start_source: Box::new(source::spawn),
             input: (engine, input),
         };
         let engine_options = engine::Options {
@@ -197,6 +198,7 @@ impl Session {
             read,
             cache_bytes: config.cache_mib << 20,
             recent_bytes: 256 << 20,
+            decode_on: DecodeOn::Thread,
             limits: ReadLimits {
                 max_records: config.batch_records,
                 linger: Duration::from_millis(config.linger_ms),

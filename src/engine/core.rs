@@ -289,7 +289,8 @@ impl Core {
         // `now` and not the records' own timestamps: a producer's clock far ahead must not make all ids expire. For files,
         // whose `now` is the time of their events, the time of reading.
         self.record.arrived = self.record.arrived.max(batch.read_at.unwrap_or(self.record.now));
-        let seen = self.dedupe.check(&batch.message_hashes, self.record.arrived, &mut staged.writes);
+        let (now, arrived) = (self.record.arrived, batch.arrived);
+        let seen = self.dedupe.check(&batch.message_hashes, now, arrived, &mut staged.writes);
         let others = self.bodies.check(&batch.events, &batch.message_hashes, &seen);
         let duplicates = seen.iter().filter(|seen| **seen).count();
         self.record.totals.duplicates += duplicates as u64;

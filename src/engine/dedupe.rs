@@ -88,7 +88,7 @@ pub struct PageKey {
 pub struct Dedupe {
     within_us: Option<i64>,
     limits: Limits,
-    /// The latest arrival: it never goes back.
+    /// The latest `now`: it never goes back.
     latest: TimeUs,
     /// Newest first in age order: `sealed`, then `closing`, then `open`; each from oldest to newest.
     sealed: VecDeque<Sealed>,
@@ -189,14 +189,16 @@ impl Dedupe {
 
     /// True where the id was seen before, also earlier in this same slice. The new ones are taken in and staged.
     ///
-    /// `arrival` decides what is forgotten: the batch's `now` (SEMANTICS §1), which neither runs ahead of a partition
-    /// that lags behind nor follows a producer's wrong clock. Every page that `candidates` named must have been fetched.
-    pub fn check(&mut self, hashes: &[u128], arrival: TimeUs, out: &mut WriteBatch) -> Vec<bool> {
+    /// `now` (SEMANTICS §1) decides what is forgotten: it neither runs ahead of a partition that lags behind nor follows a
+    /// producer's wrong clock. `arrival` is what these ids are remembered from, where that is later: `now` stands still while
+    /// a source is away, and would make ids of this minute look old when it goes on. Every page that `candidates` named must
+    /// have been fetched.
+    pub fn check(&mut self, hashes: &[u128], now: TimeUs, arrival: TimeUs, out: &mut WriteBatch) -> Vec<bool> {
         let question = self.question(hashes);
         let asked = self.asked.get_mut().unwrap_or_else(PoisonError::into_inner);
         let is_answered = asked.0 == question;
         self.checks += 1;
-        self.latest = self.latest.max(arrival);
+        self.latest = self.latest.max(now);
 
         self.expire(out);
         if self.is_open_full() {
@@ -211,7 +213,7 @@ impl Dedupe {
             *seen = *seen || !self.open.insert(*hash);
         }
         if self.open.ids > before {
-            self.open.stage_block(self.latest, self.limits.block_ids, out);
+            self.open.stage_block(self.latest.max(arrival), self.limits.block_ids, out);
         }
         self.seal_some(2 * (self.open.ids - before) * HASH_BYTES, out);
         self.delete_some(out);
@@ -288,7 +290,8 @@ impl Dedupe {
 
     fn is_open_full(&self) -> bool {
         // An eighth: what is kept beyond `within` is an eighth of it at most.
-        let spans_enough = |within: i64| self.latest.saturating_sub(self.open.oldest) > within / 8;
+        let latest = self.latest.max(self.open.newest);
+        let spans_enough = |within: i64| latest.saturating_sub(self.open.oldest) > within / 8;
         self.open.ids >= self.limits.generation_ids || (self.open.ids > 0 && self.within_us.is_some_and(spans_enough))
     }
 
@@ -445,9 +448,6 @@ impl Dedupe {
                 }
             }
         }
-        let sealed = dedupe.sealed.iter().map(|sealed| sealed.figures.newest);
-        let closing = dedupe.closing.iter().map(|closing| closing.exact.newest);
-        dedupe.latest = sealed.chain(closing).chain([dedupe.open.newest]).max().unwrap_or(TimeUs::MIN);
         Ok(dedupe)
     }
 }

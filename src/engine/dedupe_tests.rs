@@ -51,7 +51,7 @@ async fn run(dedupe: &mut Dedupe, store: &mut Lagging, hashes: &[u128], arrival:
     dedupe.fetch(&store.shown, pages).await.unwrap();
     assert!(dedupe.candidates(hashes).is_empty());
     let mut out = WriteBatch::default();
-    let seen = dedupe.check(hashes, arrival, &mut out);
+    let seen = dedupe.check(hashes, arrival, arrival, &mut out);
     let deleted = out.writes.iter().filter(|write| matches!(write, Write::Delete(_))).count();
     assert!(deleted <= dedupe.limits.delete_keys as usize);
     store.commit(out).await;
@@ -139,6 +139,37 @@ async fn compare(steps: Vec<Step>, within: Option<Duration>) {
     }
 }
 
+/// SEMANTICS §3: kept by arrival. `now` stands still while a source is not heard of or away, at 0 in a new state; what arrived
+/// meanwhile is as old as it is when `now` goes on, also after a restart.
+#[test]
+fn what_arrives_while_now_stands_still_is_not_forgotten_when_it_goes_on() {
+    block_on(async {
+        let within = WITHIN.as_micros() as i64;
+        // `now` while it stands, arrival then, `now` later, whether the copy is known then.
+        for (stood, arrived, later, known) in [
+            (0, 5_000, 5_000, true),
+            (0, 5_000, 5_000 + within, true),
+            (0, 5_000, 5_001 + within, false),
+            (5_000, 9_000, 9_500, true),
+            // A broker's clock behind, or a record from long ago: from `now`.
+            (5_000, 10, 5_000 + within, true),
+        ] {
+            for restarts in [false, true] {
+                let store = MemoryStore::default();
+                let mut dedupe = Dedupe::load_with(&store, Some(WITHIN), SMALL).await.unwrap();
+                let mut out = WriteBatch::default();
+                assert_eq!(dedupe.check(&[hash(1)], stood, arrived, &mut out), [false]);
+                store.commit(out).await.unwrap();
+                if restarts {
+                    dedupe = Dedupe::load_with(&store, Some(WITHIN), SMALL).await.unwrap();
+                }
+                let seen = dedupe.check(&[hash(1)], later, later, &mut WriteBatch::default());
+                assert_eq!(seen, [known], "{stood} {arrived} {later} {restarts}");
+            }
+        }
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
@@ -158,8 +189,8 @@ fn an_id_is_seen_within_its_own_batch() {
     block_on(async {
         let mut dedupe = Dedupe::load(&MemoryStore::default(), None).await.unwrap();
         let mut out = WriteBatch::default();
-        assert_eq!(dedupe.check(&[hash(1), hash(2), hash(1)], 0, &mut out), [false, false, true]);
-        assert_eq!(dedupe.check(&[hash(2), hash(3)], 0, &mut out), [true, false]);
+        assert_eq!(dedupe.check(&[hash(1), hash(2), hash(1)], 0, 0, &mut out), [false, false, true]);
+        assert_eq!(dedupe.check(&[hash(2), hash(3)], 0, 0, &mut out), [true, false]);
         assert!(
             out.writes
                 .iter()
@@ -177,7 +208,7 @@ fn check_answers_without_having_asked_for_candidates_where_no_page_is_needed() {
             run(&mut dedupe, &mut store, &[hash(number)], 0).await;
         }
         assert!(dedupe.sealed.len() > 5);
-        assert_eq!(dedupe.check(&[hash(1_000), hash(199)], 0, &mut WriteBatch::default()), [false, true]);
+        assert_eq!(dedupe.check(&[hash(1_000), hash(199)], 0, 0, &mut WriteBatch::default()), [false, true]);
     });
 }
 
@@ -219,7 +250,7 @@ fn figures_with_ten_sealed_generations() {
             dedupe.fetch(&store.shown, pages).await.unwrap();
             let mut out = WriteBatch::default();
             let one = on_cpu();
-            dedupe.check(&hashes, 0, &mut out);
+            dedupe.check(&hashes, 0, 0, &mut out);
             slowest = slowest.max(on_cpu() - one);
             largest = largest.max(out.bytes());
             deleted = deleted.max(out.writes.iter().filter(|write| matches!(write, Write::Delete(_))).count());
@@ -243,7 +274,7 @@ fn figures_with_ten_sealed_generations() {
         let pages = dedupe.candidates(&old);
         let count = pages.len();
         dedupe.fetch(&store.shown, pages).await.unwrap();
-        let seen = dedupe.check(&old, 0, &mut WriteBatch::default());
+        let seen = dedupe.check(&old, 0, 0, &mut WriteBatch::default());
         assert!(seen.iter().all(|seen| *seen));
         println!("10,000 old ids at random: {count} pages, {} ns per id in memory", ns(on_cpu() - started, 10_000));
         let started = on_cpu();

@@ -11,6 +11,7 @@
 //! the process ends with everything after it; only this module knows the wall clock.
 
 mod bodies;
+pub mod broken;
 pub mod control;
 mod core;
 pub mod dedupe;
@@ -34,7 +35,7 @@ pub use digest::digest;
 pub use prepare::{Prepared, Preparer};
 pub use preview::{Preview, preview};
 pub use record::{EngineRecord, StoredReject, Totals, load_component, state_id};
-pub use run::{Options, Outcome, Wiring, run};
+pub use run::{DecodeOn, Options, Outcome, StartSource, Wiring, run};
 pub use shadow::Shadow;
 pub use status::{DestinationStatus, SharedStatus, SinkStatus, SourceStatus, Status};
 

@@ -33,6 +33,8 @@ pub struct Prepared {
     pub read_until: Vec<((Arc<str>, i32), TimeUs)>,
     /// The latest time of its events.
     pub happened: TimeUs,
+    /// The latest time at which a record of it arrived: the broker's timestamp, no later than the wall clock.
+    pub arrived: TimeUs,
     /// When it was read from files; None: it comes from a broker.
     pub read_at: Option<TimeUs>,
     /// For a replay: the numbers of the stored rejects, by (topic, partition, offset); positions do not move.
@@ -160,6 +162,7 @@ impl Preparer {
         Ok(Prepared {
             source: raw.source.clone(),
             read_at,
+            arrived: next.values().map(|(_, at)| *at).max().unwrap_or(TimeUs::MIN).min(clock::now_us()),
             events: transformed.events,
             rejects: all_rejects,
             message_hashes,

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use self::time::ReadTimes;
+use super::broken;
 use super::core::{Begun, Core, Staged};
 use super::history::{History, HistoryFilter, HistoryReader};
 use super::outbox::{Recent, Rows};
@@ -25,9 +26,9 @@ use crate::decode::registry::Schemas;
 use crate::definition::Pipeline;
 use crate::event::{RawBatch, TimeUs};
 use crate::sink::{Attempt, AttemptOutcome, CommitRange, Destination, Queued, TableSink, delivery};
-use crate::source::{self, Positions, ReadLimits, SourceEvent, SourceHandle, SourcePlan};
+use crate::source::{Positions, ReadLimits, SourceError, SourceEvent, SourceHandle, SourcePlan};
 use crate::state::keys::{self, Tag};
-use crate::state::{Store, StoreError, codec};
+use crate::state::{Store, StoreError, Write, WriteBatch, codec};
 use crate::transform::Restore;
 
 /// How a run is to go.
@@ -43,6 +44,16 @@ pub struct Options {
     /// Sealed rows kept in memory for a sink that keeps up.
     pub recent_bytes: usize,
     pub limits: ReadLimits,
+    /// Where batches are decoded.
+    pub decode_on: DecodeOn,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DecodeOn {
+    /// A thread of its own, so that the next batch is ready while this one is applied.
+    Thread,
+    /// A task beside the loop: on a runtime of one thread every run is then the same.
+    Task,
 }
 
 /// How a run ended well.
@@ -64,13 +75,20 @@ pub struct Wiring {
     /// The data folder, where writer schemas are remembered.
     pub schema_cache: Option<PathBuf>,
     pub status: SharedStatus,
+    /// What starts a source: [`spawn`](crate::source::spawn).
+    pub start_source: Box<StartSource>,
     /// The way in for commands and for stopping; keep a clone of the sender.
     pub input: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
 }
 
+/// Starts a source at the positions that the state holds.
+pub type StartSource =
+    dyn Fn(&SourcePlan, Positions, ReadLimits, Option<Arc<Schemas>>) -> Result<SourceHandle, SourceError> + Send + Sync;
+
 /// Runs a pipeline until it is stopped, drained, fenced, or cannot go on.
 pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Result<Outcome, EngineError> {
-    let Wiring { store, sink, destinations, history, schema_cache, status, input: (engine, input) } = wiring;
+    let Wiring { store, sink, destinations, history, schema_cache, status, start_source, input: (engine, input) } =
+        wiring;
     let preparer = Preparer::new(pipeline, schema_cache.as_deref())?;
     let core = Core::load(store.clone(), pipeline, &preparer.schema(), options.cache_bytes, options.send).await?;
     status.change(|status| status.pipeline = pipeline.name.clone());
@@ -94,14 +112,24 @@ pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Resul
     let (prepared_out, prepared) = mpsc::channel(2);
     if options.read {
         for plan in &pipeline.sources {
-            let handle = start_source(&*store, plan, &options, preparer.schemas(plan.name())?).await?;
+            let schemas = preparer.schemas(plan.name())?;
+            let positions = positions_of(&*store, plan).await?;
+            let handle = start_source(plan, positions, options.limits, Some(schemas))
+                .map_err(|error| EngineError::Start(format!("source {}: {error}", plan.name())))?;
             status.change(|status| {
                 status.sources.insert(handle.name.to_string(), Default::default());
             });
             tokio::spawn(forward(handle, to_prepare.clone()));
         }
     }
-    let preparing = spawn_preparer(preparer, raw, prepared_out);
+    let preparing = prepare_all(preparer, raw, prepared_out);
+    match options.decode_on {
+        DecodeOn::Thread => {
+            let runtime = tokio::runtime::Handle::current();
+            std::thread::spawn(move || runtime.block_on(preparing));
+        }
+        DecodeOn::Task => drop(tokio::spawn(preparing)),
+    }
     status.change(|status| status.ready = true);
 
     let caught_up = status.read().sources.keys().map(|name| (name.clone(), false)).collect();
@@ -130,7 +158,6 @@ pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Resul
         options,
     };
     let outcome = engine_loop.run(shipping).await;
-    drop(preparing);
     status.change(|status| status.ready = false);
     if !matches!(outcome, Ok(Outcome::Fenced) | Err(EngineError::Store(_))) {
         store.close().await?;
@@ -138,20 +165,14 @@ pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Resul
     outcome
 }
 
-async fn start_source(
-    store: &dyn Store,
-    plan: &SourcePlan,
-    options: &Options,
-    schemas: Arc<Schemas>,
-) -> Result<SourceHandle, EngineError> {
+async fn positions_of(store: &dyn Store, plan: &SourcePlan) -> Result<Positions, EngineError> {
     let mut positions = Positions::new();
     for (key, value) in store.scan(&keys::named_prefix(Tag::Position, plan.name()), None, 1_000_000).await? {
         if let Some((_, topic, partition)) = keys::parse_position(&key) {
             positions.insert((topic, partition), codec::decode(1, "position", &value)?);
         }
     }
-    source::spawn(plan, positions, options.limits, Some(schemas))
-        .map_err(|error| EngineError::Start(format!("source {}: {error}", plan.name())))
+    Ok(positions)
 }
 
 /// What goes to the preparing thread, in order.
@@ -182,47 +203,37 @@ async fn forward(mut handle: SourceHandle, to_prepare: mpsc::Sender<ToPrepare>) 
     }
 }
 
-/// Decoding takes a thread of its own, so that the next batch is ready while this one is applied.
-fn spawn_preparer(
-    mut preparer: Preparer,
-    mut raw: mpsc::Receiver<ToPrepare>,
-    out: mpsc::Sender<FromPrepare>,
-) -> std::thread::JoinHandle<()> {
-    let runtime = tokio::runtime::Handle::current();
-    std::thread::spawn(move || {
-        while let Some(next) = raw.blocking_recv() {
-            preparer.reload_tables();
-            let answer = match next {
-                ToPrepare::Source(name, event) => match event {
-                    SourceEvent::Records(raw) => prepare(&mut preparer, &runtime, &out, raw, Vec::new(), None),
-                    SourceEvent::Rejects(rejects) => {
-                        prepare(&mut preparer, &runtime, &out, RawBatch::new(name), rejects, None)
-                    }
-                    SourceEvent::Assigned(positions) => FromPrepare::Assigned(name, positions),
-                    SourceEvent::Behind(topic, partition) => FromPrepare::Behind(name, topic, partition),
-                    SourceEvent::AtEnd(topic, partition) => FromPrepare::AtEnd(name, topic, partition),
-                    SourceEvent::CaughtUp => FromPrepare::CaughtUp(name),
-                    SourceEvent::Lag(lag) => FromPrepare::Lag(name, lag),
-                    SourceEvent::Unavailable(problem) => FromPrepare::Problem(name, Some(problem)),
-                    SourceEvent::Fatal(message) => {
-                        FromPrepare::Fatal(EngineError::Source { source_name: name.to_string(), message })
-                    }
-                },
-                ToPrepare::Replay(raw, numbers) => {
-                    preparer.forget_missing_schemas();
-                    prepare(&mut preparer, &runtime, &out, raw, Vec::new(), Some(numbers))
+/// Decodes what comes, in order, until nobody takes it any more.
+async fn prepare_all(mut preparer: Preparer, mut raw: mpsc::Receiver<ToPrepare>, out: mpsc::Sender<FromPrepare>) {
+    while let Some(next) = raw.recv().await {
+        preparer.reload_tables();
+        let answer = match next {
+            ToPrepare::Source(name, event) => match event {
+                SourceEvent::Records(raw) => prepare(&mut preparer, &out, raw, Vec::new(), None).await,
+                SourceEvent::Rejects(rejects) => prepare(&mut preparer, &out, RawBatch::new(name), rejects, None).await,
+                SourceEvent::Assigned(positions) => FromPrepare::Assigned(name, positions),
+                SourceEvent::Behind(topic, partition) => FromPrepare::Behind(name, topic, partition),
+                SourceEvent::AtEnd(topic, partition) => FromPrepare::AtEnd(name, topic, partition),
+                SourceEvent::CaughtUp => FromPrepare::CaughtUp(name),
+                SourceEvent::Lag(lag) => FromPrepare::Lag(name, lag),
+                SourceEvent::Unavailable(problem) => FromPrepare::Problem(name, Some(problem)),
+                SourceEvent::Fatal(message) => {
+                    FromPrepare::Fatal(EngineError::Source { source_name: name.to_string(), message })
                 }
-            };
-            if out.blocking_send(answer).is_err() {
-                return;
+            },
+            ToPrepare::Replay(raw, numbers) => {
+                preparer.forget_missing_schemas();
+                prepare(&mut preparer, &out, raw, Vec::new(), Some(numbers)).await
             }
+        };
+        if out.send(answer).await.is_err() {
+            return;
         }
-    })
+    }
 }
 
-fn prepare(
+async fn prepare(
     preparer: &mut Preparer,
-    runtime: &tokio::runtime::Handle,
     out: &mpsc::Sender<FromPrepare>,
     raw: RawBatch,
     rejects: Vec<crate::event::Reject>,
@@ -230,16 +241,17 @@ fn prepare(
 ) -> FromPrepare {
     // A registry that is away is a pause, never a reject.
     let mut told = false;
-    while let Err(error) = runtime.block_on(preparer.fetch_schemas(&raw)) {
+    while let Err(error) = preparer.fetch_schemas(&raw).await {
         let problem = FromPrepare::Problem(raw.source.clone(), Some(error.to_string()));
-        if !told && out.blocking_send(problem).is_err() {
+        if !told && out.send(problem).await.is_err() {
             return FromPrepare::CaughtUp(raw.source);
         }
         told = true;
-        if out.is_closed() {
-            return FromPrepare::CaughtUp(raw.source);
+        tokio::select! {
+            biased;
+            () = out.closed() => return FromPrepare::CaughtUp(raw.source),
+            () = clock::sleep(std::time::Duration::from_millis(500)) => {}
         }
-        std::thread::sleep(std::time::Duration::from_millis(500));
     }
     match preparer.prepare(&raw, rejects) {
         Ok(mut prepared) => {
@@ -400,7 +412,7 @@ impl Loop {
                 }
                 from = self.prepared.recv() => match from {
                     Some(from) => batch = self.take(from)?,
-                    None => return Err(EngineError::Internal("the decoding thread ended".to_string())),
+                    None => return Err(EngineError::Internal("decoding ended".to_string())),
                 },
                 () = background => {
                     self.work_in_background().await?;
@@ -461,11 +473,20 @@ impl Loop {
 
     /// Sends a commit on its way; the one before is durable.
     fn launch(&mut self, mut staged: Staged, commands: Vec<Command>, replayed: Option<Replayed>) {
-        let writes = std::mem::take(&mut staged.writes);
+        let mut writes = std::mem::take(&mut staged.writes);
         metrics::counter!("tributary_state_bytes_total").increment(writes.bytes() as u64);
         let store = self.store.clone();
+        if broken::is(broken::Order::EffectsFirst) {
+            self.let_go(&mut staged);
+        }
         let handle = tokio::spawn(async move {
             let started = clock::instant();
+            if broken::is(broken::Order::PositionsFirst) {
+                let is_position = |write: &Write| matches!(write, Write::Put(key, _) if key.starts_with(&keys::prefix(Tag::Position)));
+                let (positions, rest) = writes.writes.into_iter().partition(is_position);
+                store.commit(WriteBatch { writes: positions }).await?;
+                writes = WriteBatch { writes: rest };
+            }
             let result = store.commit(writes).await;
             metrics::histogram!("tributary_commit_seconds").record(started.elapsed().as_secs_f64());
             result
@@ -537,12 +558,7 @@ impl Loop {
     fn after_commit(&mut self) {
         let Some(InFlight { mut staged, commands, replayed, .. }) = self.in_flight.take() else { return };
         self.core.durable(staged.commit);
-        let rows: Rows = std::mem::take(&mut staged.rows);
-        if !rows.is_empty() {
-            self.recent.put(staged.commit, Arc::new(rows));
-            let _ = self.durable_rows.send(staged.commit);
-        }
-        self.queues.add(std::mem::take(&mut staged.queued));
+        self.let_go(&mut staged);
         let mut begun = std::mem::take(&mut staged.begun).into_iter();
         let mut edited = std::mem::take(&mut staged.edited).into_iter();
         for command in commands {
@@ -582,6 +598,17 @@ impl Loop {
         self.status.committed(&self.core.record, self.core.outbox.len());
         self.tell_fill();
         metrics::counter!("tributary_records_total").increment(staged.records);
+    }
+
+    /// Rows go to the shipper, deliveries to their workers.
+    fn let_go(&mut self, staged: &mut Staged) {
+        let rows: Rows = std::mem::take(&mut staged.rows);
+        if !rows.is_empty() {
+            self.recent.put(staged.commit, Arc::new(rows));
+            // The shipper is there for as long as the loop.
+            let _ = self.durable_rows.send(staged.commit);
+        }
+        self.queues.add(std::mem::take(&mut staged.queued));
     }
 
     fn attempted(&mut self, attempt: &Attempt) {
@@ -737,7 +764,7 @@ async fn read_back(
                     warned.clone_from(&problem);
                 }
                 tell(problem);
-                tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+                clock::sleep(std::time::Duration::from_secs(2)).await;
             }
         }
     }

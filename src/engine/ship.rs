@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::broken;
 use super::outbox::{self, Recent, Rows};
 use super::record::SinkRecord;
 use super::status::SharedStatus;
@@ -52,11 +53,12 @@ impl Shipper {
             }
             if waiting.is_empty() {
                 tokio::select! {
+                    biased;
                     commit = self.durable.recv() => match commit {
                         Some(commit) => waiting.push_back(commit),
                         None => return Ok(()),
                     },
-                    () = tokio::time::sleep(MAINTAIN_EVERY) => self.maintain().await,
+                    () = clock::sleep(MAINTAIN_EVERY) => self.maintain().await,
                 }
                 continue;
             }
@@ -68,10 +70,16 @@ impl Shipper {
                 }
             }
             let rows = outbox::join(&parts)?;
-            self.ship(range, &rows).await?;
+            let too_early = broken::is(broken::Order::AcknowledgedFirst);
+            if !too_early {
+                self.ship(range, &rows).await?;
+            }
             let (done, recorded) = oneshot::channel();
             if !self.tell(Command::Acknowledged { upto: range.upto, done }).await || recorded.await.is_err() {
                 return Ok(());
+            }
+            if too_early {
+                self.ship(range, &rows).await?;
             }
             self.recent.forget_upto(range.upto);
             waiting.retain(|commit| *commit > range.upto);
@@ -158,7 +166,7 @@ impl Shipper {
         }
         metrics::counter!("tributary_ship_retries_total").increment(1);
         self.problem(Some(message));
-        tokio::time::sleep(backoff.next()).await;
+        clock::sleep(backoff.next()).await;
     }
 
     fn problem(&self, problem: Option<String>) {

@@ -378,7 +378,7 @@ impl Settle<'_> {
         for row in changed.set_indices() {
             self.row(row as u32, is.value(row), profiles);
         }
-        for row in self.judged.shown.keys() {
+        for row in self.judged.whole.iter().filter(|row| self.judged.shown.contains_key(*row)) {
             if !changed.value(*row as usize) {
                 self.row(*row, is.value(*row as usize), profiles);
             }

@@ -1,14 +1,8 @@
 //! Tables in ClickHouse, exactly once.
 //!
 //! A shipment of a table is one INSERT of one Arrow batch, which the server makes one block and, because tables have no
-//! partitions, one part: it is there as a whole or not at all. Two things together make it exactly-once:
-//!
-//! - a *token* (hash of pipeline, state, table and range): a second insert with it adds nothing while the
-//!   server remembers it (10,000 inserts);
-//! - a *probe*: while the fate of a range may be unknown (the first after a start, any after an error) a query that may
-//!   still run is killed, and the rows of these commits are counted before anything is sent again.
-//!
-//! Neither is enough alone: an insert that timed out can commit after a probe, and tokens are forgotten.
+//! partitions, one part: it is there as a whole or not at all. [`shipment`](super::shipment) says how that becomes exactly
+//! once; the server remembers a token for 10,000 inserts.
 //!
 //! `Retry` is everything that a working server may answer later, including what a person must repair there
 //! (permissions, a dropped table): nothing is lost while it waits. `Fatal` is a contradiction between definitions and
@@ -23,8 +17,8 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use clickhouse::{Client, Compression};
 use clickhouse_ext_arrow::ArrowClientExt as _;
-use sha2::{Digest, Sha256};
 
+use super::shipment::{Inserts, Shipment, Shipping};
 use super::views::{Dialect, quoted, views};
 use super::{CommitRange, SinkError, Table, TableSink};
 
@@ -38,8 +32,7 @@ pub struct ClickHouseSink {
     database: String,
     pipeline: String,
     generation: String,
-    /// Whether the next range may have been sent before: true at the start and after anything but success.
-    uncertain: bool,
+    shipping: Shipping,
 }
 
 impl ClickHouseSink {
@@ -58,7 +51,7 @@ impl ClickHouseSink {
             database: database.to_string(),
             pipeline: pipeline.to_string(),
             generation: generation.to_string(),
-            uncertain: true,
+            shipping: Shipping::new(pipeline, generation),
         }
     }
 
@@ -123,34 +116,6 @@ impl ClickHouseSink {
         }
         Ok(())
     }
-
-    async fn ship_table(
-        &self,
-        range: CommitRange,
-        table: &Table,
-        batch: &RecordBatch,
-        uncertain: bool,
-    ) -> Result<(), SinkError> {
-        let client = self.inside();
-        let shipment = Shipment::of(&self.pipeline, &self.generation, &table.name, range);
-        if uncertain {
-            shipment.kill(&client).await;
-            if shipment.is_there(&client, batch.num_rows()).await? {
-                return Ok(());
-            }
-        }
-        shipment.send(&client, batch).await?;
-        // A token can be spent while its rows are not there: someone removed them by hand. Say so instead of going on.
-        if uncertain && !shipment.is_there(&client, batch.num_rows()).await? {
-            return Err(SinkError::Retry(format!(
-                "{shipment}: acknowledged, but the table holds fewer than the {} rows sent; were rows removed by hand? \
-                 they come back once the server has forgotten token {}",
-                batch.num_rows(),
-                shipment.token
-            )));
-        }
-        Ok(())
-    }
 }
 
 /// A client as every part of the house uses it. Compression is off: the batches are sealed as they are sent, and
@@ -184,13 +149,8 @@ impl TableSink for ClickHouseSink {
     }
 
     async fn ship(&mut self, range: CommitRange, rows: &[(Table, RecordBatch)]) -> Result<(), SinkError> {
-        // Until all is well, and also when this future is dropped on the way: the next call must probe.
-        let uncertain = std::mem::replace(&mut self.uncertain, true);
-        for (table, batch) in rows.iter().filter(|(_, batch)| batch.num_rows() > 0) {
-            self.ship_table(range, table, batch, uncertain).await?;
-        }
-        self.uncertain = false;
-        Ok(())
+        let server = Server { client: self.inside() };
+        self.shipping.ship(&server, range, rows).await
     }
 
     async fn maintain(&mut self) -> Result<(), SinkError> {
@@ -198,68 +158,36 @@ impl TableSink for ClickHouseSink {
     }
 }
 
-/// One table's rows of one range: what names it to the server.
-struct Shipment<'a> {
-    table: &'a str,
-    range: CommitRange,
-    token: String,
-    query_id: String,
+/// The server as inserts see it.
+struct Server {
+    client: Client,
 }
 
-impl std::fmt::Display for Shipment<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "insert into {}, commits {} to {}", self.table, self.range.after + 1, self.range.upto)
-    }
-}
-
-impl<'a> Shipment<'a> {
-    fn of(pipeline: &str, generation: &str, table: &'a str, range: CommitRange) -> Self {
-        let mut hash = Sha256::new();
-        for part in [pipeline, generation, table, &range.after.to_string(), &range.upto.to_string()] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
-        }
-        let token = hash.finalize().iter().take(16).fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
-        let query_id = format!("tributary-{table}-{}-{}-{token}", range.after, range.upto);
-        Shipment { table, range, token, query_id }
-    }
-
-    /// Ends an earlier insert of the same rows that may still run. It may be refused (no permission, another
-    /// replica): then the token alone guards against an insert that commits after the probe.
-    async fn kill(&self, client: &Client) {
-        let sql = format!("KILL QUERY WHERE query_id = '{}' SYNC", self.query_id.replace(['\'', '\\'], ""));
-        if let Err(error) = bounded("kill query", STATEMENT_TIMEOUT, client.query_raw(&sql).execute()).await {
-            tracing::debug!(query_id = self.query_id, %error, "an earlier insert could not be looked for");
+#[async_trait]
+impl Inserts for Server {
+    async fn kill(&self, shipment: &Shipment) {
+        let sql = format!("KILL QUERY WHERE query_id = '{}' SYNC", shipment.query_id.replace(['\'', '\\'], ""));
+        if let Err(error) = bounded("kill query", STATEMENT_TIMEOUT, self.client.query_raw(&sql).execute()).await {
+            tracing::debug!(query_id = shipment.query_id, %error, "an earlier insert could not be looked for");
         }
     }
 
-    /// Whether all rows of the range are in the table.
-    async fn is_there(&self, client: &Client, sealed: usize) -> Result<bool, SinkError> {
+    async fn count(&self, shipment: &Shipment) -> Result<u64, SinkError> {
         let sql = format!(
             "SELECT count() FROM {} WHERE _batch > {} AND _batch <= {}",
-            quoted(self.table),
-            self.range.after,
-            self.range.upto
+            quoted(&shipment.table),
+            shipment.range.after,
+            shipment.range.upto
         );
-        let what = format!("count rows of {}", self.table);
-        let count = bounded(&what, STATEMENT_TIMEOUT, client.query_raw(&sql).fetch_one::<u64>()).await?;
-        if count > sealed as u64 {
-            return Err(SinkError::Fatal(format!(
-                "table {}: holds {count} rows of commits {} to {} although only {sealed} were made; another writer uses \
-                 this table, or rows were copied: find them by _batch and _seq, remove them, start again",
-                self.table,
-                self.range.after + 1,
-                self.range.upto
-            )));
-        }
-        Ok(count == sealed as u64)
+        let what = format!("count rows of {}", shipment.table);
+        bounded(&what, STATEMENT_TIMEOUT, self.client.query_raw(&sql).fetch_one::<u64>()).await
     }
 
-    async fn send(&self, client: &Client, batch: &RecordBatch) -> Result<(), SinkError> {
+    async fn insert(&self, shipment: &Shipment, batch: &RecordBatch) -> Result<(), SinkError> {
         let rows = batch.num_rows().max(1).to_string();
         let settings = [
-            ("insert_deduplication_token", self.token.as_str()),
-            ("query_id", self.query_id.as_str()),
+            ("insert_deduplication_token", shipment.token.as_str()),
+            ("query_id", shipment.query_id.as_str()),
             ("async_insert", "0"),
             ("insert_deduplicate", "1"),
             ("wait_end_of_query", "1"),
@@ -269,13 +197,14 @@ impl<'a> Shipment<'a> {
             ("min_insert_block_size_bytes", "0"),
             ("max_insert_threads", "1"),
         ];
-        let client = settings.iter().fold(client.clone(), |client, (name, value)| client.with_setting(*name, *value));
+        let client =
+            settings.iter().fold(self.client.clone(), |client, (name, value)| client.with_setting(*name, *value));
         let insert = async {
-            let mut insert = client.insert_arrow(self.table)?;
+            let mut insert = client.insert_arrow(&shipment.table)?;
             insert.write(batch).await?;
             insert.end().await
         };
-        bounded(&self.to_string(), INSERT_TIMEOUT, insert).await
+        bounded(&shipment.to_string(), INSERT_TIMEOUT, insert).await
     }
 }
 

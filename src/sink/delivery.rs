@@ -116,6 +116,7 @@ pub async fn work(
         let until_due =
             next_due.map_or(Duration::from_secs(3600), |due| Duration::from_micros((due - now).max(0) as u64));
         tokio::select! {
+            biased;
             queued = queue.recv() => match queued {
                 Some(queued) => {
                     waiting.push(Reverse((queued.next_attempt_at, queued.number)));
@@ -135,7 +136,7 @@ pub async fn work(
                     return;
                 }
             },
-            () = tokio::time::sleep(until_due) => {}
+            () = clock::sleep(until_due) => {}
         }
     }
 }

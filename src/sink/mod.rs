@@ -5,6 +5,7 @@ pub mod clickhouse;
 pub mod delivery;
 pub mod kafka;
 pub mod lake;
+pub mod shipment;
 pub mod tables;
 pub mod views;
 pub mod webhook;

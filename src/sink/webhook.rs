@@ -126,7 +126,7 @@ impl Destination for Webhook {
 
 /// What a status means, in one place. 2xx: taken. 410: the receiver is gone for good. 408, 429 and 5xx: later.
 /// 3xx: a redirect is never followed (it could lead inside). Any other 4xx: it will not be taken next time either.
-fn judge(status: StatusCode, retry_after: Option<Duration>) -> Outcome {
+pub fn judge(status: StatusCode, retry_after: Option<Duration>) -> Outcome {
     let detail = format!("HTTP {}", status.as_u16());
     match status.as_u16() {
         200..=299 => Outcome::Sent(detail),

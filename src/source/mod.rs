@@ -153,6 +153,13 @@ pub struct SourceHandle {
     pub control: SourceControl,
 }
 
+impl SourceHandle {
+    /// A source that sends from elsewhere, such as memory: it ends when its sender finds the channel closed.
+    pub fn of(name: Arc<str>, events: mpsc::Receiver<SourceEvent>) -> SourceHandle {
+        SourceHandle { name, events, control: SourceControl { shared: Arc::default() } }
+    }
+}
+
 /// Stops the source when dropped.
 #[derive(Debug)]
 pub struct SourceControl {

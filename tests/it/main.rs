@@ -37,6 +37,7 @@ mod order;
 mod pipeline_tests;
 mod rfm;
 mod sessions;
+mod sim;
 mod tidy;
 mod time;
 mod world;

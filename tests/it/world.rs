@@ -392,10 +392,17 @@ impl World {
     }
 
     pub fn seen(&self) -> Seen {
+        seen_of(self.commits.iter().flat_map(|commit| &commit.rows))
+    }
+}
+
+/// Rows of tables in their order, as an analyst reads them.
+pub fn seen_of<'r>(tables: impl Iterator<Item = &'r (tributary::sink::Table, RecordBatch)>) -> Seen {
+    {
         let (mut profiles, mut merged, mut members) = (BTreeMap::new(), HashMap::new(), BTreeSet::new());
         let (mut identifiers, mut sums, mut moves) = (BTreeMap::new(), BTreeMap::new(), HashMap::new());
         let mut stored: BTreeMap<String, ((String, String), Option<String>)> = BTreeMap::new();
-        for (table, rows) in self.commits.iter().flat_map(|commit| &commit.rows) {
+        for (table, rows) in tables {
             let column = |name: &str| rows.column_by_name(name).unwrap_or_else(|| panic!("{name} in {}", table.name));
             let nullable = |name: &str, row: usize| {
                 let column = column(name);

@@ -6,9 +6,6 @@ use crate::engine::core::{Chunk, FillRecord};
 /// Events of a fill that are added in one commit: few enough that live events do not wait for long.
 const FILL_ROWS: usize = 5_000;
 
-/// A `now` that is further behind the wall clock than this does not follow it.
-const CLOCK_STANDS_US: TimeUs = 1_000_000;
-
 /// A timer further away than a day is looked at again then.
 const WAIT_MAX_US: TimeUs = 86_400_000_000;
 
@@ -16,9 +13,10 @@ impl Loop {
     /// Returns when timers are due or people have to be judged anew.
     pub(super) fn wait_for_background(&self) -> impl Future<Output = ()> + use<> {
         let busy = self.core.is_sweeping() || self.core.next_due() <= self.core.record.now;
-        // A clock that stands still brings no timer nearer; the next input looks again.
-        let wait_us = self.core.next_due().saturating_sub(clock::now_us());
-        let ticks = self.now(None) >= clock::now_us() - CLOCK_STANDS_US;
+        // A `now` that is held back brings no timer nearer, however little it is behind; the next input looks again.
+        let wall = clock::now_us();
+        let wait_us = self.core.next_due().saturating_sub(wall);
+        let ticks = self.now(None) >= wall;
         async move {
             if busy {
                 return;
@@ -26,7 +24,7 @@ impl Loop {
             if !ticks || wait_us > WAIT_MAX_US {
                 return std::future::pending().await;
             }
-            tokio::time::sleep(std::time::Duration::from_micros(wait_us.max(0) as u64)).await;
+            clock::sleep(std::time::Duration::from_micros(wait_us.max(0) as u64)).await;
         }
     }
 
@@ -105,7 +103,7 @@ async fn fill_from(
                     warned.clone_from(&problem);
                 }
                 status.change(|status| status.fill = Some(problem));
-                tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+                clock::sleep(std::time::Duration::from_secs(2)).await;
                 continue;
             }
         };

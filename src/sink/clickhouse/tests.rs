@@ -104,7 +104,7 @@ mod real {
             .collect();
         sink.ship(range(0, 1), &rows).await.expect("ship");
         sink.ship(range(0, 1), &rows).await.expect("token alone");
-        sink.uncertain = true;
+        sink.shipping.uncertain = true;
         sink.ship(range(0, 1), &rows).await.expect("probe");
         let mut restarted = ClickHouseSink::new(&url(), "sink_repeat", None, None, "shop", "g1");
         restarted.prepare(&tables).await.expect("restart");
@@ -118,7 +118,7 @@ mod real {
         }
         // More rows than sealed: another writer.
         client.query_raw("INSERT INTO events (message_id, _batch) VALUES ('x', 1)").execute().await.expect("insert");
-        sink.uncertain = true;
+        sink.shipping.uncertain = true;
         assert!(matches!(sink.ship(range(0, 1), &rows).await, Err(SinkError::Fatal(text)) if text.contains("events")));
     }
 
