@@ -237,11 +237,41 @@ async fn state() {
     out(&format!("| a membership | {:.1} |", bytes - bare));
     let shop = definition::load(Path::new("pipelines/shop"), Mode::Check).map(|(pipeline, _)| pipeline);
     if let Ok(shop) = shop {
-        out(&format!("| the shop of pipelines/shop, these events | {:.0} |", bytes_per_profile(&shop).await));
+        out(&format!("| the shop of pipelines/shop, with a shop's events | {:.0} |", bytes_of(&shop, shop_event).await));
     }
 }
 
+/// What happens in a shop: mostly looking, sometimes all the way to an order.
+fn shop_event(random: &mut Rng) -> String {
+    let sku = ["BK-101", "BK-102", "BK-103"][random.usize(0..3)];
+    let price = random.u32(5..90);
+    match random.u8(0..20) {
+        0..10 => format!(r#""type":"track","event":"Product Viewed","properties":{{"sku":"{sku}"}}"#),
+        10..13 => format!(r#""type":"track","event":"Product Added","properties":{{"sku":"{sku}"}}"#),
+        13 => format!(r#""type":"track","event":"Checkout Started","properties":{{"value":{price}.5}}"#),
+        14 => format!(
+            r#""type":"track","event":"Order Completed","properties":{{"order_id":"o{}","total":{price}.5,"currency":"EUR","products":[{{"sku":"{sku}","price":{price}.5,"quantity":1}}]}}"#,
+            random.u32(..)
+        ),
+        15 => r#""type":"identify","traits":{"plan":"pro"}"#.to_string(),
+        _ => r#""type":"page","context":{"page":{"path":"/"}}"#.to_string(),
+    }
+}
+
+fn plain_event(random: &mut Rng) -> String {
+    format!(
+        r#""type":"track","event":"Event {}","properties":{{"x":{},"s":"v{}"}}"#,
+        random.u8(0..10),
+        random.u32(0..50),
+        random.u8(0..5)
+    )
+}
+
 async fn bytes_per_profile(pipeline: &Pipeline) -> f64 {
+    bytes_of(pipeline, plain_event).await
+}
+
+async fn bytes_of(pipeline: &Pipeline, event: fn(&mut Rng) -> String) -> f64 {
     const PEOPLE: usize = 500;
     let mut random = Rng::with_seed(3);
     let mut preparer = Preparer::new(pipeline, None).expect("a preparer");
@@ -256,14 +286,13 @@ async fn bytes_per_profile(pipeline: &Pipeline) -> f64 {
             let at = START + (day * 25_920 + random.i64(0..20_000)) * SECOND;
             let time = chrono::DateTime::from_timestamp_micros(at).expect("a time").to_rfc3339();
             let event = format!(
-                r#"{{"messageId":"m{day}-{person}","type":"track","event":"Event {}","userId":"u{person}","timestamp":"{time}","properties":{{"x":{},"s":"v{}"}}}}"#,
-                random.u8(0..10),
-                random.u32(0..50),
-                random.u8(0..5)
+                r#"{{"messageId":"m{day}-{person}","userId":"u{person}","timestamp":"{time}",{}}}"#,
+                event(&mut random)
             );
             raw.push(&topic, 0, (day as usize * PEOPLE + person) as i64, at, event.as_bytes());
         }
         let prepared = preparer.prepare(&raw, Vec::new()).expect("prepared");
+        assert!(prepared.rejects.is_empty(), "{:?}", prepared.rejects.first());
         step(&*shared, &mut core, Some(prepared)).await;
     }
     let profiles = store.dump();
