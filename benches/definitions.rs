@@ -237,7 +237,10 @@ async fn state() {
     out(&format!("| a membership | {:.1} |", bytes - bare));
     let shop = definition::load(Path::new("pipelines/shop"), Mode::Check).map(|(pipeline, _)| pipeline);
     if let Ok(shop) = shop {
-        out(&format!("| the shop of pipelines/shop, with a shop's events | {:.0} |", bytes_of(&shop, shop_event).await));
+        out(&format!(
+            "| the shop of pipelines/shop, with a shop's events | {:.0} |",
+            bytes_of(&shop, shop_event).await
+        ));
     }
 }
 

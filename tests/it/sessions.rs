@@ -19,7 +19,8 @@ use crate::world::{Event, World, for_seeds, random_events};
 
 const MINUTE_US: i64 = 60_000_000;
 const GAP_US: i64 = 30 * MINUTE_US;
-const LATENESS_US: i64 = 24 * 60 * MINUTE_US;
+/// As in all of [`RULES`]: clicks come in any order over some days.
+const LATENESS_US: i64 = 7 * 24 * 60 * MINUTE_US;
 
 /// What the oracle goes by.
 #[derive(Clone, Copy, Debug)]
@@ -31,11 +32,16 @@ struct Rules {
 }
 
 const RULES: [Rules; 4] = [
-    Rules { section: "", campaign: false, midnight: false, pages_only: false },
-    Rules { section: "sessions: { events: page }", campaign: false, midnight: false, pages_only: true },
-    Rules { section: "sessions: { split_on: campaign }", campaign: true, midnight: false, pages_only: false },
+    Rules { section: "sessions: { lateness: 7d }", campaign: false, midnight: false, pages_only: false },
+    Rules { section: "sessions: { lateness: 7d, events: page }", campaign: false, midnight: false, pages_only: true },
     Rules {
-        section: "sessions: { split_on: [campaign, midnight] }",
+        section: "sessions: { lateness: 7d, split_on: campaign }",
+        campaign: true,
+        midnight: false,
+        pages_only: false,
+    },
+    Rules {
+        section: "sessions: { lateness: 7d, split_on: [campaign, midnight] }",
         campaign: true,
         midnight: true,
         pages_only: false,
