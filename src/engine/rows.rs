@@ -63,7 +63,6 @@ fn texts_of_ids(values: impl Iterator<Item = Option<ProfileId>>) -> ArrayRef {
 
 /// The accepted events. `id_of_row` is None for events of nobody, which are flagged, as are those that are `late` for any
 /// session; `extracted` says which identifiers were dropped.
-#[expect(clippy::too_many_arguments, reason = "all that is known of an event meets here")]
 pub fn events(
     table: &Table,
     events: &EventBatch,

@@ -427,7 +427,7 @@ fn events_are_read_from_their_columns() {
 /// What an event costs that goes on with the open session.
 #[test]
 #[ignore = "for figures"]
-#[expect(clippy::disallowed_methods, reason = "measures time")]
+#[expect(clippy::disallowed_methods, clippy::print_stdout, reason = "figures are measured and printed")]
 fn figures() {
     let plan = plan(false, None);
     let ids: Vec<String> = (0..1000).map(|number| format!("{number:036}")).collect();
