@@ -7,7 +7,8 @@
 //! Groups count people by their ids, which change when people merge. So a person remembers the groups that may have
 //! counted it, and a merge renames it there, in the same commit.
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, AsArray, new_null_array};
+use arrow::datatypes::DataType;
 
 use super::*;
 use crate::definition::GroupPlan;
@@ -136,8 +137,7 @@ impl Core {
         if self.groups.is_empty() {
             return Ok(());
         }
-        let ids = input.profile_of_row.iter().map(|row| row.map(|row| people[row as usize].id));
-        let events = add_people(input.events, rows::ids(ids))?;
+        let events = self.events_of_people(input, people)?;
         let mut renamed = Renamed::new();
         let mut touched: Vec<ProfileNumber> = Vec::new();
         for Moved { into, id, .. } in moved {
@@ -217,10 +217,7 @@ impl Core {
             }
             let events = match &mut events {
                 Some(events) => events,
-                None => {
-                    let ids = input.profile_of_row.iter().map(|row| row.map(|row| people[row as usize].id));
-                    events.insert(add_people(input.events, rows::ids(ids))?)
-                }
+                None => events.insert(self.events_of_people(input, people)?),
             };
             let mut found = self.find_groups(place, events, None, staged).await?;
             let stored: Vec<TimeUs> = found.profiles.iter().map(|profile| profile.timer).collect();
@@ -236,6 +233,16 @@ impl Core {
             self.put_profiles(&found.numbers, found.profiles, &stored, staged);
         }
         Ok(())
+    }
+
+    /// Events with the ids of those whose they are, as texts; null where no trait reads them.
+    fn events_of_people(&self, input: &Input<'_>, people: &[Profile]) -> Result<EventBatch, EngineError> {
+        let ids = input.profile_of_row.iter().map(|row| row.map(|row| people[row as usize].id));
+        let ids = match self.groups.iter().any(|group| group.knows_people.contains(&true)) {
+            true => rows::ids(ids),
+            false => new_null_array(&DataType::Utf8, input.events.len()),
+        };
+        Ok(add_people(input.events, ids)?)
     }
 
     /// The groups of these events, those that are new among them, and the ones that are at hand already.
