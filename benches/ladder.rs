@@ -1,35 +1,49 @@
 //! The ladder: what each step of a batch's way costs, in events per CPU-second of this process, and the whole as a
-//! share of every floor below it. All steps run in one process over the same events from memory.
+//! share of every floor below it. All steps run in one process over the same events.
 //!
-//! `make bench`, or `cargo bench --bench ladder -- [--events N] [--profiles N] [--runs N]`. Prints one table.
+//! `make bench`, or `cargo bench --bench ladder -- [--events N] [--profiles N] [--skew zipf|uniform] [--segments N] [--batch N]
+//! [--cache-mib N] [--runs N] [--warm N] [--point N] [--only whole]`. Prints one table. `--point N` prints a line each N events of the whole.
 
+mod whole;
 mod workload;
 
 use std::alloc::{GlobalAlloc, Layout};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tributary::clock;
 use tributary::definition::{self, Mode, Pipeline};
-use tributary::engine::{Command, Core, Preparer};
+use tributary::engine::Preparer;
 use tributary::event::{RawBatch, column};
 use tributary::state::Store;
 use tributary::state::location::Location;
-use tributary::state::memory::MemoryStore;
 use tributary::state::slate::SlateStore;
+
+use self::workload::{Skew, Workload};
 
 /// Counts allocations; the allocator itself is the program's.
 struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
+thread_local! {
+    /// Set in the thread that makes the events.
+    static UNCOUNTED: Cell<bool> = const { Cell::new(false) };
+}
+
+fn count_allocation() {
+    if !UNCOUNTED.with(Cell::get) {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 #[expect(unsafe_code, reason = "a counting allocator cannot be written without; it only forwards")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        count_allocation();
         unsafe { mimalloc::MiMalloc.alloc(layout) }
     }
 
@@ -38,7 +52,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        count_allocation();
         unsafe { mimalloc::MiMalloc.realloc(pointer, layout, size) }
     }
 }
@@ -56,26 +70,31 @@ fn cpu_seconds() -> f64 {
 }
 
 struct Args {
-    events: usize,
-    profiles: usize,
+    segments: usize,
     runs: usize,
-    batch: usize,
+    only_whole: bool,
+    options: whole::Options,
 }
 
 fn args() -> Args {
-    let mut args = Args { events: 2_000_000, profiles: 100_000, runs: 3, batch: 50_000 };
     let given: Vec<String> = std::env::args().skip(1).collect();
-    for pair in given.windows(2) {
-        let Ok(number) = pair[1].parse() else { continue };
-        match pair[0].as_str() {
-            "--events" => args.events = number,
-            "--profiles" => args.profiles = number,
-            "--runs" => args.runs = number,
-            "--batch" => args.batch = number,
-            _ => {}
-        }
+    let text = |name: &str| given.windows(2).find(|pair| pair[0] == name).map(|pair| pair[1].as_str());
+    let number = |name: &str, default: usize| text(name).and_then(|text| text.parse().ok()).unwrap_or(default);
+    let events = number("--events", 2_000_000);
+    Args {
+        segments: number("--segments", 100),
+        runs: number("--runs", 3),
+        only_whole: text("--only") == Some("whole"),
+        options: whole::Options {
+            profiles: number("--profiles", 1_000_000) as u64,
+            skew: if text("--skew") == Some("uniform") { Skew::Uniform } else { Skew::Zipf },
+            events,
+            warm: number("--warm", 1_000_000),
+            batch: number("--batch", 50_000),
+            point: number("--point", events),
+            cache_bytes: number("--cache-mib", 8192) << 20,
+        },
     }
-    args
 }
 
 /// One step's figures over all runs.
@@ -86,63 +105,90 @@ struct Figures {
     allocations: Vec<f64>,
 }
 
+impl Figures {
+    fn add(&mut self, events: f64, cpu_seconds: f64, wall_seconds: f64, allocations: u64) {
+        self.per_cpu_second.push(events / cpu_seconds.max(0.001));
+        self.wall_per_second.push(events / wall_seconds.max(0.001));
+        self.allocations.push(allocations as f64 / events);
+    }
+}
+
 fn main() {
     let args = args();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
-    let (pipeline, _) = match definition::load(Path::new("benches/pipeline"), Mode::Run) {
+    let folder = tempfile::tempdir().expect("folder");
+    workload::write_pipeline(folder.path(), args.segments);
+    let (pipeline, _) = match definition::load(folder.path(), Mode::Run) {
         Ok(loaded) => loaded,
         Err(findings) => {
             findings.iter().for_each(|finding| say(&finding.to_string()));
             std::process::exit(1);
         }
     };
-    say(&format!("{} events, {} profiles, batches of {}", args.events, args.profiles, args.batch));
-    let batches = workload::batches(args.events, args.profiles, args.batch, 7);
-    let bytes: usize = batches.iter().map(|batch| batch.bytes.len()).sum();
+    let options = args.options;
+    say(&format!("{options:?}, {} segments", args.segments));
+    let mut made = Workload::new(options.profiles, options.skew, 7);
+    let floors = if args.only_whole { 0 } else { options.events.min(2_000_000).div_ceil(options.batch) };
+    let batches: Vec<RawBatch> = (0..floors).map(|_| made.batch(options.batch)).collect();
+    drop(made);
     let compressed: Vec<Vec<u8>> =
         batches.iter().map(|batch| zstd::bulk::compress(&batch.bytes, 1).expect("zstd")).collect();
-    say(&format!("{:.0} bytes per event", bytes as f64 / args.events as f64));
+    let mut sizes: Vec<u32> = batches.iter().flat_map(|b| b.records.iter().map(|r| r.end - r.start)).collect();
+    if !sizes.is_empty() {
+        sizes.sort_unstable();
+        let at = |share: f64| sizes[((sizes.len() - 1) as f64 * share) as usize];
+        say(&format!("bytes per event: {} (median), {} (95 of 100)", at(0.5), at(0.95)));
+    }
 
-    let steps: [(&str, Step); 7] = [
+    let steps: [(&str, Step); 6] = [
         ("F0 take the records", f0),
         ("F1 + decompress", f1),
         ("F2 + decode, map, fields", f2),
         ("F3 + one hash probe", f3),
         ("F4 + encode rows", f4),
         ("F5 + commit of the rows", f5),
-        ("the whole", whole),
     ];
     let mut figures: BTreeMap<usize, Figures> = BTreeMap::new();
     for run in 0..args.runs {
-        for (index, (name, step)) in steps.iter().enumerate() {
+        for (index, (name, step)) in steps.iter().enumerate().filter(|_| !args.only_whole) {
             let input = Input { pipeline: &pipeline, batches: &batches, compressed: &compressed };
             let (cpu, allocations) = (cpu_seconds(), ALLOCATIONS.load(Ordering::Relaxed));
             let started = clock::instant();
-            let busy = runtime.block_on(async { step(&input).await });
-            let (wall, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu - busy.setup_cpu);
-            let allocated = ALLOCATIONS.load(Ordering::Relaxed) - allocations;
-            let events = args.events as f64;
-            let entry = figures.entry(index).or_default();
-            entry.per_cpu_second.push(events / cpu.max(0.001));
-            entry.wall_per_second.push(events / (wall - busy.setup_wall).max(0.001));
-            entry.allocations.push(allocated as f64 / events);
-            say(&format!("run {run} {name}: {:.0} events per CPU-second", events / cpu.max(0.001)));
+            runtime.block_on(step(&input));
+            let events = sizes.len() as f64;
+            figures.entry(index).or_default().add(
+                events,
+                cpu_seconds() - cpu,
+                started.elapsed().as_secs_f64(),
+                ALLOCATIONS.load(Ordering::Relaxed) - allocations,
+            );
+            say(&format!("run {run} {name}"));
         }
+        let state = tempfile::tempdir().expect("folder");
+        let points = runtime.block_on(whole::run(&pipeline, options, state.path()));
+        let sum = |of: fn(&whole::Point) -> f64| points.iter().map(of).sum::<f64>();
+        figures.entry(steps.len()).or_default().add(
+            sum(|point| point.events as f64),
+            sum(|point| point.cpu_seconds),
+            sum(|point| point.wall_seconds),
+            points.iter().map(|point| point.allocations).sum(),
+        );
+        say(&format!("run {run} the whole; state on disk: {} MiB", folder_bytes(state.path()) >> 20));
     }
     let median = |values: &[f64]| {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
         sorted[sorted.len() / 2]
     };
-    let whole = median(&figures[&6].per_cpu_second);
+    let whole = median(&figures[&steps.len()].per_cpu_second);
     let mut out = std::io::stdout().lock();
     let _ = writeln!(
         out,
         "| step | events per CPU-second | ns per event | events per second (wall) | allocations per event | the whole is |"
     );
     let _ = writeln!(out, "|---|---:|---:|---:|---:|---:|");
-    for (index, (name, _)) in steps.iter().enumerate() {
-        let figure = &figures[&index];
+    for (index, figure) in &figures {
+        let name = steps.get(*index).map_or("the whole", |(name, _)| name);
         let rate = median(&figure.per_cpu_second);
         let _ = writeln!(
             out,
@@ -156,6 +202,17 @@ fn main() {
     }
 }
 
+fn folder_bytes(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(meta) if meta.is_dir() => folder_bytes(&entry.path()),
+            Ok(meta) => meta.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
 fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
@@ -166,22 +223,14 @@ struct Input<'a> {
     compressed: &'a [Vec<u8>],
 }
 
-/// What preparing a step took and must not be counted.
-#[derive(Default)]
-struct Setup {
-    setup_cpu: f64,
-    setup_wall: f64,
-}
-
-type Step = for<'a> fn(&'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup>;
+type Step = for<'a> fn(&'a Input<'a>) -> futures::future::LocalBoxFuture<'a, ()>;
 
 /// What polling does: each record's bytes are copied into the batch.
-fn f0<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup> {
+fn f0<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, ()> {
     Box::pin(async move {
         for batch in input.batches {
             std::hint::black_box(take(batch, &batch.bytes));
         }
-        Setup::default()
     })
 }
 
@@ -201,12 +250,11 @@ fn unpack(input: &Input<'_>, index: usize) -> RawBatch {
     take(batch, &bytes)
 }
 
-fn f1<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup> {
+fn f1<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, ()> {
     Box::pin(async move {
         for index in 0..input.batches.len() {
             std::hint::black_box(unpack(input, index));
         }
-        Setup::default()
     })
 }
 
@@ -214,20 +262,18 @@ async fn preparer(pipeline: &Pipeline) -> Preparer {
     Preparer::new(pipeline, None).expect("the bench pipeline")
 }
 
-fn f2<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup> {
+fn f2<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, ()> {
     Box::pin(async move {
         let mut preparer = preparer(input.pipeline).await;
         for index in 0..input.batches.len() {
             let raw = unpack(input, index);
             let prepared = preparer.prepare(&raw, Vec::new()).expect("prepared");
-            assert!(prepared.rejects.is_empty(), "{:?}", prepared.rejects.first());
             std::hint::black_box(prepared);
         }
-        Setup::default()
     })
 }
 
-fn f3<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup> {
+fn f3<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, ()> {
     Box::pin(async move {
         let mut preparer = preparer(input.pipeline).await;
         let mut seen: hashbrown::HashMap<u128, u64, foldhash::fast::FixedState> = hashbrown::HashMap::default();
@@ -241,7 +287,6 @@ fn f3<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup> {
             }
         }
         std::hint::black_box(seen.len());
-        Setup::default()
     })
 }
 
@@ -255,7 +300,7 @@ fn encoded(prepared: &tributary::engine::Prepared) -> Vec<u8> {
     buffer
 }
 
-fn f4<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup> {
+fn f4<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, ()> {
     Box::pin(async move {
         let mut preparer = preparer(input.pipeline).await;
         for index in 0..input.batches.len() {
@@ -263,11 +308,10 @@ fn f4<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup> {
             let prepared = preparer.prepare(&raw, Vec::new()).expect("prepared");
             std::hint::black_box(encoded(&prepared));
         }
-        Setup::default()
     })
 }
 
-fn f5<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup> {
+fn f5<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, ()> {
     Box::pin(async move {
         let folder = tempfile::tempdir().expect("folder");
         let store = SlateStore::open(&Location::Folder(folder.path().to_path_buf())).await.expect("store");
@@ -283,50 +327,5 @@ fn f5<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup> {
             store.commit(writes).await.expect("durable");
         }
         store.close().await.expect("closed");
-        Setup::default()
-    })
-}
-
-/// Everything: identity, ten traits, ten segments, one durable commit per batch with positions, message ids and all
-/// rows; the rows are dropped where a sink would take them, and acknowledged with the next commit.
-fn whole<'a>(input: &'a Input<'a>) -> futures::future::LocalBoxFuture<'a, Setup> {
-    Box::pin(async move {
-        let folder = tempfile::tempdir().expect("folder");
-        let location = Location::Folder(folder.path().to_path_buf());
-        let store: Arc<dyn Store> = match std::env::var("BENCH_STORE").as_deref() {
-            Ok("memory") => Arc::new(MemoryStore::default()),
-            _ => Arc::new(SlateStore::open(&location).await.expect("store")),
-        };
-        let mut preparer = preparer(input.pipeline).await;
-        let core = Core::load(store.clone(), input.pipeline, &preparer.schema(), 4 << 30, true).await;
-        let mut core = core.expect("an empty state");
-        let mut shipped = 0;
-        let mut in_flight: Option<tokio::task::JoinHandle<_>> = None;
-        for index in 0..input.batches.len() {
-            let raw = unpack(input, index);
-            let prepared = preparer.prepare(&raw, Vec::new()).expect("prepared");
-            let mut commands = Vec::new();
-            if shipped > 0 {
-                let (done, _) = tokio::sync::oneshot::channel();
-                commands.push(Command::Acknowledged { upto: shipped, done });
-            }
-            let now = prepared.happened;
-            let mut staged = core.apply(Some(prepared), &commands, now).await.expect("applied");
-            if let Some(commit) = in_flight.take() {
-                let commit: tokio::task::JoinHandle<Result<(), tributary::state::StoreError>> = commit;
-                commit.await.expect("no panic").expect("durable");
-                core.durable(staged.commit - 1);
-                shipped = staged.commit - 1;
-            }
-            let writes = std::mem::take(&mut staged.writes);
-            let store = store.clone();
-            in_flight = Some(tokio::spawn(async move { store.commit(writes).await }));
-        }
-        if let Some(commit) = in_flight.take() {
-            commit.await.expect("no panic").expect("durable");
-        }
-        say(&format!("{:?}", core.record.totals));
-        store.close().await.expect("closed");
-        Setup::default()
     })
 }

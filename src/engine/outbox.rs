@@ -1,5 +1,6 @@
 //! The outbox: the rows of a commit, sealed with it, kept until the table sink has acknowledged them.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,28 +17,60 @@ use crate::state::{Store, StoreError};
 /// A commit's rows, table by table.
 pub type Rows = Vec<(Table, RecordBatch)>;
 
-/// Arrow IPC behind a version byte.
-const VERSION: u8 = 1;
+/// A version byte, the length of the Arrow IPC stream that follows (four bytes, little endian), and that as an LZ4 block: columns
+/// of traits are mostly alike, and each byte less is one that the store does not copy to its memory, its log and its files.
+const VERSION: u8 = 2;
+const HEAD: usize = 5;
 
-pub fn encode(batch: &RecordBatch) -> Result<Bytes, StoreError> {
-    let failed = |error: arrow::error::ArrowError| StoreError::Damaged(format!("rows cannot be sealed: {error}"));
-    let mut buffer = Vec::with_capacity(batch.get_array_memory_size() + 1024);
-    buffer.push(VERSION);
-    let mut writer = StreamWriter::try_new(&mut buffer, &batch.schema()).map_err(failed)?;
-    writer.write(batch).map_err(failed)?;
-    writer.finish().map_err(failed)?;
-    drop(writer);
-    Ok(Bytes::from(buffer))
+/// Buffers that grew beyond this are not kept.
+const SCRATCH_MAX: usize = 256 << 20;
+
+thread_local! {
+    /// The stream and the block. They are many MB, and fresh memory of that size has to be cleared by the kernel each time.
+    static SCRATCH: Cell<(Vec<u8>, Vec<u8>)> = const { Cell::new((Vec::new(), Vec::new())) };
 }
 
+/// # Errors
+/// Rows that Arrow cannot write, or more than 4 GiB of them.
+pub fn encode(batch: &RecordBatch) -> Result<Bytes, StoreError> {
+    let failed = |error: String| StoreError::Damaged(format!("rows cannot be sealed: {error}"));
+    let (mut stream, mut block) = SCRATCH.take();
+    stream.clear();
+    let mut writer = StreamWriter::try_new(&mut stream, &batch.schema()).map_err(|error| failed(error.to_string()))?;
+    writer.write(batch).and_then(|()| writer.finish()).map_err(|error| failed(error.to_string()))?;
+    drop(writer);
+    let length = u32::try_from(stream.len()).map_err(|_| failed("more than 4 GiB in one table".to_string()))?;
+    let room = HEAD + lz4_flex::block::get_maximum_output_size(stream.len());
+    if block.len() < room {
+        block.resize(room, 0);
+    }
+    block[0] = VERSION;
+    block[1..HEAD].copy_from_slice(&length.to_le_bytes());
+    let packed =
+        lz4_flex::block::compress_into(&stream, &mut block[HEAD..]).map_err(|error| failed(error.to_string()))?;
+    let sealed = Bytes::copy_from_slice(&block[..HEAD + packed]);
+    if stream.capacity() + block.capacity() <= SCRATCH_MAX {
+        SCRATCH.set((stream, block));
+    }
+    Ok(sealed)
+}
+
+/// # Errors
+/// Bytes that [`encode`] has not made.
 pub fn decode(bytes: &[u8]) -> Result<RecordBatch, StoreError> {
-    let failed = |error: arrow::error::ArrowError| StoreError::Damaged(format!("sealed rows cannot be read: {error}"));
-    let Some((&VERSION, ipc)) = bytes.split_first() else {
+    let failed = |error: String| StoreError::Damaged(format!("sealed rows cannot be read: {error}"));
+    let Some((&[VERSION, a, b, c, d], block)) = bytes.split_first_chunk::<HEAD>() else {
         return Err(StoreError::Damaged("sealed rows are of a version this program does not read".to_string()));
     };
-    let mut reader = StreamReader::try_new(Cursor::new(ipc), None).map_err(failed)?;
+    let length = u32::from_le_bytes([a, b, c, d]) as usize;
+    // LZ4 packs to one part in 255 at best.
+    if length / 255 > block.len() {
+        return Err(failed("their length is not theirs".to_string()));
+    }
+    let stream = lz4_flex::block::decompress(block, length).map_err(|error| failed(error.to_string()))?;
+    let mut reader = StreamReader::try_new(Cursor::new(stream), None).map_err(|error| failed(error.to_string()))?;
     match reader.next() {
-        Some(batch) => batch.map_err(failed),
+        Some(batch) => batch.map_err(|error| failed(error.to_string())),
         None => Err(StoreError::Damaged("sealed rows are empty".to_string())),
     }
 }

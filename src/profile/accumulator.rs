@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::columns::json;
 use super::distinct::Distinct;
 use super::frequencies::Frequencies;
-use super::funnel::Funnel;
+use super::funnel::{Funnel, FunnelValue};
 use super::gap::Gap;
 use super::keyed::Keyed;
 use super::plan::{EventRule, TraitKind};
-use super::sequence::Sequence;
+use super::sequence::{Sequence, SequenceValue};
 use super::window::Panes;
 use crate::event::TimeUs;
 
@@ -88,6 +88,32 @@ impl Dated {
     /// Whether another event stands instead: `Less` where it does.
     pub fn precedence(&self, rule: &EventRule, rank: u64, at: TimeUs, message_id: &str) -> Ordering {
         precedence(rule.prefers_earlier(), (rank, at, message_id), (self.rank, self.at, &self.message_id))
+    }
+}
+
+/// What is found by walking over the events that a funnel or sequence holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Walked {
+    Nothing,
+    Funnel(FunnelValue),
+    Sequence(SequenceValue),
+}
+
+impl Walked {
+    /// One of the values: see `TraitColumn::part`.
+    pub fn part(self, part: &str) -> Option<Scalar> {
+        let count = |level: u8| Some(Scalar::Long(i64::from(level)));
+        match (self, part) {
+            (Walked::Nothing, _) => None,
+            (Walked::Funnel(value), "level") => count(value.level),
+            (Walked::Funnel(value), "best") => count(value.best),
+            (Walked::Funnel(value), "started_at") => value.started_at.map(Scalar::Timestamp),
+            (Walked::Funnel(value), _) => value.reached_at.map(Scalar::Timestamp),
+            (Walked::Sequence(value), "matched") => Some(Scalar::Boolean(value.matched)),
+            (Walked::Sequence(value), "level") => count(value.level),
+            (Walked::Sequence(value), "started_at") => value.started_at.map(Scalar::Timestamp),
+            (Walked::Sequence(value), _) => value.matched_at.map(Scalar::Timestamp),
+        }
     }
 }
 
@@ -199,7 +225,6 @@ impl Accumulator {
     /// One of its values, without window and keys (see `TraitColumn::part`). None where an explicit null was last.
     pub fn plain_value(&self, rule: &EventRule, part: &str) -> Option<Scalar> {
         let scale = rule.scale;
-        let count = |level: u8| Some(Scalar::Long(i64::from(level)));
         match self {
             Accumulator::Frequencies(frequencies) => match (part, &rule.kind) {
                 ("overflow", _) => Some(Scalar::Boolean(frequencies.is_overflow())),
@@ -215,26 +240,7 @@ impl Accumulator {
                 TraitKind::Gap(plan) => gap.value(plan).map(Scalar::Double),
                 _ => None,
             },
-            Accumulator::Funnel(funnel) => {
-                let TraitKind::Funnel(plan) = &rule.kind else { return None };
-                let value = funnel.value(plan);
-                match part {
-                    "level" => count(value.level),
-                    "best" => count(value.best),
-                    "started_at" => value.started_at.map(Scalar::Timestamp),
-                    _ => value.reached_at.map(Scalar::Timestamp),
-                }
-            }
-            Accumulator::Sequence(sequence) => {
-                let TraitKind::Sequence(plan) = &rule.kind else { return None };
-                let value = sequence.value(plan);
-                match part {
-                    "matched" => Some(Scalar::Boolean(value.matched)),
-                    "level" => count(value.level),
-                    "started_at" => value.started_at.map(Scalar::Timestamp),
-                    _ => value.matched_at.map(Scalar::Timestamp),
-                }
-            }
+            Accumulator::Funnel(_) | Accumulator::Sequence(_) => self.walked(rule).part(part),
             Accumulator::Dated(dated) => dated.value.clone(),
             Accumulator::Count(count) => Some(Scalar::Long(*count)),
             Accumulator::Sum(sum) if scale == 0 => Some(Scalar::Long(clamp((*sum).into()))),
@@ -243,6 +249,15 @@ impl Accumulator {
             Accumulator::Mean { count: 0, .. } => None,
             Accumulator::Mean { sum, count } => Some(Scalar::Double(unscaled((*sum).into(), scale) / *count as f64)),
             Accumulator::Panes(_) | Accumulator::Keyed(_) => None,
+        }
+    }
+
+    /// What a funnel or sequence says, all its parts at once.
+    pub fn walked(&self, rule: &EventRule) -> Walked {
+        match (self, &rule.kind) {
+            (Accumulator::Funnel(funnel), TraitKind::Funnel(plan)) => Walked::Funnel(funnel.value(plan)),
+            (Accumulator::Sequence(sequence), TraitKind::Sequence(plan)) => Walked::Sequence(sequence.value(plan)),
+            _ => Walked::Nothing,
         }
     }
 

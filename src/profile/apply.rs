@@ -11,13 +11,14 @@ use super::BUILT_IN;
 use super::accumulator::{Accumulator, Dated, Scalar, scaled};
 use super::distinct::Distinct;
 use super::frequencies::Frequencies;
-use super::funnel::{Funnel, FunnelPlan, Point};
+use super::funnel::{Funnel, FunnelPlan};
 use super::gap::Gap;
 use super::keyed::Keyed;
 use super::plan::{EventRule, OnMerge, Step, TraitKind, TraitPlan, TraitRule};
+use super::points::Point;
 use super::record::Profile;
 use super::rfm::RfmBorders;
-use super::sequence::{Sequence, SequencePoint};
+use super::sequence::Sequence;
 use super::window::Panes;
 use crate::event::{EventBatch, ProfileId, TimeUs, ValueType, column};
 use crate::expression::{BoundExpression, EvaluateError, Expression, ExpressionError, NOW_COLUMN, Projected};
@@ -610,12 +611,17 @@ impl Values<'_> {
     /// An event that meets no step matters only where what comes between matters.
     fn point(&self, row: usize, plan: &FunnelPlan) -> Option<Point> {
         let steps = self.marks.steps[row];
-        (steps != 0 || plan.modes.strict_order).then(|| Point { at: self.at(row), id: self.id(row), steps })
+        (steps != 0 || plan.modes.strict_order).then(|| Point {
+            at: self.at(row),
+            id: self.id(row) as u32,
+            steps,
+            without: 0,
+        })
     }
 
-    fn sequence_point(&self, row: usize) -> Option<SequencePoint> {
+    fn sequence_point(&self, row: usize) -> Option<Point> {
         let (steps, without) = (self.marks.steps[row], self.marks.exclusions[row]);
-        (steps != 0 || without != 0).then(|| SequencePoint { at: self.at(row), id: self.id(row), steps, without })
+        (steps != 0 || without != 0).then(|| Point { at: self.at(row), id: self.id(row) as u32, steps, without })
     }
 
     /// Tells an event of one time from others: message ids are per source.

@@ -10,7 +10,7 @@ use arrow::buffer::NullBuffer;
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
 use serde_json::Value;
 
-use super::accumulator::{Accumulator, Scalar};
+use super::accumulator::{Accumulator, Scalar, Walked};
 use super::apply::{NOW_PLACE, TraitError, Traits};
 use super::keyed::Keyed;
 use super::plan::{EventRule, TraitKind, TraitPlan, TraitRule};
@@ -182,6 +182,11 @@ fn event_columns(
     now: &[TimeUs],
     columns: &mut Vec<ArrayRef>,
 ) {
+    // What takes a walk over events is found once for all columns.
+    let walked: Vec<Walked> = match rule.kind {
+        TraitKind::Funnel(_) | TraitKind::Sequence(_) => states.iter().map(|(_, state)| state.walked(rule)).collect(),
+        _ => Vec::new(),
+    };
     for column in &plan.columns {
         let value = |state: Option<&Accumulator>, now: TimeUs| match (state, &rule.by) {
             (Some(Accumulator::Keyed(keyed)), Some(_)) => keyed_value(rule, keyed, column.part, now),
@@ -190,9 +195,9 @@ fn event_columns(
         };
         // Of everybody who has no state, whatever the time.
         let empty = value(None, TimeUs::MIN);
-        let found = states.iter().map(|(row, state)| (*row, *state));
-        columns.push(column_of(column.value_type, now.len(), empty, found, |row, state| {
-            value(Some(state), now[row as usize])
+        columns.push(column_of(column.value_type, now.len(), empty, states, |nth| match walked.get(nth) {
+            Some(walked) => walked.part(column.part),
+            None => value(Some(states[nth].1), now[states[nth].0 as usize]),
         }));
     }
 }
@@ -254,33 +259,33 @@ pub fn json(value: &Scalar) -> Value {
 }
 
 /// A column of `empty` with other values in these rows, which are in order.
-fn column_of<'a>(
+fn column_of(
     value_type: ValueType,
     rows: usize,
     empty: Option<Scalar>,
-    states: impl Iterator<Item = (u32, &'a Accumulator)>,
-    value: impl Fn(u32, &Accumulator) -> Option<Scalar>,
+    states: &[(u32, &Accumulator)],
+    value: impl Fn(usize) -> Option<Scalar>,
 ) -> ArrayRef {
-    fn primitive<'a, T: ArrowPrimitiveType>(
+    fn primitive<T: ArrowPrimitiveType>(
         rows: usize,
         empty: Option<T::Native>,
-        states: impl Iterator<Item = (u32, &'a Accumulator)>,
-        value: impl Fn(u32, &Accumulator) -> Option<T::Native>,
+        states: &[(u32, &Accumulator)],
+        value: impl Fn(usize) -> Option<T::Native>,
     ) -> PrimitiveArray<T> {
         let mut values = vec![empty.unwrap_or_default(); rows];
         let mut valid = BooleanBufferBuilder::new(rows);
         valid.append_n(rows, empty.is_some());
-        for (row, state) in states {
-            let value = value(row, state);
-            valid.set_bit(row as usize, value.is_some());
-            values[row as usize] = value.unwrap_or_default();
+        for (nth, (row, _)) in states.iter().enumerate() {
+            let value = value(nth);
+            valid.set_bit(*row as usize, value.is_some());
+            values[*row as usize] = value.unwrap_or_default();
         }
         PrimitiveArray::new(values.into(), Some(NullBuffer::new(valid.finish())).filter(|nulls| nulls.null_count() > 0))
     }
     match value_type {
         ValueType::Long => {
             let long = |value| if let Some(Scalar::Long(value)) = value { Some(value) } else { None };
-            Arc::new(primitive::<Int64Type>(rows, long(empty), states, |row, state| long(value(row, state))))
+            Arc::new(primitive::<Int64Type>(rows, long(empty), states, |nth| long(value(nth))))
         }
         ValueType::Double => {
             let double = |value| match value {
@@ -288,12 +293,11 @@ fn column_of<'a>(
                 Some(Scalar::Long(value)) => Some(value as f64),
                 _ => None,
             };
-            Arc::new(primitive::<Float64Type>(rows, double(empty), states, |row, state| double(value(row, state))))
+            Arc::new(primitive::<Float64Type>(rows, double(empty), states, |nth| double(value(nth))))
         }
         ValueType::Timestamp => {
             let time = |value| if let Some(Scalar::Timestamp(value)) = value { Some(value) } else { None };
-            let times =
-                primitive::<TimestampMicrosecondType>(rows, time(empty), states, |row, state| time(value(row, state)));
+            let times = primitive::<TimestampMicrosecondType>(rows, time(empty), states, |nth| time(value(nth)));
             Arc::new(times.with_timezone("UTC"))
         }
         ValueType::Boolean => {
@@ -301,9 +305,9 @@ fn column_of<'a>(
             let mut builder = BooleanBuilder::with_capacity(rows);
             let empty = boolean(empty);
             let mut next = 0;
-            for (row, state) in states {
-                (next..row).for_each(|_| builder.append_option(empty));
-                builder.append_option(boolean(value(row, state)));
+            for (nth, (row, _)) in states.iter().enumerate() {
+                (next..*row).for_each(|_| builder.append_option(empty));
+                builder.append_option(boolean(value(nth)));
                 next = row + 1;
             }
             (next..rows as u32).for_each(|_| builder.append_option(empty));
@@ -315,12 +319,12 @@ fn column_of<'a>(
             }
             let mut builder = StringBuilder::with_capacity(rows, rows * 16);
             let mut next = 0;
-            for (row, state) in states {
-                (next..row).for_each(|_| builder.append_option(text(&empty)));
+            for (nth, (row, state)) in states.iter().enumerate() {
+                (next..*row).for_each(|_| builder.append_option(text(&empty)));
                 match state {
                     // The common case, without a copy.
                     Accumulator::Dated(dated) => builder.append_option(text(&dated.value)),
-                    state => builder.append_option(text(&value(row, state))),
+                    _ => builder.append_option(text(&value(nth))),
                 }
                 next = row + 1;
             }

@@ -26,7 +26,7 @@ use std::mem::swap;
 
 use serde::{Deserialize, Serialize};
 
-use super::points::{self, Placed};
+use super::points::{self, Point, Points};
 use crate::event::TimeUs;
 
 /// The most steps of a funnel: as many as ClickHouse takes.
@@ -93,31 +93,11 @@ impl FunnelModes {
     }
 }
 
-/// One event, as a funnel sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Point {
-    pub at: TimeUs,
-    /// A hash of source and message id. Orders points of one time where [`FunnelModes::strict_once`] asks.
-    pub id: u64,
-    /// Bit k: the event meets step k + 1. None set: an event that may only intervene.
-    pub steps: u32,
-}
-
-impl Placed for Point {
-    fn place(&self) -> (TimeUs, u64) {
-        (self.at, self.id)
-    }
-
-    fn join(&mut self, copy: &Self) {
-        self.steps |= copy.steps;
-    }
-}
-
 /// The state of one funnel of one profile.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Funnel {
     /// By (time, id). Those older than the latest settling's `floor - within_us` are in what follows.
-    points: Vec<Point>,
+    points: Points,
     /// The best level of the folded points.
     reached: u8,
     /// Nothing can change `reached` any more: the last step was reached, or a strict mode said stop.
@@ -156,14 +136,14 @@ impl Funnel {
         // Beyond the last step nothing counts; a shift by 32 is no shift.
         point.steps &= u32::MAX.checked_shr(32 - u32::from(plan.steps.clamp(1, STEPS_MAX))).unwrap_or_default();
         if point.steps != 0 || plan.modes.strict_order {
-            points::insert(&mut self.points, point);
+            self.points.insert(point);
         }
     }
 
     /// Adds another funnel of the same plan: a merged profile's, or one filled from history. Settle both at the same
     /// floor before: held points older than what the other has folded would be taken for later ones.
     pub fn merge(&mut self, other: Funnel) {
-        points::union(&mut self.points, other.points);
+        self.points.union(other.points);
         self.reached = self.reached.max(other.reached);
         self.ended |= other.ended;
         if self.ended {
@@ -182,8 +162,13 @@ impl Funnel {
     /// before it comes any more; it must never decrease. What it leaves depends on the points and the latest floor
     /// alone, not on when else it was called.
     pub fn settle(&mut self, plan: &FunnelPlan, floor: TimeUs) {
-        let cut = floor.saturating_sub(plan.within_us);
-        let folded = points::take_before(&mut self.points, cut);
+        let cut = self.points.cut(floor.saturating_sub(plan.within_us));
+        if self.points.first().is_none_or(|first| first.at >= cut) {
+            let reach = self.live.partition_point(|first| first.saturating_add(plan.within_us) >= cut);
+            self.live.truncate(reach);
+            return;
+        }
+        let folded = self.points.take_before(cut);
         let (reached, ended, mut live) = {
             let walk = self.walk(plan, &folded);
             (walk.reached, walk.ended, walk.marks.iter().map(|mark| mark.first).collect::<Vec<_>>())
@@ -205,7 +190,7 @@ impl Funnel {
 
     /// Bytes on the heap.
     pub fn weigh(&self) -> usize {
-        self.points.capacity() * size_of::<Point>() + self.live.capacity() * size_of::<TimeUs>()
+        self.points.weigh() + self.live.capacity() * size_of::<TimeUs>()
     }
 
     /// The automaton of `best`, after these points.
@@ -421,7 +406,10 @@ mod tests {
 
     /// Points as (time, steps met); ids by place.
     fn points(rows: &[(TimeUs, u32)]) -> Vec<Point> {
-        rows.iter().enumerate().map(|(id, (at, steps))| Point { at: *at, id: id as u64, steps: *steps }).collect()
+        rows.iter()
+            .enumerate()
+            .map(|(id, (at, steps))| Point { at: *at, id: id as u32, steps: *steps, without: 0 })
+            .collect()
     }
 
     /// SEMANTICS §5: each row is a case, its modes, its points (three steps a, b, c as bits, within 10), and level,
@@ -488,6 +476,7 @@ mod tests {
             at: random.i64(0..span),
             id,
             steps: 1 << random.u32(0..4) | random.u32(0..16) >> random.u32(0..8),
+            without: 0,
         };
         (0..16).map(point).collect()
     }

@@ -32,14 +32,15 @@ pub use apply::{Input, NOW_PLACE, SessionsOf, Taken, TraitError, Traits};
 pub use columns::Change;
 pub use distinct::Distinct;
 pub use frequencies::{Frequencies, VALUES_MAX};
-pub use funnel::{Funnel, FunnelModes, FunnelPlan, FunnelValue, Point, STEPS_MAX};
+pub use funnel::{Funnel, FunnelModes, FunnelPlan, FunnelValue, STEPS_MAX};
 pub use gap::{Gap, GapPlan, GapStatistic};
 pub use group::{GroupId, PERSON_COLUMN, Renamed, add_people, with_people};
 pub use keyed::MAX_KEYS;
 pub use plan::{EventRule, OnMerge, Stage, Step, TraitColumn, TraitKind, TraitPlan, TraitRule};
+pub use points::{POINTS_MAX, Point};
 pub use record::{GroupOf, Membership, Profile, ProfileRecord, StageOf};
 pub use rfm::{RfmBorders, RfmRule, RfmValues};
-pub use sequence::{Sequence, SequencePlan, SequencePoint, SequenceStep, SequenceValue};
+pub use sequence::{Sequence, SequencePlan, SequenceStep, SequenceValue};
 pub use slots::{DefinedFor, Differences, Differs, SlotOf, Slots, SlotsOfKind, name_in};
 pub use window::Window;
 

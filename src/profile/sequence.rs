@@ -28,8 +28,9 @@
 //! associative and idempotent, whatever is folded.
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
-use super::points::{self, Placed};
+use super::points::{self, Point, Points};
 use crate::event::TimeUs;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,34 +48,11 @@ pub struct SequenceStep {
     pub without: u32,
 }
 
-/// One event, as a sequence sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SequencePoint {
-    pub at: TimeUs,
-    /// A hash of source and message id.
-    pub id: u64,
-    /// Bit k: the event meets step k + 1.
-    pub steps: u32,
-    /// Bit k: the event meets exclusion k.
-    pub without: u32,
-}
-
-impl Placed for SequencePoint {
-    fn place(&self) -> (TimeUs, u64) {
-        (self.at, self.id)
-    }
-
-    fn join(&mut self, copy: &Self) {
-        self.steps |= copy.steps;
-        self.without |= copy.without;
-    }
-}
-
 /// The state of one sequence of one profile.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sequence {
     /// By (time, id).
-    points: Vec<SequencePoint>,
+    points: Points,
     matched_at: Option<TimeUs>,
     /// Of folded points: the latest end of the chains of each length from 1 on.
     open: Times,
@@ -108,18 +86,18 @@ pub struct SequenceValue {
 
 impl Sequence {
     /// Adds an event. Of two copies (same time and id) what both meet counts.
-    pub fn add(&mut self, plan: &SequencePlan, mut point: SequencePoint) {
+    pub fn add(&mut self, plan: &SequencePlan, mut point: Point) {
         point.steps &= mask(plan.steps.len());
         point.without &= plan.steps.iter().skip(1).fold(0, |any, step| any | step.without);
         if point.steps != 0 || point.without != 0 {
-            points::insert(&mut self.points, point);
+            self.points.insert(point);
         }
     }
 
     /// Adds another sequence of the same plan: a merged profile's, or one filled from history. Settle both at the same
     /// floor before: held points older than what the other has folded would be taken for later ones.
     pub fn merge(&mut self, other: Sequence) {
-        points::union(&mut self.points, other.points);
+        self.points.union(other.points);
         self.matched_at = self.matched_at.max(other.matched_at);
         later(&mut self.open, &other.open);
         later(&mut self.barred, &other.barred);
@@ -131,19 +109,26 @@ impl Sequence {
     /// comes any more; it must never decrease. What it leaves depends on the points and the latest floor alone.
     pub fn settle(&mut self, plan: &SequencePlan, floor: TimeUs) {
         let span = plan.steps.iter().skip(1).filter_map(|step| step.within_us).fold(0, i64::saturating_add);
-        let cut = floor.saturating_sub(span);
-        let folded = points::take_before(&mut self.points, cut);
+        let cut = self.points.cut(floor.saturating_sub(span));
+        if self.points.first().is_some_and(|first| first.at < cut) {
+            self.fold(plan, cut);
+        }
+        forget(&mut self.open, plan, cut);
+        forget(&mut self.barred, plan, cut);
+        if let Some(attempt) = &mut self.attempt {
+            forget(&mut attempt.open, plan, cut);
+        }
+    }
+
+    /// Takes what is before `cut` out of the points and into what is known of them.
+    fn fold(&mut self, plan: &SequencePlan, cut: TimeUs) {
+        let folded = self.points.take_before(cut);
         self.attempt = self.latest(plan, &folded);
         let walk = self.walk(plan, &folded);
         (self.matched_at, self.open) = (walk.matched_at, walk.open);
         for (index, step) in plan.steps.iter().enumerate().skip(1) {
             let last = folded.iter().rfind(|point| point.without & step.without != 0).map(|point| point.at);
             raise(&mut self.barred, index - 1, last);
-        }
-        forget(&mut self.open, plan, cut);
-        forget(&mut self.barred, plan, cut);
-        if let Some(attempt) = &mut self.attempt {
-            forget(&mut attempt.open, plan, cut);
         }
     }
 
@@ -162,18 +147,18 @@ impl Sequence {
     pub fn weigh(&self) -> usize {
         let times =
             self.open.capacity() + self.barred.capacity() + self.attempt.as_ref().map_or(0, |a| a.open.capacity());
-        self.points.capacity() * size_of::<SequencePoint>() + times * size_of::<Option<TimeUs>>()
+        self.points.weigh() + times * size_of::<Option<TimeUs>>()
     }
 
     /// All chains, after these points.
-    fn walk<'a>(&self, plan: &'a SequencePlan, points: &[SequencePoint]) -> Walk<'a> {
+    fn walk<'a>(&self, plan: &'a SequencePlan, points: &[Point]) -> Walk<'a> {
         let mut walk = Walk { plan, open: self.open.clone(), level: 0, matched_at: self.matched_at };
         points::instants(points).for_each(|(at, points)| walk.instant(at, points, 0));
         walk
     }
 
     /// The attempt begun by the latest first step, after these points.
-    fn latest(&self, plan: &SequencePlan, points: &[SequencePoint]) -> Option<Attempt> {
+    fn latest(&self, plan: &SequencePlan, points: &[Point]) -> Option<Attempt> {
         let first = points.iter().filter(|point| point.steps & 1 != 0).max_by_key(|point| order(point));
         let folded = self.attempt.as_ref().filter(|attempt| first.is_none_or(|first| first.at < attempt.started_at));
         let (started_at, mut walk, from) = match (folded, first) {
@@ -192,15 +177,21 @@ impl Sequence {
         };
         let later = &points[points.partition_point(|point| point.at < started_at)..];
         for (at, points) in points::instants(later) {
-            let points: Vec<SequencePoint> = points.iter().filter(|point| order(point) >= from).copied().collect();
-            walk.instant(at, &points, 1);
+            match points {
+                [only] if order(only) < from => {}
+                [_] => walk.instant(at, points, 1),
+                _ => {
+                    let points: Vec<Point> = points.iter().filter(|point| order(point) >= from).copied().collect();
+                    walk.instant(at, &points, 1);
+                }
+            }
         }
         Some(Attempt { started_at, level: walk.level, open: walk.open })
     }
 }
 
 /// The order of events: ties in time go by the lowest step met, then by id.
-fn order(point: &SequencePoint) -> (TimeUs, u32, u64) {
+fn order(point: &Point) -> (TimeUs, u32, u32) {
     (point.at, point.steps.trailing_zeros(), point.id)
 }
 
@@ -214,20 +205,13 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// Takes the points of one time; steps before `from` begin nothing.
-    fn instant(&mut self, at: TimeUs, points: &[SequencePoint], from: usize) {
-        let mut ordered: Vec<&SequencePoint> = points.iter().collect();
-        ordered.sort_unstable_by_key(|point| order(point));
-        for point in ordered {
-            // From the last step on: one event is not two steps of a chain.
-            for (index, step) in self.plan.steps.iter().enumerate().skip(from).rev() {
-                if point.steps & (1 << index) != 0 && self.follows(index, step, at) {
-                    self.level = self.level.max(index as u8 + 1);
-                    if index + 1 == self.plan.steps.len() {
-                        self.matched_at = self.matched_at.max(Some(at));
-                    } else {
-                        raise(&mut self.open, index, Some(at));
-                    }
-                }
+    fn instant(&mut self, at: TimeUs, points: &[Point], from: usize) {
+        match points {
+            [only] => self.point(only, from),
+            _ => {
+                let mut ordered: SmallVec<[&Point; 8]> = points.iter().collect();
+                ordered.sort_unstable_by_key(|point| order(point));
+                ordered.into_iter().for_each(|point| self.point(point, from));
             }
         }
         // Afterwards, since an exclusion at the time of a step is not before it.
@@ -241,6 +225,20 @@ impl Walk<'_> {
             }
         }
         trim(&mut self.open);
+    }
+
+    fn point(&mut self, point: &Point, from: usize) {
+        // From the last step on: one event is not two steps of a chain.
+        for (index, step) in self.plan.steps.iter().enumerate().skip(from).rev() {
+            if point.steps & (1 << index) != 0 && self.follows(index, step, point.at) {
+                self.level = self.level.max(index as u8 + 1);
+                if index + 1 == self.plan.steps.len() {
+                    self.matched_at = self.matched_at.max(Some(point.at));
+                } else {
+                    raise(&mut self.open, index, Some(point.at));
+                }
+            }
+        }
     }
 
     fn follows(&self, index: usize, step: &SequenceStep, at: TimeUs) -> bool {
@@ -296,25 +294,20 @@ fn forget(times: &mut Times, plan: &SequencePlan, cut: TimeUs) {
 mod tests {
     use super::*;
 
-    fn sequence(plan: &SequencePlan, points: &[SequencePoint]) -> Sequence {
+    fn sequence(plan: &SequencePlan, points: &[Point]) -> Sequence {
         let mut sequence = Sequence::default();
         points.iter().for_each(|point| sequence.add(plan, *point));
         sequence
     }
 
-    fn between(a: &SequencePoint, b: &SequencePoint, step: &SequenceStep, all: &[SequencePoint]) -> bool {
+    fn between(a: &Point, b: &Point, step: &SequenceStep, all: &[Point]) -> bool {
         order(a) < order(b)
             && step.within_us.is_none_or(|within| b.at - a.at <= within)
             && !all.iter().any(|x| x.without & step.without != 0 && a.at < x.at && x.at < b.at)
     }
 
     /// Calls `found` with every chain that continues this one.
-    fn chains(
-        plan: &SequencePlan,
-        all: &[SequencePoint],
-        chain: &mut Vec<SequencePoint>,
-        found: &mut impl FnMut(&[SequencePoint]),
-    ) {
+    fn chains(plan: &SequencePlan, all: &[Point], chain: &mut Vec<Point>, found: &mut impl FnMut(&[Point])) {
         found(chain);
         let Some(step) = plan.steps.get(chain.len()) else { return };
         for point in all {
@@ -328,7 +321,7 @@ mod tests {
     }
 
     /// All chains, one by one, as the module's comment defines them.
-    fn oracle(plan: &SequencePlan, all: &[SequencePoint]) -> SequenceValue {
+    fn oracle(plan: &SequencePlan, all: &[Point]) -> SequenceValue {
         let latest = all.iter().filter(|point| point.steps & 1 != 0).max_by_key(|point| order(point));
         let mut value = SequenceValue { started_at: latest.map(|point| point.at), ..SequenceValue::default() };
         chains(plan, all, &mut Vec::new(), &mut |chain| {
@@ -352,11 +345,11 @@ mod tests {
         SequencePlan { steps: (0..steps).map(step).collect() }
     }
 
-    fn random_points(random: &mut fastrand::Rng, plan: &SequencePlan, count: u64, span: i64) -> Vec<SequencePoint> {
+    fn random_points(random: &mut fastrand::Rng, plan: &SequencePlan, count: u32, span: i64) -> Vec<Point> {
         let point = |id| {
             let without = if random.u8(0..4) == 0 { random.u32(1..4) } else { 0 };
             let steps = if random.u8(0..4) == 0 { random.u32(0..16) } else { 1 << random.usize(0..plan.steps.len()) };
-            SequencePoint { at: random.i64(0..span), id, steps: steps & mask(plan.steps.len()), without }
+            Point { at: random.i64(0..span), id, steps: steps & mask(plan.steps.len()), without }
         };
         (0..count).map(point).collect()
     }
@@ -456,9 +449,9 @@ mod tests {
             // All gaps limited, and the histories further apart than all of them.
             plan.steps.iter_mut().for_each(|step| step.within_us = step.within_us.or(Some(3)));
             let older = random_points(&mut random, &plan, 12, 20);
-            let newer: Vec<SequencePoint> = random_points(&mut random, &plan, 12, 20)
+            let newer: Vec<Point> = random_points(&mut random, &plan, 12, 20)
                 .into_iter()
-                .map(|point| SequencePoint { at: point.at + 60, id: point.id + 16, ..point })
+                .map(|point| Point { at: point.at + 60, id: point.id + 16, ..point })
                 .collect();
             let mut whole = sequence(&plan, &older);
             whole.merge(sequence(&plan, &newer));
@@ -490,13 +483,13 @@ mod tests {
             ("one event is one step", &[(5, (7, 0)), (6, c)], (None, 1, 5)),
         ];
         for (name, rows, (matched_at, level, started_at)) in rows {
-            let point = |(id, (at, (steps, without))): (usize, &(TimeUs, (u32, u32)))| SequencePoint {
+            let point = |(id, (at, (steps, without))): (usize, &(TimeUs, (u32, u32)))| Point {
                 at: *at,
-                id: id as u64,
+                id: id as u32,
                 steps: *steps,
                 without: *without,
             };
-            let points: Vec<SequencePoint> = rows.iter().enumerate().map(point).collect();
+            let points: Vec<Point> = rows.iter().enumerate().map(point).collect();
             let expected =
                 SequenceValue { matched: matched_at.is_some(), matched_at, level, started_at: Some(started_at) };
             assert_eq!(sequence(&plan, &points).value(&plan), expected, "{name}");
@@ -508,7 +501,7 @@ mod tests {
     fn folded_exclusions_hold_for_merged_profiles() {
         let step = |without| SequenceStep { within_us: None, without };
         let plan = SequencePlan { steps: vec![step(0), step(1)] };
-        let point = |at, id, steps, without| SequencePoint { at, id, steps, without };
+        let point = |at, id, steps, without| Point { at, id, steps, without };
         let mut cart = sequence(&plan, &[point(1, 1, 1, 0)]);
         let mut order = sequence(&plan, &[point(2, 2, 0, 1)]);
         cart.settle(&plan, 100);

@@ -35,7 +35,7 @@ fn random_case(random: &mut fastrand::Rng, steps: u8, within_us: i64, modes: Fun
             met = 0;
         }
         // Rows of one time go to the engine by id, which `strict_once` with `strict_deduplication` sees.
-        Point { at: START_US + tick * TICK_US, id: number as u64, steps: met }
+        Point { at: START_US + tick * TICK_US, id: number as u32, steps: met, without: 0 }
     });
     let mut points: Vec<Point> = points.collect();
     points.sort_by_key(|point| (point.at, point.id));

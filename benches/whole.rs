@@ -1,0 +1,242 @@
+//! The whole program but for its two ends: the engine's own loop, preparer, shipper and workers over events that are made in memory,
+//! tables that take every row, and receivers that take every message.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use tributary::activation::Delivery;
+use tributary::clock;
+use tributary::definition::Pipeline;
+use tributary::engine::history::{History, HistoryError, HistoryFilter};
+use tributary::engine::{self, DecodeOn, Input, SharedStatus, Stop, Wiring};
+use tributary::event::TimeUs;
+use tributary::sink::{CommitRange, Destination, Outcome, SinkError, Table, TableSink};
+use tributary::source::{ReadLimits, SourceEvent, SourceHandle};
+use tributary::state::Store;
+use tributary::state::location::Location;
+use tributary::state::memory::MemoryStore;
+use tributary::state::slate::SlateStore;
+
+use super::workload::{Skew, Workload};
+use super::{ALLOCATIONS, UNCOUNTED, cpu_seconds, say};
+
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    pub profiles: u64,
+    pub skew: Skew,
+    /// Measured events, after one that introduces each person and `warm` others.
+    pub events: usize,
+    pub warm: usize,
+    pub batch: usize,
+    /// A point of the curve each so many events.
+    pub point: usize,
+    pub cache_bytes: usize,
+}
+
+/// What a stretch of events took.
+#[derive(Debug, Clone, Copy)]
+pub struct Point {
+    pub events: usize,
+    pub cpu_seconds: f64,
+    pub wall_seconds: f64,
+    pub allocations: u64,
+    pub memory_bytes: u64,
+    pub written_bytes: u64,
+    pub read_bytes: u64,
+}
+
+struct Account {
+    cpu_seconds: f64,
+    at: Instant,
+    allocations: u64,
+    written_bytes: u64,
+    read_bytes: u64,
+}
+
+/// Runs the pipeline over a state in `folder`, or in memory with `BENCH_STORE=memory`.
+pub async fn run(pipeline: &Pipeline, options: Options, folder: &Path) -> Vec<Point> {
+    let store: Arc<dyn Store> = match std::env::var("BENCH_STORE").as_deref() {
+        Ok("memory") => Arc::new(MemoryStore::default()),
+        _ => Arc::new(SlateStore::open(&Location::Folder(folder.to_path_buf())).await.expect("a store")),
+    };
+    let (events, source) = mpsc::channel(4);
+    let source = std::sync::Mutex::new(Some(source));
+    let (engine, input) = mpsc::channel(1024);
+    let status = SharedStatus::default();
+    let crm: Arc<dyn Destination> = Arc::new(Taken);
+    let wiring = Wiring {
+        store,
+        sink: Box::new(Dropped),
+        destinations: BTreeMap::from([("crm".to_string(), crm)]),
+        history: Arc::new(NoHistory),
+        schema_cache: None,
+        status: status.clone(),
+        start_source: Box::new(move |plan, _, _, _| {
+            let events = source.lock().expect("no panic").take().expect("one source");
+            Ok(SourceHandle::of(plan.name().clone(), events))
+        }),
+        input: (engine.clone(), input),
+    };
+    let engine_options = engine::Options {
+        drain: false,
+        send: true,
+        read: true,
+        cache_bytes: options.cache_bytes,
+        recent_bytes: 256 << 20,
+        limits: ReadLimits::default(),
+        decode_on: DecodeOn::Thread,
+    };
+    let (points, told) = tokio::sync::oneshot::channel();
+    let watched = status.clone();
+    std::thread::spawn(move || {
+        UNCOUNTED.with(|uncounted| uncounted.set(true));
+        let _ = points.send(feed(options, events, &watched));
+    });
+    let running = engine::run(pipeline, wiring, engine_options);
+    let ending = async {
+        let points = told.await.expect("the feeder ends well");
+        let _ = engine.send(Input::Stop(Stop::Asked)).await;
+        points
+    };
+    let (outcome, points) = tokio::join!(running, ending);
+    outcome.expect("the engine ends well");
+    say(&format!("{:?}", status.read().totals));
+    points
+}
+
+/// Makes the events and gives them to the engine; looks at the accounts at the borders of the stretches.
+fn feed(options: Options, events: mpsc::Sender<SourceEvent>, status: &SharedStatus) -> Vec<Point> {
+    let mut workload = Workload::new(options.profiles, options.skew, 7);
+    let mut given = 0u64;
+    let mut give = |batch: tributary::event::RawBatch| {
+        given += batch.records.len() as u64;
+        events.blocking_send(SourceEvent::Records(batch)).expect("the engine takes them");
+        given
+    };
+    let mut introduced = 0;
+    while introduced < options.profiles {
+        let upto = (introduced + options.batch as u64).min(options.profiles);
+        give(workload.introduction(introduced..upto));
+        introduced = upto;
+    }
+    for _ in 0..options.warm.div_ceil(options.batch) {
+        give(workload.batch(options.batch));
+    }
+    let mut given = give(workload.batch(options.batch));
+    until_taken(status, given);
+    let mut points = Vec::new();
+    let mut made = 0;
+    while made < options.events {
+        let before = account();
+        let upto = (made + options.point).min(options.events);
+        let first = made;
+        while made < upto {
+            let count = options.batch.min(upto - made);
+            made += count;
+            given = give(workload.batch(count));
+        }
+        until_taken(status, given);
+        let after = account();
+        let point = Point {
+            events: made - first,
+            cpu_seconds: after.cpu_seconds - before.cpu_seconds,
+            wall_seconds: (after.at - before.at).as_secs_f64(),
+            allocations: after.allocations - before.allocations,
+            memory_bytes: memory_bytes(),
+            written_bytes: after.written_bytes - before.written_bytes,
+            read_bytes: after.read_bytes - before.read_bytes,
+        };
+        say(&format!(
+            "{made} events: {:.0} per CPU-second, {:.0} per second, {} MiB held, {:.0} bytes written and {:.0} read per event",
+            point.events as f64 / point.cpu_seconds,
+            point.events as f64 / point.wall_seconds,
+            point.memory_bytes >> 20,
+            point.written_bytes as f64 / point.events as f64,
+            point.read_bytes as f64 / point.events as f64,
+        ));
+        points.push(point);
+    }
+    points
+}
+
+/// Until so many records are applied durably and all rows are acknowledged.
+fn until_taken(status: &SharedStatus, records: u64) {
+    loop {
+        let now = status.read();
+        if now.totals.records >= records && now.sink.waiting <= 1 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Without what this thread has taken: it makes the events.
+fn account() -> Account {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
+    let own_ns: f64 = text.split_whitespace().next().and_then(|ns| ns.parse().ok()).expect("nanoseconds");
+    let io = std::fs::read_to_string("/proc/self/io").expect("Linux");
+    let count = |name: &str| {
+        let line = io.lines().find_map(|line| line.strip_prefix(name)).expect("a counter");
+        line.trim_start_matches(':').trim().parse::<u64>().expect("a number")
+    };
+    Account {
+        cpu_seconds: cpu_seconds() - own_ns / 1e9,
+        at: clock::instant(),
+        allocations: ALLOCATIONS.load(Ordering::Relaxed),
+        written_bytes: count("wchar"),
+        read_bytes: count("rchar"),
+    }
+}
+
+fn memory_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+    let pages: u64 = text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).expect("pages");
+    pages * 4096
+}
+
+struct Dropped;
+
+#[async_trait]
+impl TableSink for Dropped {
+    async fn prepare(&mut self, _tables: &[Table]) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    async fn ship(&mut self, _range: CommitRange, rows: &[(Table, RecordBatch)]) -> Result<(), SinkError> {
+        std::hint::black_box(rows);
+        Ok(())
+    }
+
+    async fn maintain(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+struct Taken;
+
+#[async_trait]
+impl Destination for Taken {
+    async fn send(&self, delivery: &Delivery, _attempted_at: TimeUs) -> Outcome {
+        std::hint::black_box(delivery);
+        Outcome::Sent("200".to_string())
+    }
+}
+
+struct NoHistory;
+
+#[async_trait]
+impl History for NoHistory {
+    async fn events(&self, _: CommitRange, _: &HistoryFilter) -> Result<Vec<RecordBatch>, HistoryError> {
+        Ok(Vec::new())
+    }
+
+    async fn moves(&self, _: CommitRange) -> Result<Vec<RecordBatch>, HistoryError> {
+        Ok(Vec::new())
+    }
+}
