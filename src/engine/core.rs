@@ -54,6 +54,7 @@ use crate::activation::{Activations, Rendered, time_text};
 use crate::aggregate::Aggregator;
 use crate::definition::Pipeline;
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, ValueType};
+use crate::failpoint::{self, Point};
 use crate::identity::{
     self, Component, Correction, Corrections, Decisions, Extracted, IdentifierType, Identities, NO_PROFILE, Resolved,
     extract,
@@ -508,6 +509,7 @@ impl Core {
                             staged.writes.delete(keys::number_name(Tag::Outbox, commit, &name));
                         }
                     }
+                    failpoint::pass(Point::OutboxDeleted);
                     self.sink.acknowledged = self.sink.acknowledged.max(*upto);
                     self.sink.sealed = self.sink.sealed.filter(|sealed| sealed.upto > *upto);
                     sink_changed = true;

@@ -28,6 +28,7 @@ use tokio::sync::mpsc::Sender;
 use super::{KafkaPlan, Positions, ReadLimits, Shared, SourceError, SourceEvent, Start, start_thread};
 use crate::clock::{instant, now_us};
 use crate::event::RawBatch;
+use crate::failpoint::{self, Point};
 use crate::kafka::{SettingsError, client_config, default_setting, explain, log};
 
 /// Settings that the promise of exactly-once rests on.
@@ -265,7 +266,9 @@ impl Reader {
         if !idle {
             self.bytes_hint = batch.bytes.len();
             self.together.has_moved();
+            failpoint::pass(Point::Polled);
             self.send(SourceEvent::Records(batch))?;
+            failpoint::pass(Point::HandedOver);
         }
         for number in std::mem::take(&mut self.ended) {
             let partition = self.partitions.get(usize::try_from(number).unwrap_or_default());

@@ -29,6 +29,7 @@ use tokio::task::JoinHandle;
 
 use super::location::{Location, LocationError};
 use super::{Store, StoreError, Write, WriteBatch};
+use crate::failpoint;
 
 const DB_FOLDER: &str = "db";
 /// For blocks, and as much for indexes and filters. An index that is not in memory is read and checked as a whole for one
@@ -77,6 +78,7 @@ impl SlateStore {
             .with_settings(settings(location.has_conditional_overwrite()))
             .with_sst_block_size(BLOCK)
             .with_db_cache(block_cache(block_cache_bytes), 0)
+            .with_fp_registry(failpoint::registry())
             .build()
             .await?;
         let (commits, queue) = mpsc::unbounded_channel();

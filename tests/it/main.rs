@@ -21,6 +21,7 @@ mod demo;
 mod deploy;
 mod explain;
 mod expressions;
+mod faults;
 mod fencing;
 mod fill;
 mod fill_cli;
