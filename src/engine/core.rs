@@ -62,6 +62,7 @@ use crate::identity::{
 use crate::profile::{Input, Profile, ProfileRecord, Slots, Traits};
 use crate::segment::{Cause, Moved, SegmentRule, Segments, Touch, Transition};
 use crate::sink::{Attempt, AttemptOutcome, CommitRange, Queued, Table, tables};
+use crate::source::Next;
 use crate::state::cache::Cache;
 use crate::state::keys::{self, Tag};
 use crate::state::{Store, StoreError, WriteBatch, codec, scan_all};
@@ -268,7 +269,7 @@ impl Core {
         for ((topic, partition), next) in &batch.positions {
             if batch.replayed.is_none() {
                 let key = keys::position(&batch.source, topic, *partition);
-                staged.writes.put(key, codec::encode(1, next));
+                staged.writes.put(key, codec::encode(Next::VERSION, next));
             }
         }
         self.identities.identifiers.shrink();
@@ -530,7 +531,7 @@ impl Core {
                 }
                 Command::Assigned { source, positions } => {
                     for ((topic, partition), next) in positions {
-                        staged.writes.put(keys::position(source, topic, *partition), codec::encode(1, next));
+                        staged.writes.put(keys::position(source, topic, *partition), codec::encode(Next::VERSION, next));
                     }
                 }
                 Command::Correct { request, .. } => {

@@ -27,7 +27,7 @@ use crate::definition::Pipeline;
 use crate::event::{RawBatch, TimeUs};
 use crate::failpoint::{self, Point};
 use crate::sink::{Attempt, AttemptOutcome, CommitRange, Destination, Queued, TableSink, delivery};
-use crate::source::{Positions, ReadLimits, SourceError, SourceEvent, SourceHandle, SourcePlan};
+use crate::source::{Next, Positions, ReadLimits, SourceError, SourceEvent, SourceHandle, SourcePlan};
 use crate::state::keys::{self, Tag};
 use crate::state::{Store, StoreError, Write, WriteBatch, codec};
 use crate::transform::Restore;
@@ -173,7 +173,12 @@ async fn positions_of(store: &dyn Store, plan: &SourcePlan) -> Result<Positions,
     let mut positions = Positions::new();
     for (key, value) in store.scan(&keys::named_prefix(Tag::Position, plan.name()), None, 1_000_000).await? {
         if let Some((_, topic, partition)) = keys::parse_position(&key) {
-            positions.insert((topic, partition), codec::decode(1, "position", &value)?);
+            let next = match value.first() {
+                // As states had it before records were marked.
+                Some(1) => Next::at(codec::decode(1, "position", &value)?),
+                _ => codec::decode(Next::VERSION, "position", &value)?,
+            };
+            positions.insert((topic, partition), next);
         }
     }
     Ok(positions)
