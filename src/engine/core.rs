@@ -531,7 +531,9 @@ impl Core {
                 }
                 Command::Assigned { source, positions } => {
                     for ((topic, partition), next) in positions {
-                        staged.writes.put(keys::position(source, topic, *partition), codec::encode(Next::VERSION, next));
+                        staged
+                            .writes
+                            .put(keys::position(source, topic, *partition), codec::encode(Next::VERSION, next));
                     }
                 }
                 Command::Correct { request, .. } => {

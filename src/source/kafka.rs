@@ -14,9 +14,11 @@
 //!
 //! A topic that is deleted and made anew has other records at the same offsets, and librdkafka reads on in them. So reading
 //! goes on one record before the position, which has to be the record that was read there, at the start and whenever the topic
-//! or its brokers were away.
+//! or its brokers were away. That a topic of this name has another id now is said by librdkafka in its log alone, before it
+//! fetches from it (brokers from 3.1 on fetch by id).
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -109,6 +111,9 @@ fn consumer(plan: &KafkaPlan, topics: usize) -> Result<BaseConsumer<Ends>, Setti
     config.set("enable.partition.eof", "true");
     config.set("auto.offset.reset", "error");
     config.set("statistics.interval.ms", "1000");
+    // See `Ends::log`.
+    let debug = config.get("debug").map_or_else(|| "metadata".to_string(), |contexts| format!("{contexts},metadata"));
+    config.set("debug", &debug).set_log_level(RDKafkaLogLevel::Debug);
     let queue_kbytes = (262_144 / topics).max(32_768).to_string();
     for (key, value) in [
         // Only named in commits for display; nothing is ever subscribed.
@@ -129,18 +134,42 @@ fn consumer(plan: &KafkaPlan, topics: usize) -> Result<BaseConsumer<Ends>, Setti
     config.create_with_context(Ends::default()).map_err(|error| SettingsError::from_kafka(&error))
 }
 
-/// The ends of the partitions by librdkafka's statistics: where lag is counted to, without asking the broker.
+/// What librdkafka's threads tell besides records. The ends of the partitions come by its statistics: where lag is counted to,
+/// without asking the broker.
 #[derive(Default)]
 struct Ends {
     by_partition: Mutex<HashMap<i32, i64>>,
+    /// The topic has another id than before.
+    has_other_id: AtomicBool,
+    /// The setting that an answer of the broker was too large for, in librdkafka's words.
+    too_large: Mutex<Option<String>>,
+}
+
+impl Ends {
+    /// Ends a message about brokers that are away: the connection to one is cut where its answer is too large.
+    fn why(&self) -> String {
+        let reason = self.too_large.lock().unwrap_or_else(PoisonError::into_inner).take();
+        reason.map_or_else(String::new, |reason| format!(" ({reason})"))
+    }
 }
 
 impl ClientContext for Ends {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == "METADATA" && matches!(level, RDKafkaLogLevel::Debug) {
+            // Also when the id is first known, or known again; then the record before the position is the right one.
+            if message.contains(" changed id from ") {
+                self.has_other_id.store(true, Ordering::SeqCst);
+            }
+            return;
+        }
         log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if let Some(at) = reason.find("Invalid response size").filter(|_| reason.contains("max.bytes")) {
+            let text = reason[at..].split(" (after ").next().unwrap_or_default();
+            *self.too_large.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_string());
+        }
         // What the reader must act on comes to it by itself; the end of a partition comes here as an error too.
         tracing::debug!(target: "librdkafka", "{error}: {reason}");
     }
@@ -216,7 +245,8 @@ impl Together {
 struct Partition {
     /// The next offset to be handed over.
     next: i64,
-    /// The mark of the record before it.
+    /// The same without what is being collected, and the mark of the record before it.
+    handed: i64,
     after: Option<u64>,
     /// The record before it is read once more, and has to bear this mark.
     expect: Option<u64>,
@@ -273,6 +303,11 @@ impl Reader {
             self.discover()?;
         }
         let batch = self.collect()?;
+        if self.consumer.context().has_other_id.swap(false, Ordering::SeqCst) {
+            // The batch may be of another topic: it is read once more, from the record before it.
+            (self.next_discovery, self.doubtful) = (instant(), true);
+            return Ok(());
+        }
         let idle = batch.records.is_empty();
         if !idle {
             self.bytes_hint = batch.bytes.len();
@@ -390,7 +425,7 @@ impl Reader {
                 }
                 Some(Code::AllBrokersDown) => {
                     self.doubtful = true;
-                    self.unavailable(format!("kafka at {}: {}; trying again", self.brokers, explain(error)))
+                    self.away(error)
                 }
                 // The group is there for display only.
                 Some(
@@ -399,7 +434,7 @@ impl Reader {
                     | Code::NotCoordinator
                     | Code::CoordinatorLoadInProgress,
                 ) => Ok(()),
-                _ => self.unavailable(format!("kafka at {}: {}; trying again", self.brokers, explain(error))),
+                _ => self.away(error),
             },
         }
     }
@@ -468,7 +503,7 @@ impl Reader {
             let expect = after.filter(|_| next > low);
             let until = self.limits.until_end.then_some(high);
             let at_end = expect.is_none() && until.is_some_and(|until| next >= until);
-            assigned.push((number, from, Partition { next, after, expect, at_end, until }));
+            assigned.push((number, from, Partition { next, handed: next, after, expect, at_end, until }));
         }
         if assigned.is_empty() {
             return Ok(());
@@ -494,7 +529,7 @@ impl Reader {
             Ok(metadata) => metadata,
             Err(error) => {
                 self.doubtful = true;
-                self.unavailable(format!("kafka at {}: {}; trying again", self.brokers, explain(&error)))?;
+                self.away(&error)?;
                 return Ok(None);
             }
         };
@@ -554,7 +589,7 @@ impl Reader {
     /// Lets go of the partitions, to be assigned again where they are now.
     fn begin_again(&mut self) -> Result<(), Ended> {
         for (number, partition) in self.numbered() {
-            self.stored.insert(number, Next { offset: partition.next, after: partition.after });
+            self.stored.insert(number, Next { offset: partition.handed, after: partition.after });
         }
         self.partitions.clear();
         match self.consumer.unassign() {
@@ -613,6 +648,7 @@ impl Reader {
             }
             let index = usize::try_from(record.partition).unwrap_or_default();
             if let Some(Some(partition)) = self.partitions.get_mut(index) {
+                partition.handed = record.offset + 1;
                 partition.after = Some(mark(record.timestamp, batch.payload(record)));
             }
         }
@@ -697,6 +733,11 @@ impl Reader {
     fn fatal<T>(&self, reason: String) -> Result<T, Ended> {
         self.send(SourceEvent::Fatal(format!("source {}: {reason}", self.source)))?;
         Err(Ended)
+    }
+
+    fn away(&mut self, error: &KafkaError) -> Result<(), Ended> {
+        let why = self.consumer.context().why();
+        self.unavailable(format!("kafka at {}: {}{why}; trying again", self.brokers, explain(error)))
     }
 
     fn unavailable(&mut self, reason: String) -> Result<(), Ended> {

@@ -102,7 +102,8 @@ impl Store for SlateStore {
 
     async fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
         let Some(range) = scan_range(prefix, after) else { return Ok(Vec::new()) };
-        let found = async { collect(self.db.scan_prefix_with_options(prefix, range, &durable_scan()).await?, limit).await };
+        let found =
+            async { collect(self.db.scan_prefix_with_options(prefix, range, &durable_scan()).await?, limit).await };
         found.await.map_err(|error| self.place.error(&error))
     }
 
@@ -217,7 +218,9 @@ impl Place {
         let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
         let what_to_do = match kind {
             Some(IoError::StorageFull | IoError::QuotaExceeded) => "its disk is full: make room there and start again",
-            Some(IoError::ReadOnlyFilesystem | IoError::PermissionDenied) => "let this user write there and start again",
+            Some(IoError::ReadOnlyFilesystem | IoError::PermissionDenied) => {
+                "let this user write there and start again"
+            }
             _ => "start again when it can be reached",
         };
         let reason = if kind.is_some() { cause.to_string() } else { error.to_string() };
@@ -266,7 +269,8 @@ impl Store for SlateReader {
 
     async fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
         let Some(range) = scan_range(prefix, after) else { return Ok(Vec::new()) };
-        let found = async { collect(self.db.scan_prefix_with_options(prefix, range, &durable_scan()).await?, limit).await };
+        let found =
+            async { collect(self.db.scan_prefix_with_options(prefix, range, &durable_scan()).await?, limit).await };
         found.await.map_err(|error| self.place.error(&error))
     }
 

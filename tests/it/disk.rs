@@ -90,7 +90,9 @@ fn a_full_disk_is_named_and_nothing_is_lost_when_there_is_room_again() {
     }
     let said = said.join().expect("text");
     assert_eq!(ended.and_then(|ended| ended.code()), Some(3), "{said}");
-    for part in ["has not taken a commit for", path(&data), "No space left", "disk is full", "make room there and start again"] {
+    for part in
+        ["has not taken a commit for", path(&data), "No space left", "disk is full", "make room there and start again"]
+    {
         assert!(said.contains(part), "`{part}` is not said: {said}");
     }
     // Full at the start as well.

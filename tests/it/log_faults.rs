@@ -157,8 +157,10 @@ fn a_hundred_thousand_rejects_are_stored_and_the_stream_goes_on() {
     pipeline(folder.path(), &topic.name, "");
     let message = |n: usize| match n % 101 {
         0 => event(&format!("good{n}")).into_bytes(),
-        _ => format!(r#"{{"type":"track","event":"E","messageId":"bad{n}","userId":"u{n}","properties":{{"a":1,"a":2}}}}"#)
-            .into_bytes(),
+        _ => format!(
+            r#"{{"type":"track","event":"E","messageId":"bad{n}","userId":"u{n}","properties":{{"a":1,"a":2}}}}"#
+        )
+        .into_bytes(),
     };
     topic.send((0..BAD + BAD / 100).map(message));
     let mut run = command(folder.path(), &["run", "--drain"]);
@@ -191,7 +193,8 @@ fn ten_megabytes_that_cannot_be_read_are_a_reject_and_a_limit_that_is_too_low_is
     let topic = Topic::create(1);
     pipeline(folder.path(), &topic.name, "");
     let text = "x".repeat(10_000_000);
-    let broken = format!(r#"{{"type":"track","event":"E","userId":"u","messageId":"giant","properties":{{"text":"{text}"}}"#);
+    let broken =
+        format!(r#"{{"type":"track","event":"E","userId":"u","messageId":"giant","properties":{{"text":"{text}"}}"#);
     topic.send([broken.into_bytes(), event("small").into_bytes()].into_iter());
     output_of(command(folder.path(), &["run", "--drain"]));
     assert_eq!(count(folder.path()), "1");

@@ -44,7 +44,13 @@ fn seconds_from_a_kill_at_full_load_to_the_first_row_and_to_no_lag() {
     };
     let _ = clickhouse(&servers.clickhouse, "default", &format!("CREATE DATABASE IF NOT EXISTS {database}"));
     let mut running = Running::start(command(&["run"]));
-    let exists = || clickhouse(&servers.clickhouse, &database, "SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = 'events'");
+    let exists = || {
+        clickhouse(
+            &servers.clickhouse,
+            &database,
+            "SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = 'events'",
+        )
+    };
     eventually("the table is there", exists, |found| found == "1");
     for kill in 1..=KILLS {
         let wanted = EVENTS / (KILLS + 2) * kill;
@@ -66,5 +72,8 @@ fn seconds_from_a_kill_at_full_load_to_the_first_row_and_to_no_lag() {
     output_of(command(&["run", "--drain"]));
     let seconds = started.elapsed().as_secs_f64();
     assert_eq!(rows(), EVENTS);
-    println!("the last kill at {before} rows: no lag after {seconds:.2} s, {:.0} events a second", (EVENTS - before) as f64 / seconds);
+    println!(
+        "the last kill at {before} rows: no lag after {seconds:.2} s, {:.0} events a second",
+        (EVENTS - before) as f64 / seconds
+    );
 }

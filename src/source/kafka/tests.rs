@@ -250,9 +250,8 @@ fn the_record_before_the_position_must_be_the_one_that_was_read_there() {
     let cluster = cluster(&[("orders", 1)]);
     produce_numbers(&cluster, "orders", 0, 0..5);
     let plan = plan(&cluster, &["orders"], Start::Earliest);
-    let at = |offset: i64, after: u64| {
-        Positions::from([(("orders".to_string(), 0), Next { offset, after: Some(after) })])
-    };
+    let at =
+        |offset: i64, after: u64| Positions::from([(("orders".to_string(), 0), Next { offset, after: Some(after) })]);
     let of = |number: i64| mark(1_700_000_000_000_000, format!("0/{number}").as_bytes());
     for (offset, left) in [(3, 3..5), (5, 5..5)] {
         let mut run = Run::new(&plan, at(offset, of(offset - 1)), until_end());
