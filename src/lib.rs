@@ -18,6 +18,7 @@
 pub mod clock;
 pub mod event;
 pub mod expression;
+pub mod failpoint;
 pub mod kafka;
 pub mod telemetry;
 

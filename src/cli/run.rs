@@ -112,7 +112,7 @@ impl Session {
         let location =
             Location::parse(&config.data).map_err(|error| Failure { exit: Exit::Usage, message: error.to_string() })?;
         let heartbeat = heartbeat::acquire(&location, takeover, say).await.map_err(Failure::environment)?;
-        let store = SlateStore::open(&location).await.map_err(|error| store_failure(error, true))?;
+        let store = SlateStore::open(&location).await.map_err(store_failure)?;
         Ok(Session { location, store: Arc::new(store), heartbeat, control: None })
     }
 
@@ -152,7 +152,7 @@ impl Session {
         let closed = self.store.close().await;
         heartbeat.release().await;
         accepted.map_err(engine_failure)?;
-        closed.map_err(|error| store_failure(error, false))
+        closed.map_err(store_failure)
     }
 
     /// Runs the engine until it ends, then lets go of the state.
@@ -174,7 +174,7 @@ impl Session {
                 let _ = fence.send(Input::Stop(Stop::Fenced)).await;
             }
         });
-        let state_id = engine::state_id(&*self.store).await.map_err(|error| store_failure(error, true))?;
+        let state_id = engine::state_id(&*self.store).await.map_err(store_failure)?;
         let sink = table_sink(pipeline, &config.data, &state_id)?;
         status.change(|status| {
             status.sink.name = match &pipeline.warehouse {
@@ -227,18 +227,18 @@ impl Session {
     }
 }
 
-fn store_failure(error: StoreError, starting: bool) -> Failure {
+fn store_failure(error: StoreError) -> Failure {
     let exit = match &error {
         StoreError::Fenced => Exit::TakenOver,
-        StoreError::Unavailable(_) if starting => Exit::Environment,
-        StoreError::Unavailable(_) | StoreError::Damaged(_) => Exit::Fatal,
+        StoreError::Unavailable(_) => Exit::Environment,
+        StoreError::Damaged(_) => Exit::Fatal,
     };
     Failure { exit, message: error.to_string() }
 }
 
 pub fn engine_failure(error: EngineError) -> Failure {
     match error {
-        EngineError::Store(error) => store_failure(error, false),
+        EngineError::Store(error) => store_failure(error),
         EngineError::Start(_) => Failure::environment(error),
         // Starting it again would end the same way.
         EngineError::Contradiction(_) => Failure::findings(error),

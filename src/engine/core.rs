@@ -54,6 +54,7 @@ use crate::activation::{Activations, Rendered, time_text};
 use crate::aggregate::Aggregator;
 use crate::definition::Pipeline;
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, ValueType};
+use crate::failpoint::{self, Point};
 use crate::identity::{
     self, Component, Correction, Corrections, Decisions, Extracted, IdentifierType, Identities, NO_PROFILE, Resolved,
     extract,
@@ -61,6 +62,7 @@ use crate::identity::{
 use crate::profile::{Input, Profile, ProfileRecord, Slots, Traits};
 use crate::segment::{Cause, Moved, SegmentRule, Segments, Touch, Transition};
 use crate::sink::{Attempt, AttemptOutcome, CommitRange, Queued, Table, tables};
+use crate::source::Next;
 use crate::state::cache::Cache;
 use crate::state::keys::{self, Tag};
 use crate::state::{Store, StoreError, WriteBatch, codec, scan_all};
@@ -267,7 +269,7 @@ impl Core {
         for ((topic, partition), next) in &batch.positions {
             if batch.replayed.is_none() {
                 let key = keys::position(&batch.source, topic, *partition);
-                staged.writes.put(key, codec::encode(1, next));
+                staged.writes.put(key, codec::encode(Next::VERSION, next));
             }
         }
         self.identities.identifiers.shrink();
@@ -508,6 +510,7 @@ impl Core {
                             staged.writes.delete(keys::number_name(Tag::Outbox, commit, &name));
                         }
                     }
+                    failpoint::pass(Point::OutboxDeleted);
                     self.sink.acknowledged = self.sink.acknowledged.max(*upto);
                     self.sink.sealed = self.sink.sealed.filter(|sealed| sealed.upto > *upto);
                     sink_changed = true;
@@ -528,7 +531,9 @@ impl Core {
                 }
                 Command::Assigned { source, positions } => {
                     for ((topic, partition), next) in positions {
-                        staged.writes.put(keys::position(source, topic, *partition), codec::encode(1, next));
+                        staged
+                            .writes
+                            .put(keys::position(source, topic, *partition), codec::encode(Next::VERSION, next));
                     }
                 }
                 Command::Correct { request, .. } => {

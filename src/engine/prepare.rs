@@ -13,6 +13,7 @@ use crate::decode::Decoder;
 use crate::decode::registry::{RegistryError, Schemas};
 use crate::definition::Pipeline;
 use crate::event::{EventBatch, RawBatch, Reject, TimeUs, column};
+use crate::source::{Next, mark};
 use crate::transform::Transformer;
 
 /// A batch of one source, ready to be applied.
@@ -23,8 +24,8 @@ pub struct Prepared {
     pub rejects: Vec<Reject>,
     /// Per event: the hash its message id is remembered by.
     pub message_hashes: Vec<u128>,
-    /// Per topic and partition of the batch: the next offset.
-    pub positions: Vec<((Arc<str>, i32), i64)>,
+    /// Per topic and partition of the batch: the next record.
+    pub positions: Vec<((Arc<str>, i32), Next)>,
     /// Raw records the batch was made of.
     pub records: u64,
     pub bytes: u64,
@@ -126,32 +127,49 @@ impl Preparer {
             .apply(raw, decoded)
             .map_err(|error| EngineError::Internal(format!("source {}: {error}", raw.source)))?;
         // Next offset and last timestamp of each partition.
-        let mut next: BTreeMap<(Arc<str>, i32), (i64, TimeUs)> = BTreeMap::new();
-        let from_records =
-            raw.records.iter().map(|r| (&raw.topics[r.topic as usize], r.partition, r.offset, r.timestamp));
-        let from_rejects =
-            rejects.iter().map(|r| (&r.position.topic, r.position.partition, r.position.offset, r.timestamp));
-        let mut last: Option<(&Arc<str>, i32, i64, TimeUs)> = None;
-        let mut seen = |topic: &Arc<str>, partition: i32, offset: i64, at: TimeUs| {
-            let known = next.entry((topic.clone(), partition)).or_insert((offset + 1, at));
-            *known = (known.0.max(offset + 1), known.1.max(at));
+        let mut next: BTreeMap<(Arc<str>, i32), (Next, TimeUs)> = BTreeMap::new();
+        let from_records = raw.records.iter().map(|r| Read {
+            topic: &raw.topics[r.topic as usize],
+            partition: r.partition,
+            offset: r.offset,
+            timestamp: r.timestamp,
+            latest: r.timestamp,
+            payload: raw.payload(r),
+        });
+        let from_rejects = rejects.iter().map(|r| Read {
+            topic: &r.position.topic,
+            partition: r.position.partition,
+            offset: r.position.offset,
+            timestamp: r.timestamp,
+            latest: r.timestamp,
+            payload: &r.payload,
+        });
+        let mut seen = |last: Read<'_>| {
+            let new = Next { offset: last.offset + 1, after: Some(mark(last.timestamp, last.payload)) };
+            let known = next.entry((last.topic.clone(), last.partition)).or_insert((new, last.latest));
+            let further = if new.offset > known.0.offset { new } else { known.0 };
+            *known = (further, known.1.max(last.latest));
         };
-        for (topic, partition, offset, timestamp) in from_records.chain(from_rejects) {
+        let mut last: Option<Read<'_>> = None;
+        for read in from_records.chain(from_rejects) {
             // Runs of one partition are the rule: look the entry up once per run.
             match &mut last {
-                Some((t, p, o, at)) if Arc::ptr_eq(t, topic) && *p == partition => {
-                    (*o, *at) = ((*o).max(offset), (*at).max(timestamp));
+                Some(known) if Arc::ptr_eq(known.topic, read.topic) && known.partition == read.partition => {
+                    let latest = known.latest.max(read.latest);
+                    if read.offset > known.offset {
+                        *known = read;
+                    }
+                    known.latest = latest;
                 }
                 _ => {
-                    if let Some((t, p, o, at)) = last.take() {
-                        seen(t, p, o, at);
+                    if let Some(known) = last.replace(read) {
+                        seen(known);
                     }
-                    last = Some((topic, partition, offset, timestamp));
                 }
             }
         }
-        if let Some((t, p, o, at)) = last.take() {
-            seen(t, p, o, at);
+        if let Some(known) = last.take() {
+            seen(known);
         }
         let happened = arrow::compute::max(transformed.events.times(column::TIMESTAMP)).unwrap_or(TimeUs::MIN);
         let message_hashes = message_hashes(&transformed.events);
@@ -166,7 +184,7 @@ impl Preparer {
             events: transformed.events,
             rejects: all_rejects,
             message_hashes,
-            positions: next.iter().map(|(place, (offset, _))| (place.clone(), *offset)).collect(),
+            positions: next.iter().map(|(place, (next, _))| (place.clone(), *next)).collect(),
             read_until: next.into_iter().map(|(place, (_, at))| (place, at)).collect(),
             records,
             bytes: raw.bytes.len() as u64,
@@ -175,6 +193,17 @@ impl Preparer {
             replayed: None,
         })
     }
+}
+
+/// The furthest record of a run of one partition.
+struct Read<'a> {
+    topic: &'a Arc<str>,
+    partition: i32,
+    offset: i64,
+    timestamp: TimeUs,
+    /// The latest timestamp of the run.
+    latest: TimeUs,
+    payload: &'a [u8],
 }
 
 /// The de-duplication key is (workspace, source, message id): SEMANTICS §3.

@@ -25,8 +25,9 @@ use crate::clock;
 use crate::decode::registry::Schemas;
 use crate::definition::Pipeline;
 use crate::event::{RawBatch, TimeUs};
+use crate::failpoint::{self, Point};
 use crate::sink::{Attempt, AttemptOutcome, CommitRange, Destination, Queued, TableSink, delivery};
-use crate::source::{Positions, ReadLimits, SourceError, SourceEvent, SourceHandle, SourcePlan};
+use crate::source::{Next, Positions, ReadLimits, SourceError, SourceEvent, SourceHandle, SourcePlan};
 use crate::state::keys::{self, Tag};
 use crate::state::{Store, StoreError, Write, WriteBatch, codec};
 use crate::transform::Restore;
@@ -87,6 +88,7 @@ pub type StartSource =
 
 /// Runs a pipeline until it is stopped, drained, fenced, or cannot go on.
 pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Result<Outcome, EngineError> {
+    failpoint::pass(Point::Opened);
     let Wiring { store, sink, destinations, history, schema_cache, status, start_source, input: (engine, input) } =
         wiring;
     let preparer = Preparer::new(pipeline, schema_cache.as_deref())?;
@@ -160,7 +162,9 @@ pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Resul
     let outcome = engine_loop.run(shipping).await;
     status.change(|status| status.ready = false);
     if !matches!(outcome, Ok(Outcome::Fenced) | Err(EngineError::Store(_))) {
+        failpoint::pass(Point::BeforeClose);
         store.close().await?;
+        failpoint::pass(Point::Closed);
     }
     outcome
 }
@@ -169,7 +173,12 @@ async fn positions_of(store: &dyn Store, plan: &SourcePlan) -> Result<Positions,
     let mut positions = Positions::new();
     for (key, value) in store.scan(&keys::named_prefix(Tag::Position, plan.name()), None, 1_000_000).await? {
         if let Some((_, topic, partition)) = keys::parse_position(&key) {
-            positions.insert((topic, partition), codec::decode(1, "position", &value)?);
+            let next = match value.first() {
+                // As states had it before records were marked.
+                Some(1) => Next::at(codec::decode(1, "position", &value)?),
+                _ => codec::decode(Next::VERSION, "position", &value)?,
+            };
+            positions.insert((topic, partition), next);
         }
     }
     Ok(positions)
@@ -226,6 +235,9 @@ async fn prepare_all(mut preparer: Preparer, mut raw: mpsc::Receiver<ToPrepare>,
                 prepare(&mut preparer, &out, raw, Vec::new(), Some(numbers)).await
             }
         };
+        if matches!(answer, FromPrepare::Batch(_)) {
+            failpoint::pass(Point::Prepared);
+        }
         if out.send(answer).await.is_err() {
             return;
         }
@@ -464,7 +476,9 @@ impl Loop {
             Some(Replayed { tried: numbers.len() as u64, still_rejected: batch.rejects.len() as u64 })
         });
         let started = clock::instant();
+        failpoint::pass(Point::BeforeApply);
         let staged = self.core.apply(batch, &commands, now).await?;
+        failpoint::pass(Point::Applied);
         metrics::histogram!("tributary_apply_seconds").record(started.elapsed().as_secs_f64());
         self.finish_commit().await?;
         self.launch(staged, commands, replayed);
@@ -487,7 +501,9 @@ impl Loop {
                 store.commit(WriteBatch { writes: positions }).await?;
                 writes = WriteBatch { writes: rest };
             }
+            failpoint::fail(Point::BeforeCommit).map_err(StoreError::Unavailable)?;
             let result = store.commit(writes).await;
+            failpoint::pass(Point::CommitDurable);
             metrics::histogram!("tributary_commit_seconds").record(started.elapsed().as_secs_f64());
             result
         });
@@ -516,7 +532,10 @@ impl Loop {
         tokio::spawn(async move {
             let reader = HistoryReader::new(&*history, restore, filter, range);
             let input = match read_back(reader, shadow, &status).await {
-                Ok(shadow) => Input::Command(Command::Rebuilt { generation: job.generation, shadow: Box::new(shadow) }),
+                Ok(shadow) => {
+                    failpoint::pass(Point::RebuildRead);
+                    Input::Command(Command::Rebuilt { generation: job.generation, shadow: Box::new(shadow) })
+                }
                 Err(error) => Input::Failed(error),
             };
             // Fails only when the engine is gone; the next start reads again.
@@ -532,9 +551,11 @@ impl Loop {
         }
         self.finish_commit().await?;
         let now = self.now(None);
+        failpoint::pass(Point::BeforeSwitch);
         let (staged, corrected) = self.core.finish_rebuild(shadow, now).await?;
         self.launch(staged, Vec::new(), None);
         self.finish_commit().await?;
+        failpoint::pass(Point::Switched);
         self.reading = None;
         self.status.change(|status| status.rebuild = None);
         if let Some(reason) = &corrected.refused {
@@ -559,6 +580,7 @@ impl Loop {
         let Some(InFlight { mut staged, commands, replayed, .. }) = self.in_flight.take() else { return };
         self.core.durable(staged.commit);
         self.let_go(&mut staged);
+        failpoint::pass(Point::LetGo);
         let mut begun = std::mem::take(&mut staged.begun).into_iter();
         let mut edited = std::mem::take(&mut staged.edited).into_iter();
         for command in commands {
@@ -566,7 +588,10 @@ impl Loop {
                 Command::Seal { done, .. } | Command::Acknowledged { done, .. } | Command::Fill { done, .. } => {
                     let _ = done.send(());
                 }
-                Command::Attempted(attempt) => self.attempted(&attempt),
+                Command::Attempted(attempt) => {
+                    failpoint::pass(Point::AttemptRecorded);
+                    self.attempted(&attempt);
+                }
                 Command::Correct { answer, .. } => match begun.next() {
                     Some(Begun::Rebuilding) => self.correcting.push(answer),
                     Some(Begun::Refused(reason)) => {

@@ -16,6 +16,7 @@ use super::record::SinkRecord;
 use super::status::SharedStatus;
 use super::{Command, EngineError, Input};
 use crate::clock;
+use crate::failpoint::{self, Point};
 use crate::sink::{CommitRange, SinkError, Table, TableSink};
 use crate::state::{Store, StoreError};
 
@@ -46,7 +47,9 @@ impl Shipper {
         let mut waiting: VecDeque<u64> = waiting.into();
         let mut sealed = record.sealed;
         let (mut acknowledged, mut alone) = (record.acknowledged, true);
+        failpoint::pass(Point::BeforeTables);
         self.prepare().await?;
+        failpoint::pass(Point::TablesReady);
         loop {
             while let Ok(commit) = self.durable.try_recv() {
                 waiting.push_back(commit);
@@ -64,20 +67,24 @@ impl Shipper {
             }
             let (range, parts) = self.next_range(acknowledged, &waiting, sealed, alone, &tables).await?;
             if parts.len() > 1 && sealed.is_none() {
+                failpoint::pass(Point::BeforeSeal);
                 let (done, sealed_now) = oneshot::channel();
                 if !self.tell(Command::Seal { range, done }).await || sealed_now.await.is_err() {
                     return Ok(());
                 }
+                failpoint::pass(Point::Sealed);
             }
             let rows = outbox::join(&parts)?;
             let too_early = broken::is(broken::Order::AcknowledgedFirst);
             if !too_early {
                 self.ship(range, &rows).await?;
             }
+            failpoint::pass(Point::BeforeAcknowledge);
             let (done, recorded) = oneshot::channel();
             if !self.tell(Command::Acknowledged { upto: range.upto, done }).await || recorded.await.is_err() {
                 return Ok(());
             }
+            failpoint::pass(Point::Acknowledged);
             if too_early {
                 self.ship(range, &rows).await?;
             }

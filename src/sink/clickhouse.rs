@@ -21,6 +21,7 @@ use clickhouse_ext_arrow::ArrowClientExt as _;
 use super::shipment::{Inserts, Shipment, Shipping};
 use super::views::{Dialect, quoted, views};
 use super::{CommitRange, SinkError, Table, TableSink};
+use crate::failpoint::{self, Point};
 
 /// A whole insert: sending, writing, syncing.
 const INSERT_TIMEOUT: Duration = Duration::from_secs(330);
@@ -202,7 +203,7 @@ impl Inserts for Server {
         let insert = async {
             let mut insert = client.insert_arrow(&shipment.table)?;
             insert.write(batch).await?;
-            insert.end().await
+            failpoint::waiting(Point::InsertSent, insert.end()).await
         };
         bounded(&shipment.to_string(), INSERT_TIMEOUT, insert).await
     }

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use crate::activation::Delivery;
 use crate::clock;
 use crate::event::TimeUs;
+use crate::failpoint::{self, Point};
 
 /// Requests to one destination that are under way at once.
 const AT_ONCE: usize = 16;
@@ -132,6 +133,7 @@ pub async fn work(
                     waiting.push(Reverse((next_attempt_at, again.number)));
                     entries.insert(again.number, again);
                 }
+                failpoint::pass(Point::BeforeAttempt);
                 if attempts.send(attempt).await.is_err() {
                     return;
                 }
@@ -143,7 +145,10 @@ pub async fn work(
 
 async fn attempt(destination: Arc<dyn Destination>, queued: Queued) -> Attempt {
     let attempted_at = clock::now_us();
-    let (outcome, detail) = match destination.send(&queued.delivery, attempted_at).await {
+    failpoint::pass(Point::BeforeRequest);
+    let answer = destination.send(&queued.delivery, attempted_at).await;
+    failpoint::pass(Point::Answered);
+    let (outcome, detail) = match answer {
         Outcome::Sent(detail) => (AttemptOutcome::Sent, detail),
         Outcome::Failed(detail) => (AttemptOutcome::Failed, detail),
         Outcome::Retry { detail, .. } if queued.attempts + 1 >= ATTEMPTS_MAX => {

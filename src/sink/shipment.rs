@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 
 use super::{CommitRange, SinkError, Table};
+use crate::failpoint::{self, Point};
 
 /// One table's rows of one range: what names it to the server.
 #[derive(Debug, Clone)]
@@ -99,8 +100,11 @@ async fn ship_table(
         if is_there(server, shipment, batch.num_rows()).await? {
             return Ok(());
         }
+        failpoint::pass(Point::Probed);
     }
+    failpoint::fail(Point::BeforeInsert).map_err(SinkError::Retry)?;
     server.insert(shipment, batch).await?;
+    failpoint::pass(Point::Inserted);
     // A token can be spent while its rows are not there: someone removed them by hand. Say so instead of going on.
     if uncertain && !is_there(server, shipment, batch.num_rows()).await? {
         return Err(SinkError::Retry(format!(

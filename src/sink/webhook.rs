@@ -18,6 +18,7 @@ use reqwest::{Client, StatusCode, Url};
 use super::delivery::{Destination, Outcome};
 use crate::activation::Delivery;
 use crate::event::TimeUs;
+use crate::failpoint::{self, Point};
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -112,7 +113,7 @@ impl Destination for Webhook {
         if let Some(key) = &self.key {
             request = request.header("webhook-signature", signature(key, &delivery.id, timestamp_s, &delivery.body));
         }
-        match request.send().await {
+        match failpoint::waiting(Point::RequestSent, request.send()).await {
             Ok(response) => {
                 let retry_after =
                     response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());

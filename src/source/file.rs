@@ -285,7 +285,7 @@ impl Reader {
         let now_us = (self.clock)();
         let state = self.files.entry(file.to_path_buf()).or_insert_with(|| {
             let topic = topic_of(&self.plan.base, file);
-            let wanted = self.positions.get(&(topic.clone(), 0)).copied().unwrap_or(1);
+            let wanted = self.positions.get(&(topic.clone(), 0)).map_or(1, |next| next.offset);
             FileState { topic: topic.into(), wanted, resume: Resume::default(), length_seen: None, unfinished: None }
         });
         let length = std::fs::metadata(file).map_err(|error| Stop::File(error.to_string()))?.len();

@@ -11,8 +11,14 @@
 //! Positions come from the state alone, so a position that is not in the log any more (`auto.offset.reset=error`)
 //! stops the source loudly. The end of a partition is known by librdkafka's event, never by arithmetic:
 //! transactions leave gaps in offsets.
+//!
+//! A topic that is deleted and made anew has other records at the same offsets, and librdkafka reads on in them. So reading
+//! goes on one record before the position, which has to be the record that was read there, at the start and whenever the topic
+//! or its brokers were away. That a topic of this name has another id now is said by librdkafka in its log alone, before it
+//! fetches from it (brokers from 3.1 on fetch by id).
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,14 +26,15 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::Message;
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::Sender;
 
-use super::{KafkaPlan, Positions, ReadLimits, Shared, SourceError, SourceEvent, Start, start_thread};
+use super::{KafkaPlan, Next, Positions, ReadLimits, Shared, SourceError, SourceEvent, Start, mark, start_thread};
 use crate::clock::{instant, now_us};
 use crate::event::RawBatch;
+use crate::failpoint::{self, Point};
 use crate::kafka::{SettingsError, client_config, default_setting, explain, log};
 
 /// Settings that the promise of exactly-once rests on.
@@ -84,6 +91,7 @@ pub(super) fn start(
             initial_partitions: None,
             next_discovery: instant(),
             unknown_since: None,
+            doubtful: false,
             next_second: instant() + Duration::from_secs(1),
             committed: HashMap::new(),
             noticed: HashMap::new(),
@@ -103,6 +111,9 @@ fn consumer(plan: &KafkaPlan, topics: usize) -> Result<BaseConsumer<Ends>, Setti
     config.set("enable.partition.eof", "true");
     config.set("auto.offset.reset", "error");
     config.set("statistics.interval.ms", "1000");
+    // See `Ends::log`.
+    let debug = config.get("debug").map_or_else(|| "metadata".to_string(), |contexts| format!("{contexts},metadata"));
+    config.set("debug", &debug).set_log_level(RDKafkaLogLevel::Debug);
     let queue_kbytes = (262_144 / topics).max(32_768).to_string();
     for (key, value) in [
         // Only named in commits for display; nothing is ever subscribed.
@@ -123,18 +134,42 @@ fn consumer(plan: &KafkaPlan, topics: usize) -> Result<BaseConsumer<Ends>, Setti
     config.create_with_context(Ends::default()).map_err(|error| SettingsError::from_kafka(&error))
 }
 
-/// The ends of the partitions by librdkafka's statistics: where lag is counted to, without asking the broker.
+/// What librdkafka's threads tell besides records. The ends of the partitions come by its statistics: where lag is counted to,
+/// without asking the broker.
 #[derive(Default)]
 struct Ends {
     by_partition: Mutex<HashMap<i32, i64>>,
+    /// The topic has another id than before.
+    has_other_id: AtomicBool,
+    /// The setting that an answer of the broker was too large for, in librdkafka's words.
+    too_large: Mutex<Option<String>>,
+}
+
+impl Ends {
+    /// Ends a message about brokers that are away: the connection to one is cut where its answer is too large.
+    fn why(&self) -> String {
+        let reason = self.too_large.lock().unwrap_or_else(PoisonError::into_inner).take();
+        reason.map_or_else(String::new, |reason| format!(" ({reason})"))
+    }
 }
 
 impl ClientContext for Ends {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == "METADATA" && matches!(level, RDKafkaLogLevel::Debug) {
+            // Also when the id is first known, or known again; then the record before the position is the right one.
+            if message.contains(" changed id from ") {
+                self.has_other_id.store(true, Ordering::SeqCst);
+            }
+            return;
+        }
         log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if let Some(at) = reason.find("Invalid response size").filter(|_| reason.contains("max.bytes")) {
+            let text = reason[at..].split(" (after ").next().unwrap_or_default();
+            *self.too_large.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_string());
+        }
         // What the reader must act on comes to it by itself; the end of a partition comes here as an error too.
         tracing::debug!(target: "librdkafka", "{error}: {reason}");
     }
@@ -210,6 +245,11 @@ impl Together {
 struct Partition {
     /// The next offset to be handed over.
     next: i64,
+    /// The same without what is being collected, and the mark of the record before it.
+    handed: i64,
+    after: Option<u64>,
+    /// The record before it is read once more, and has to bear this mark.
+    expect: Option<u64>,
     at_end: bool,
     /// When only what was there at the start is to be read: the end as it was then.
     until: Option<i64>,
@@ -225,7 +265,7 @@ struct Reader {
     topic: Arc<str>,
     start: Start,
     /// The state's positions of this topic.
-    stored: BTreeMap<i32, i64>,
+    stored: BTreeMap<i32, Next>,
     limits: ReadLimits,
     consumer: BaseConsumer<Ends>,
     events: Sender<SourceEvent>,
@@ -239,6 +279,8 @@ struct Reader {
     initial_partitions: Option<i32>,
     next_discovery: Instant,
     unknown_since: Option<Instant>,
+    /// The topic or its brokers were away: it may be another topic now.
+    doubtful: bool,
     next_second: Instant,
     committed: HashMap<i32, i64>,
     noticed: HashMap<String, Instant>,
@@ -261,11 +303,19 @@ impl Reader {
             self.discover()?;
         }
         let batch = self.collect()?;
+        if self.consumer.context().has_other_id.swap(false, Ordering::SeqCst) {
+            // The batch may be of another topic: it is read once more, from the record before it.
+            (self.next_discovery, self.doubtful) = (instant(), true);
+            return Ok(());
+        }
         let idle = batch.records.is_empty();
         if !idle {
             self.bytes_hint = batch.bytes.len();
+            self.take_marks(&batch);
             self.together.has_moved();
+            failpoint::pass(Point::Polled);
             self.send(SourceEvent::Records(batch))?;
+            failpoint::pass(Point::HandedOver);
         }
         for number in std::mem::take(&mut self.ended) {
             let partition = self.partitions.get(usize::try_from(number).unwrap_or_default());
@@ -298,6 +348,16 @@ impl Reader {
             let (partition, next) = match self.consumer.poll(timeout) {
                 None => break,
                 Some(Ok(message)) => {
+                    match self.check(&message) {
+                        Ok(false) => {}
+                        Ok(true) => {
+                            let number = message.partition();
+                            drop(message);
+                            self.known_again(number);
+                            continue;
+                        }
+                        Err(reason) => return self.fatal(reason),
+                    }
                     if batch.bytes.is_empty() {
                         batch.bytes.reserve(self.bytes_hint);
                     }
@@ -335,7 +395,7 @@ impl Reader {
     fn advance(&mut self, number: i32, next: i64) {
         let index = usize::try_from(number).unwrap_or_default();
         if let Some(Some(partition)) = self.partitions.get_mut(index) {
-            partition.next = next;
+            (partition.next, partition.expect) = (next, None);
             partition.at_end = match partition.until {
                 Some(until) => partition.at_end || next >= until,
                 None => false,
@@ -360,8 +420,12 @@ impl Reader {
             _ => match error.rdkafka_error_code() {
                 Some(Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation) => self.on_out_of_range(),
                 Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
-                    self.next_discovery = instant();
+                    (self.next_discovery, self.doubtful) = (instant(), true);
                     Ok(())
+                }
+                Some(Code::AllBrokersDown) => {
+                    self.doubtful = true;
+                    self.away(error)
                 }
                 // The group is there for display only.
                 Some(
@@ -370,7 +434,7 @@ impl Reader {
                     | Code::NotCoordinator
                     | Code::CoordinatorLoadInProgress,
                 ) => Ok(()),
-                _ => self.unavailable(format!("kafka at {}: {}; trying again", self.brokers, explain(error))),
+                _ => self.away(error),
             },
         }
     }
@@ -384,14 +448,23 @@ impl Reader {
                 return Ok(());
             }
         };
+        if std::mem::take(&mut self.doubtful) {
+            self.begin_again()?;
+        }
         let initial = *self.initial_partitions.get_or_insert(ids.len() as i32);
         if let Some((number, next)) = self.stored.iter().find(|(number, _)| !ids.contains(number)) {
             return self.fatal(format!(
                 "topic {}, partition {number}: position {next} is in the state, but the topic has only {} partitions: \
                  it was deleted and made anew. Give the new topic another name, or start with a new state (--data)",
                 self.topic,
-                ids.len()
+                ids.len(),
+                next = next.offset
             ));
+        }
+        // Those that are not assigned yet count too: their end is not known.
+        let known = ids.iter().map(|number| usize::try_from(*number).unwrap_or_default() + 1).max().unwrap_or_default();
+        if self.partitions.len() < known {
+            self.partitions.resize(known, None);
         }
         let mut assigned = Vec::new();
         let mut announced = Positions::new();
@@ -410,22 +483,27 @@ impl Reader {
                 }
             };
             let from_latest = self.start == Start::Latest && self.stored.is_empty() && number < initial;
-            let (next, offset) = match self.stored.get(&number) {
-                Some(next) if *next < low || *next > high => return self.fatal(self.lost(number, *next, low, high)),
-                Some(next) => (*next, Offset::Offset(*next)),
+            let (Next { offset: next, after }, from) = match self.stored.get(&number) {
+                Some(Next { offset, .. }) if *offset < low || *offset > high => {
+                    return self.fatal(self.lost(number, *offset, low, high));
+                }
+                // From the record before, to see whether it is the one that was read there.
+                Some(next) if next.after.is_some() && next.offset > low => (*next, Offset::Offset(next.offset - 1)),
+                Some(next) => (*next, Offset::Offset(next.offset)),
                 None if from_latest => {
-                    announced.insert((self.topic.to_string(), number), high);
-                    (high, Offset::Offset(high))
+                    announced.insert((self.topic.to_string(), number), Next::at(high));
+                    (Next::at(high), Offset::Offset(high))
                 }
                 // A partition that is new since the last look is read whole, or its first records would be lost.
-                None => (low, Offset::Beginning),
+                None => (Next::at(low), Offset::Beginning),
             };
             if next < high {
                 self.send(SourceEvent::Behind(self.topic.clone(), number))?;
             }
+            let expect = after.filter(|_| next > low);
             let until = self.limits.until_end.then_some(high);
-            let at_end = until.is_some_and(|until| next >= until);
-            assigned.push((number, offset, Partition { next, at_end, until }));
+            let at_end = expect.is_none() && until.is_some_and(|until| next >= until);
+            assigned.push((number, from, Partition { next, handed: next, after, expect, at_end, until }));
         }
         if assigned.is_empty() {
             return Ok(());
@@ -440,9 +518,6 @@ impl Reader {
         }
         for (number, _, partition) in assigned {
             let index = usize::try_from(number).unwrap_or_default();
-            if self.partitions.len() <= index {
-                self.partitions.resize(index + 1, None);
-            }
             self.partitions[index] = Some(partition);
         }
         Ok(())
@@ -453,7 +528,8 @@ impl Reader {
         let metadata = match self.consumer.fetch_metadata(Some(&self.topic), ANSWER_WITHIN) {
             Ok(metadata) => metadata,
             Err(error) => {
-                self.unavailable(format!("kafka at {}: {}; trying again", self.brokers, explain(&error)))?;
+                self.doubtful = true;
+                self.away(&error)?;
                 return Ok(None);
             }
         };
@@ -468,6 +544,7 @@ impl Reader {
                 Ok(Some(topic.partitions().iter().map(|partition| partition.id()).collect()))
             }
             (_, None | Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {
+                self.doubtful = true;
                 let since = *self.unknown_since.get_or_insert_with(instant);
                 if self.partitions.is_empty() && self.stored.is_empty() {
                     self.initial_partitions = Some(0);
@@ -502,29 +579,77 @@ impl Reader {
         self.consumer.incremental_assign(&list)
     }
 
-    /// A position is not in the log any more; the error does not say which, so all are looked at.
+    /// A position is not in the log any more; the error does not say which, so all are looked at. Where all positions are
+    /// there, a broker was unsure for a moment: librdkafka has stopped the partition, and it is begun again.
     fn on_out_of_range(&mut self) -> Result<(), Ended> {
-        let mut well = Vec::new();
+        (self.next_discovery, self.doubtful) = (instant(), true);
+        Ok(())
+    }
+
+    /// Lets go of the partitions, to be assigned again where they are now.
+    fn begin_again(&mut self) -> Result<(), Ended> {
         for (number, partition) in self.numbered() {
-            match self.consumer.fetch_watermarks(&self.topic, number, ANSWER_WITHIN) {
-                Ok((low, high)) if partition.next < low || partition.next > high => {
-                    return self.fatal(self.lost(number, partition.next, low, high));
-                }
-                Ok(_) => well.push((number, Offset::Offset(partition.next))),
-                Err(error) => {
-                    let place = format!("topic {}, partition {number}", self.topic);
-                    self.unavailable(format!("{place}: {}; trying again", explain(&error)))?;
-                    well.push((number, Offset::Offset(partition.next)));
-                }
-            }
+            self.stored.insert(number, Next { offset: partition.handed, after: partition.after });
         }
-        // All positions are there: a broker was unsure for a moment. librdkafka has stopped the partition.
-        let unassigned = self.consumer.unassign();
-        match unassigned.and_then(|()| self.assign(&well)) {
+        self.partitions.clear();
+        match self.consumer.unassign() {
             Ok(()) => Ok(()),
             Err(error) => {
                 let reason = explain(&error);
-                self.fatal(format!("topic {} cannot be read on after a lost position: {reason}", self.topic))
+                self.fatal(format!("topic {} cannot be read on after it was away: {reason}", self.topic))
+            }
+        }
+    }
+
+    /// Whether this is the record before the position, read once more. It may be gone (compaction): then nothing is known.
+    /// An error says that it is another one.
+    fn check(&self, message: &BorrowedMessage<'_>) -> Result<bool, String> {
+        let number = message.partition();
+        let index = usize::try_from(number).unwrap_or_default();
+        let Some(Some(Partition { next, expect: Some(expect), .. })) = self.partitions.get(index) else {
+            return Ok(false);
+        };
+        if message.offset() >= *next {
+            return Ok(false);
+        }
+        let same = match message.timestamp().to_millis() {
+            Some(millis) if millis >= 0 => {
+                mark(millis.saturating_mul(1000), message.payload().unwrap_or_default()) == *expect
+            }
+            _ => true, // marked by the time of reading
+        };
+        if !same {
+            return Err(format!(
+                "topic {}, partition {number}: the record at offset {} is not the one that was read there: the topic was deleted \
+                 and made anew. Going on at position {next} would skip what is before it: give the new topic another name, or \
+                 start with a new state (--data)",
+                self.topic,
+                next - 1
+            ));
+        }
+        Ok(true)
+    }
+
+    /// The partition goes on where it was.
+    fn known_again(&mut self, number: i32) {
+        let index = usize::try_from(number).unwrap_or_default();
+        if let Some(Some(partition)) = self.partitions.get_mut(index) {
+            partition.expect = None;
+            partition.at_end = partition.until.is_some_and(|until| partition.next >= until);
+        }
+    }
+
+    /// Notes the last record of each partition.
+    fn take_marks(&mut self, batch: &RawBatch) {
+        let mut records = batch.records.iter().peekable();
+        while let Some(record) = records.next() {
+            if records.peek().is_some_and(|next| next.partition == record.partition) {
+                continue; // within a run
+            }
+            let index = usize::try_from(record.partition).unwrap_or_default();
+            if let Some(Some(partition)) = self.partitions.get_mut(index) {
+                partition.handed = record.offset + 1;
+                partition.after = Some(mark(record.timestamp, batch.payload(record)));
             }
         }
     }
@@ -578,9 +703,9 @@ impl Reader {
         let positions = self.shared.committed();
         let mut list = TopicPartitionList::new();
         for (number, _) in self.numbered() {
-            let Some(next) = positions.get(&(self.topic.to_string(), number)) else { continue };
-            if self.committed.insert(number, *next) != Some(*next)
-                && let Err(error) = list.add_partition_offset(&self.topic, number, Offset::Offset(*next))
+            let Some(Next { offset, .. }) = positions.get(&(self.topic.to_string(), number)) else { continue };
+            if self.committed.insert(number, *offset) != Some(*offset)
+                && let Err(error) = list.add_partition_offset(&self.topic, number, Offset::Offset(*offset))
             {
                 tracing::debug!("an offset for display is not committed: {}", explain(&error));
             }
@@ -608,6 +733,11 @@ impl Reader {
     fn fatal<T>(&self, reason: String) -> Result<T, Ended> {
         self.send(SourceEvent::Fatal(format!("source {}: {reason}", self.source)))?;
         Err(Ended)
+    }
+
+    fn away(&mut self, error: &KafkaError) -> Result<(), Ended> {
+        let why = self.consumer.context().why();
+        self.unavailable(format!("kafka at {}: {}{why}; trying again", self.brokers, explain(error)))
     }
 
     fn unavailable(&mut self, reason: String) -> Result<(), Ended> {

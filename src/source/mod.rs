@@ -20,11 +20,34 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::decode::registry::Schemas;
-use crate::event::RawBatch;
+use crate::event::{RawBatch, TimeUs};
 use crate::kafka::SettingsError;
 
-/// Where a source goes on: (topic or path, partition) → next offset or row. Absent: from its `start`.
-pub type Positions = BTreeMap<(String, i32), i64>;
+/// Where a source goes on, by (topic or path, partition). Absent: from its `start`.
+pub type Positions = BTreeMap<(String, i32), Next>;
+
+/// The next record of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Next {
+    /// Offset, or row of a file.
+    pub offset: i64,
+    /// The [`mark`] of the record before it, by which a topic that was made anew is told; None where none was read.
+    pub after: Option<u64>,
+}
+
+impl Next {
+    pub const VERSION: u8 = 2;
+
+    /// Nothing is known of the record before it.
+    pub fn at(offset: i64) -> Next {
+        Next { offset, after: None }
+    }
+}
+
+/// What a record is known again by: a hash of its payload and the broker's timestamp.
+pub fn mark(timestamp: TimeUs, payload: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(payload, timestamp as u64)
+}
 
 /// What a source reads from.
 #[derive(Debug, Clone)]

@@ -16,7 +16,7 @@ pub const WORKSPACE: u8 = 0;
 pub enum Tag {
     /// The engine's own record: commit number, `now`, format version.
     Engine = b'e',
-    /// Source position: source, topic, partition → next offset.
+    /// Source position: source, topic, partition → next offset, and what the record before it is known by.
     Position = b's',
     /// Identifier hash → profile number.
     Identifier = b'i',

@@ -20,7 +20,7 @@ pub enum StoreError {
     /// Another instance has taken over this state: stop for good (exit 4).
     #[error("another instance has taken over this state")]
     Fenced,
-    /// The storage cannot be reached or is full: stop; a restart may help (exit 3 at start, 5 while running).
+    /// The storage cannot be reached or is full: stop; a restart may help (exit 3).
     #[error("the state storage cannot be used: {0}")]
     Unavailable(String),
     /// What is stored cannot be understood: stop loudly (exit 5).

@@ -8,6 +8,7 @@
 //! nothing that a reader finds can be lost; what is still on its way is the caller's overlay. After a failed commit
 //! no later one succeeds. Opening fences the writer that was there before.
 
+use std::io::ErrorKind as IoError;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -29,6 +30,7 @@ use tokio::task::JoinHandle;
 
 use super::location::{Location, LocationError};
 use super::{Store, StoreError, Write, WriteBatch};
+use crate::failpoint;
 
 const DB_FOLDER: &str = "db";
 /// For blocks, and as much for indexes and filters. An index that is not in memory is read and checked as a whole for one
@@ -45,6 +47,9 @@ const UNFLUSHED_BYTES_MAX: usize = 512 << 20;
 /// A storage operation is tried for about this many seconds before the store gives up and the process stops.
 const RETRIES_MAX: u32 = 60;
 
+/// A commit that takes longer than this is told of.
+const TOLD_AFTER: Duration = Duration::from_secs(5);
+
 /// How soon a reader that stays open sees new commits.
 const READER_POLL: Duration = Duration::from_secs(1);
 
@@ -54,6 +59,7 @@ const SCAN_AHEAD_BYTES: usize = 1 << 20;
 /// The writer. There is one for a location: a second one that opens fences the first.
 pub struct SlateStore {
     db: Db,
+    place: Place,
     commits: Mutex<Option<mpsc::UnboundedSender<Commit>>>,
     committer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -73,27 +79,32 @@ impl SlateStore {
     /// and filters).
     pub async fn open_with(location: &Location, block_cache_bytes: usize) -> Result<SlateStore, StoreError> {
         let (objects, prefix) = location.create()?;
+        let place = Place::of(location);
         let db = Db::builder(prefix.join(DB_FOLDER), objects)
             .with_settings(settings(location.has_conditional_overwrite()))
             .with_sst_block_size(BLOCK)
             .with_db_cache(block_cache(block_cache_bytes), 0)
+            .with_fp_registry(failpoint::registry())
             .build()
-            .await?;
+            .await
+            .map_err(|error| place.error(&error))?;
         let (commits, queue) = mpsc::unbounded_channel();
-        let committer = tokio::spawn(commit_in_order(db.clone(), queue));
-        Ok(SlateStore { db, commits: Mutex::new(Some(commits)), committer: Mutex::new(Some(committer)) })
+        let committer = tokio::spawn(commit_in_order(db.clone(), place.clone(), queue));
+        Ok(SlateStore { db, place, commits: Mutex::new(Some(commits)), committer: Mutex::new(Some(committer)) })
     }
 }
 
 #[async_trait]
 impl Store for SlateStore {
     async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.db.get_with_options(key, &durable_read()).await?)
+        self.db.get_with_options(key, &durable_read()).await.map_err(|error| self.place.error(&error))
     }
 
     async fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
         let Some(range) = scan_range(prefix, after) else { return Ok(Vec::new()) };
-        collect(self.db.scan_prefix_with_options(prefix, range, &durable_scan()).await?, limit).await
+        let found =
+            async { collect(self.db.scan_prefix_with_options(prefix, range, &durable_scan()).await?, limit).await };
+        found.await.map_err(|error| self.place.error(&error))
     }
 
     // Written without `async` so that the batch is queued by the call itself: the order of calls is the order of
@@ -131,12 +142,12 @@ impl Store for SlateStore {
         if let Some(committer) = committer {
             committer.await.map_err(|error| StoreError::Unavailable(format!("the committing task failed: {error}")))?;
         }
-        Ok(self.db.close().await?)
+        self.db.close().await.map_err(|error| self.place.error(&error))
     }
 }
 
 /// Writes the batches in order; each is then flushed and awaited beside the next.
-async fn commit_in_order(db: Db, mut queue: mpsc::UnboundedReceiver<Commit>) {
+async fn commit_in_order(db: Db, place: Place, mut queue: mpsc::UnboundedReceiver<Commit>) {
     let mut failed: Option<StoreError> = None;
     while let Some(Commit { batch, done }) = queue.recv().await {
         if let Some(error) = &failed {
@@ -146,11 +157,11 @@ async fn commit_in_order(db: Db, mut queue: mpsc::UnboundedReceiver<Commit>) {
         }
         match db.write(batch).await {
             Ok(written) => {
-                let db = db.clone();
-                tokio::spawn(async move { done.send(make_durable(&db, written).await) });
+                let (db, place) = (db.clone(), place.clone());
+                tokio::spawn(async move { done.send(make_durable(&db, &place, written).await) });
             }
             Err(error) => {
-                let error = StoreError::from(error);
+                let error = place.error(&error);
                 let _ = done.send(Err(error.clone()));
                 failed = Some(error);
             }
@@ -158,23 +169,77 @@ async fn commit_in_order(db: Db, mut queue: mpsc::UnboundedReceiver<Commit>) {
     }
 }
 
-async fn make_durable(db: &Db, written: WriteHandle) -> Result<(), StoreError> {
-    // A failed flush closes the database, so no later batch of the queue can become durable.
-    db.flush().await?;
-    Ok(written.await_durable().await?)
+async fn make_durable(db: &Db, place: &Place, written: WriteHandle) -> Result<(), StoreError> {
+    let durable = async {
+        // A failed flush closes the database, so no later batch of the queue can become durable.
+        db.flush().await?;
+        written.await_durable().await
+    };
+    tokio::pin!(durable);
+    let result = match tokio::time::timeout(TOLD_AFTER, &mut durable).await {
+        Ok(result) => result,
+        Err(_) => {
+            tracing::warn!(
+                "the state storage at {} has not taken a commit for {} s: is its disk full, or is it away? It is tried for \
+                 a minute or two, then this process stops; nothing is lost",
+                place.0,
+                TOLD_AFTER.as_secs()
+            );
+            let result = durable.await;
+            if result.is_ok() {
+                tracing::info!("the state storage takes commits again");
+            }
+            result
+        }
+    };
+    result.map_err(|error| place.error(&error))
+}
+
+/// Where the store is, for errors.
+#[derive(Clone)]
+struct Place(Arc<str>);
+
+impl Place {
+    fn of(location: &Location) -> Place {
+        Place(Arc::from(location.to_string()))
+    }
+
+    /// The error in our terms: where, the innermost cause, and what to do about it as far as that tells.
+    fn error(&self, error: &slatedb::Error) -> StoreError {
+        match error.kind() {
+            ErrorKind::Closed(CloseReason::Fenced) => return StoreError::Fenced,
+            ErrorKind::Data => return StoreError::Damaged(format!("{}: {error}", self.0)),
+            _ => {}
+        }
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(inner) = cause.source() {
+            cause = inner;
+        }
+        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        let what_to_do = match kind {
+            Some(IoError::StorageFull | IoError::QuotaExceeded) => "its disk is full: make room there and start again",
+            Some(IoError::ReadOnlyFilesystem | IoError::PermissionDenied) => {
+                "let this user write there and start again"
+            }
+            _ => "start again when it can be reached",
+        };
+        let reason = if kind.is_some() { cause.to_string() } else { error.to_string() };
+        StoreError::Unavailable(format!("{}: {reason}; {what_to_do}. No commit is lost", self.0))
+    }
 }
 
 /// A reader beside the running process: it writes nothing to the storage and disturbs nobody. At opening it sees every
 /// commit that is durable (the log is replayed), then what is new within a second. `commit` is an error.
 pub struct SlateReader {
     db: DbReader,
+    place: Place,
 }
 
 impl SlateReader {
     /// Fails with [`StoreError::Unavailable`] where there is no state yet.
     pub async fn open(location: &Location) -> Result<SlateReader, StoreError> {
         let (objects, prefix) = location.objects()?;
-        let path = prefix.join(DB_FOLDER);
+        let (path, place) = (prefix.join(DB_FOLDER), Place::of(location));
         if !is_there(objects.as_ref(), &path).await? {
             return Err(StoreError::Unavailable(format!("there is no state at `{location}` yet")));
         }
@@ -190,20 +255,23 @@ impl SlateReader {
             .with_options(options)
             .with_db_cache(block_cache(READER_CACHE_BYTES), 0)
             .build()
-            .await?;
-        Ok(SlateReader { db })
+            .await
+            .map_err(|error| place.error(&error))?;
+        Ok(SlateReader { db, place })
     }
 }
 
 #[async_trait]
 impl Store for SlateReader {
     async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.db.get_with_options(key, &durable_read()).await?)
+        self.db.get_with_options(key, &durable_read()).await.map_err(|error| self.place.error(&error))
     }
 
     async fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
         let Some(range) = scan_range(prefix, after) else { return Ok(Vec::new()) };
-        collect(self.db.scan_prefix_with_options(prefix, range, &durable_scan()).await?, limit).await
+        let found =
+            async { collect(self.db.scan_prefix_with_options(prefix, range, &durable_scan()).await?, limit).await };
+        found.await.map_err(|error| self.place.error(&error))
     }
 
     async fn commit(&self, _batch: WriteBatch) -> Result<(), StoreError> {
@@ -211,7 +279,7 @@ impl Store for SlateReader {
     }
 
     async fn close(&self) -> Result<(), StoreError> {
-        Ok(self.db.close().await?)
+        self.db.close().await.map_err(|error| self.place.error(&error))
     }
 }
 
@@ -299,7 +367,7 @@ fn scan_range(prefix: &[u8], after: Option<&[u8]>) -> Option<SuffixRange> {
     }
 }
 
-async fn collect(mut entries: DbIterator, limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+async fn collect(mut entries: DbIterator, limit: usize) -> Result<Vec<(Bytes, Bytes)>, slatedb::Error> {
     let mut found = Vec::new();
     while found.len() < limit
         && let Some(entry) = entries.next().await?
@@ -311,16 +379,6 @@ async fn collect(mut entries: DbIterator, limit: usize) -> Result<Vec<(Bytes, By
 
 fn closed() -> StoreError {
     StoreError::Unavailable("it is closed".to_string())
-}
-
-impl From<slatedb::Error> for StoreError {
-    fn from(error: slatedb::Error) -> StoreError {
-        match error.kind() {
-            ErrorKind::Closed(CloseReason::Fenced) => StoreError::Fenced,
-            ErrorKind::Data => StoreError::Damaged(error.to_string()),
-            _ => StoreError::Unavailable(error.to_string()),
-        }
-    }
 }
 
 impl From<LocationError> for StoreError {

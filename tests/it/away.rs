@@ -2,6 +2,8 @@
 
 use std::process::Stdio;
 
+use serde_json::json;
+
 use crate::bad_input::{ORDER, Topic, datum, framed, pipeline, register};
 use crate::cdnow::{EXPECTED, FIGURES, path, produce};
 use crate::support::{
@@ -10,8 +12,11 @@ use crate::support::{
 
 /// Arms a fault of a front, for its next `count` requests; for good where it is -1.
 fn fault(url: &str, mode: &str, count: i64) {
+    arm(url, serde_json::json!({ "mode": mode, "count": count }));
+}
+
+fn arm(url: &str, body: serde_json::Value) {
     let url = format!("{url}/_fault");
-    let body = serde_json::json!({ "mode": mode, "count": count });
     block_on(async move {
         let client = reqwest::Client::builder().no_proxy().build().expect("client");
         let answer = client.post(url).json(&body).send().await.expect("the front answers");
@@ -63,12 +68,19 @@ fn a_dead_clickhouse_delays_and_nothing_is_lost_or_doubled() {
 fn inserts_whose_answer_is_lost_are_not_doubled() {
     let shared = servers();
     let own = Servers::up(&["clickhouse"]);
-    for (mode, count) in [("commit_then_cut", 5), ("cut", 5), ("error", 5)] {
+    let faults = [
+        json!({ "mode": "commit_then_cut", "count": 5 }),
+        json!({ "mode": "cut", "count": 5 }),
+        json!({ "mode": "error", "status": 503, "count": 5 }),
+        json!({ "mode": "error", "status": 429, "count": 5 }),
+        json!({ "mode": "slow", "ms": 700, "count": 5 }),
+    ];
+    for mode in faults {
         let folder = tempfile::tempdir().expect("folder");
         let (topic, database) = (unique("fault"), unique("fault"));
         let pipeline = copy_pipeline("cdnow", folder.path(), &[("cdnow.orders", &topic)]);
         produce(&topic, &shared.kafka);
-        fault(&own.clickhouse, mode, count);
+        arm(&own.clickhouse, mode.clone());
         let mut run =
             tributary(&["run", "--drain", "-C", path(&pipeline), "--data", path(&folder.path().join("data"))]);
         run.env("KAFKA_BROKERS", &shared.kafka)

@@ -109,6 +109,25 @@ impl Topic {
         Topic { name, producer: config.create().expect("producer") }
     }
 
+    /// Deletes the topic and makes another of this name.
+    pub fn make_anew(&mut self, partitions: i32) {
+        let (kafka, name) = (servers().kafka.clone(), self.name.clone());
+        block_on(async move {
+            let admin: rdkafka::admin::AdminClient<rdkafka::client::DefaultClientContext> =
+                ClientConfig::new().set("bootstrap.servers", &kafka).create().expect("admin");
+            let deleted = admin.delete_topics(&[&name], &Default::default()).await.expect("deleted");
+            assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+            let new = rdkafka::admin::NewTopic::new(&name, partitions, rdkafka::admin::TopicReplication::Fixed(1));
+            // The name is free when the old one is gone everywhere.
+            while admin.create_topics([&new], &Default::default()).await.expect("answered").iter().any(Result::is_err) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &servers().kafka).set("message.max.bytes", "12000000");
+        self.producer = config.create().expect("producer");
+    }
+
     pub fn send(&self, messages: impl Iterator<Item = Vec<u8>>) {
         for (number, message) in messages.enumerate() {
             let key = number.to_string();

@@ -16,13 +16,13 @@ use crate::bad_input::Topic;
 use crate::cdnow::path;
 use crate::support::{Running, block_on, eventually, output_of, servers, tributary, unique};
 
-fn event(id: &str) -> String {
+pub fn event(id: &str) -> String {
     format!(
         r#"{{"type":"track","event":"Order Completed","userId":"u-{id}","messageId":"{id}","properties":{{"order_id":"{id}","total":10}}}}"#
     )
 }
 
-fn pipeline(folder: &std::path::Path, topic: &str, more: &str) {
+pub fn pipeline(folder: &std::path::Path, topic: &str, more: &str) {
     let yaml = format!(
         "pipeline: kafka\nsources:\n  site:\n    kafka: {{ brokers: \"{}\", topics: [{topic}] }}\n    format: {{ json: segment }}\n\
          identity: {{ identifiers: [user_id] }}\ntraits:\n  orders: {{ count: \"*\", event: Order Completed }}\nsegments:\n  customers: \"orders >= 1\"\n{more}",
@@ -31,7 +31,7 @@ fn pipeline(folder: &std::path::Path, topic: &str, more: &str) {
     std::fs::write(folder.join("kafka.yaml"), yaml).expect("file");
 }
 
-fn command(folder: &std::path::Path, args: &[&str]) -> std::process::Command {
+pub fn command(folder: &std::path::Path, args: &[&str]) -> std::process::Command {
     let mut command = tributary(args);
     command.args(["-C", path(folder), "--data", path(&folder.join("data"))]).stderr(Stdio::null());
     command

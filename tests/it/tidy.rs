@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use crate::support::root;
 
 /// What each module may import, besides itself. Imports point one way; what is missing here is forbidden.
-const MAY_IMPORT: [(&str, &[&str]); 18] = [
+const MAY_IMPORT: [(&str, &[&str]); 19] = [
     ("clock", &["event"]),
     ("event", &[]),
+    ("failpoint", &[]),
     ("expression", &[]),
     ("telemetry", &[]),
     ("kafka", &[]),
-    ("state", &["event"]),
+    ("state", &["event", "failpoint"]),
     ("decode", &["event"]),
-    ("source", &["event", "clock", "kafka", "decode"]),
+    ("source", &["event", "clock", "failpoint", "kafka", "decode"]),
     ("transform", &["event", "expression", "decode"]),
     ("identity", &["event", "state"]),
     ("profile", &["event", "expression", "session", "state"]),
@@ -22,12 +23,13 @@ const MAY_IMPORT: [(&str, &[&str]); 18] = [
     ("session", &["event", "state"]),
     ("activation", &["event", "expression", "segment"]),
     ("aggregate", &["event", "expression"]),
-    ("sink", &["event", "clock", "kafka", "activation", "aggregate", "state"]),
+    ("sink", &["event", "clock", "failpoint", "kafka", "activation", "aggregate", "state"]),
     (
         "engine",
         &[
             "event",
             "clock",
+            "failpoint",
             "state",
             "source",
             "decode",

@@ -5,7 +5,7 @@
     clickhouse_server.py PORT DIR --upstream URL     in front of a real server, only adding the switches
 
 POST /_fault {"mode": ..., "count": N, "ms": T} for the next N inserts (1 when left out, -1: until changed):
-    error            answer 503, insert nothing
+    error            answer 503, or the "status" that is given, and insert nothing
     cut              close the connection without an answer, insert nothing
     commit_then_cut  insert, then close the connection without an answer
     slow             wait T ms, then insert
@@ -294,15 +294,15 @@ class Faults:
 
     def __init__(self):
         self.lock = threading.Lock()
-        self.state = {"mode": "none", "count": 0, "ms": 0}
+        self.state = {"mode": "none", "count": 0, "ms": 0, "status": 503}
         self.inserts = self.done = 0
 
     def set(self, body):
-        mode, count, ms = body.get("mode"), body.get("count", 1), body.get("ms", 0)
-        if mode not in self.MODES or not isinstance(count, int) or not isinstance(ms, int):
-            raise ValueError(f"mode is one of {', '.join(self.MODES)}; count and ms are numbers")
+        mode, count, ms, status = body.get("mode"), body.get("count", 1), body.get("ms", 0), body.get("status", 503)
+        if mode not in self.MODES or not all(isinstance(n, int) for n in (count, ms, status)):
+            raise ValueError(f"mode is one of {', '.join(self.MODES)}; count, ms and status are numbers")
         with self.lock:
-            self.state = {"mode": mode, "count": 0 if mode == "none" else count, "ms": ms}
+            self.state = {"mode": mode, "count": 0 if mode == "none" else count, "ms": ms, "status": status}
 
     def shown(self):
         with self.lock:
@@ -314,9 +314,9 @@ class Faults:
             now = self.state
             if now["mode"] != "none" and now["count"] != 0:
                 left = now["count"] - (now["count"] > 0)
-                self.state = {**now, "count": left} if left else {"mode": "none", "count": 0, "ms": 0}
-                return now["mode"], now["ms"]
-            return "none", 0
+                self.state = {**now, "count": left} if left else {"mode": "none", "count": 0, "ms": 0, "status": 503}
+                return now
+            return {"mode": "none"}
 
     def did(self):
         with self.lock:
@@ -429,14 +429,15 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(status, headers, out)
 
     def inserted(self, r):
-        mode, ms = self.faults.take()
+        fault = self.faults.take()
+        mode = fault["mode"]
         try:
             if mode == "error":
-                return 503, {}, b"unavailable (fault switch)\n"
+                return fault["status"], {}, b"unavailable (fault switch)\n"
             if mode == "cut":
                 raise Cut
             if mode == "slow":
-                time.sleep(ms / 1000)
+                time.sleep(fault["ms"] / 1000)
             answer = self.backend.run(r)
             if answer[0] == 200:
                 self.faults.did()

@@ -41,6 +41,7 @@ impl Loop {
         if self.core.is_sweeping() || self.core.scan_due() <= now {
             self.finish_commit().await?;
             if let Some(staged) = self.core.sweep(now).await? {
+                failpoint::pass(Point::Sweep);
                 self.launch(staged, Vec::new(), None);
             }
         }
@@ -112,14 +113,17 @@ async fn fill_from(
             let length = FILL_ROWS.min(stored.len() - start);
             let part = stored.slice(start, length);
             let cursor = part.places[length - 1];
+            failpoint::pass(Point::ChunkRead);
             let (done, added) = oneshot::channel();
             let command = Command::Fill { chunk: Box::new(Chunk { stored: part, cursor }), done };
             if engine.send(Input::Command(command)).await.is_err() || added.await.is_err() {
                 return Ok(());
             }
+            failpoint::pass(Point::ChunkAdded);
             start += length;
         }
     }
+    failpoint::pass(Point::HistoryRead);
     let _ = engine.send(Input::Command(Command::HistoryRead)).await;
     Ok(())
 }

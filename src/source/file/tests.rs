@@ -60,7 +60,7 @@ impl Bench {
     }
 
     fn at(mut self, topic: &str, next: i64) -> Self {
-        self.positions.insert((topic.to_string(), 0), next);
+        self.positions.insert((topic.to_string(), 0), super::super::Next::at(next));
         self
     }
 

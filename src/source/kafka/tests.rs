@@ -119,7 +119,7 @@ fn numbers(partition: i32, range: std::ops::Range<i64>) -> Vec<(i64, String)> {
 }
 
 fn positions(entries: &[(&str, i32, i64)]) -> Positions {
-    entries.iter().map(|(topic, partition, next)| ((topic.to_string(), *partition), *next)).collect()
+    entries.iter().map(|(topic, partition, next)| ((topic.to_string(), *partition), Next::at(*next))).collect()
 }
 
 #[test]
@@ -243,6 +243,29 @@ fn a_position_that_retention_has_passed_stops_the_source() {
     let mut run = Run::new(&plan(&cluster, &["orders"], Start::Earliest), Positions::new(), until_end());
     let read = run.records_until_caught_up();
     assert_eq!(read[&("orders".to_string(), 0)].last().map(|(offset, _)| *offset), Some(9));
+}
+
+#[test]
+fn the_record_before_the_position_must_be_the_one_that_was_read_there() {
+    let cluster = cluster(&[("orders", 1)]);
+    produce_numbers(&cluster, "orders", 0, 0..5);
+    let plan = plan(&cluster, &["orders"], Start::Earliest);
+    let at =
+        |offset: i64, after: u64| Positions::from([(("orders".to_string(), 0), Next { offset, after: Some(after) })]);
+    let of = |number: i64| mark(1_700_000_000_000_000, format!("0/{number}").as_bytes());
+    for (offset, left) in [(3, 3..5), (5, 5..5)] {
+        let mut run = Run::new(&plan, at(offset, of(offset - 1)), until_end());
+        let read = run.records_until_caught_up();
+        assert_eq!(read.get(&("orders".to_string(), 0)).cloned().unwrap_or_default(), numbers(0, left));
+        let mut run = Run::new(&plan, at(offset, of(offset)), until_end());
+        let reason = run.fatal();
+        for part in ["topic orders, partition 0", &format!("offset {}", offset - 1), "made anew", "--data"] {
+            assert!(reason.contains(part), "{part}: {reason}");
+        }
+    }
+    // Nothing was read yet: nothing to know it by.
+    let mut run = Run::new(&plan, positions(&[("orders", 0, 4)]), until_end());
+    assert_eq!(run.records_until_caught_up()[&("orders".to_string(), 0)], numbers(0, 4..5));
 }
 
 #[test]

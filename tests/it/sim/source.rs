@@ -103,7 +103,7 @@ pub fn start(instance: &Instance, plan: &SourcePlan, positions: &Positions) -> S
     let source = SOURCES.iter().position(|name| **name == **plan.name()).expect("a source");
     let records = instance.world().log.partitions[source].clone();
     let next = (0..records.len())
-        .map(|partition| positions.get(&(TOPIC.to_string(), partition as i32)).map_or(0, |next| *next as usize))
+        .map(|partition| positions.get(&(TOPIC.to_string(), partition as i32)).map_or(0, |next| next.offset as usize))
         .collect();
     let reader = Reader { instance: instance.clone(), name: plan.name().clone(), records, next, sender };
     tokio::spawn(reader.read());
