@@ -112,6 +112,8 @@ pub struct Core {
     /// Commits whose rows the table sink has not acknowledged, with their tables.
     pub outbox: BTreeMap<u64, Vec<String>>,
     send: bool,
+    /// Profiles that are judged in one commit of a sweep.
+    pub profiles_at_once: usize,
 }
 
 struct CoreTables {

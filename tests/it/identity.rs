@@ -28,7 +28,7 @@ pub enum Taken {
 
 /// The events as if all of this had never been: banned identifiers first, then from the best identifier down each that
 /// is cut from a better one that stays.
-fn without(all: &[Taken], events: &[Event]) -> Vec<Event> {
+pub fn without(all: &[Taken], events: &[Event]) -> Vec<Event> {
     let clean = |event: &Event| {
         let mut clean = event.clone();
         let (mut kept, mut struck): (Vec<String>, bool) = (Vec::new(), false);

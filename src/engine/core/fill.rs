@@ -18,7 +18,7 @@ use crate::definition::Pipeline;
 use crate::engine::history::{HistoryFilter, Stored};
 use crate::profile::{Differences, Differs, SlotOf, SlotsOfKind, TraitPlan, TraitRule};
 
-/// Profiles that are judged in one commit of a sweep.
+/// Profiles that are read at once.
 pub(super) const PROFILES_AT_ONCE: usize = 5_000;
 
 /// The fill that is under way, under `Tag::Engine`.
@@ -317,7 +317,8 @@ impl Core {
         &mut self,
         after: ProfileNumber,
     ) -> Result<(Vec<ProfileNumber>, bool), EngineError> {
-        let page = self.store.scan(&keys::prefix(Tag::Profile), Some(&keys::profile(after)), PROFILES_AT_ONCE).await?;
+        let page =
+            self.store.scan(&keys::prefix(Tag::Profile), Some(&keys::profile(after)), self.profiles_at_once).await?;
         let mut numbers = Vec::with_capacity(page.len());
         for (key, value) in &page {
             let Some(number) = keys::parse_number(key) else {
@@ -329,7 +330,7 @@ impl Core {
                 self.profiles.insert_clean(number, record.load(&self.slots));
             }
         }
-        Ok((numbers, page.len() < PROFILES_AT_ONCE))
+        Ok((numbers, page.len() < self.profiles_at_once))
     }
 
     async fn sweep_fill(&mut self, now: TimeUs) -> Result<Option<Staged>, EngineError> {

@@ -111,6 +111,7 @@ impl Core {
             sink,
             outbox,
             send,
+            profiles_at_once: fill::PROFILES_AT_ONCE,
             store,
         })
     }
