@@ -313,3 +313,50 @@ fn merges_and_splits_are_told_in_the_tables() {
     assert!(told.contains(&row("customers", gone, "entered", "split")), "{told:?}");
     assert!(told.iter().all(|row| row[3] == "split"), "{told:?}");
 }
+
+/// SEMANTICS §7: an id that a correction took away and an event brings back counts its entries on, and so does one that comes
+/// back to life by a split: what was sent once is never the id of something else.
+#[test]
+fn what_an_id_sets_off_after_a_correction_has_ids_of_its_own() {
+    let order_of = |number: usize, user: &str, device: &str| {
+        let mut event = event(number, user, "", device);
+        let properties = r#""properties":{"order_id":"o","total":5,"currency":"EUR"}"#.to_string();
+        event.rest = vec![r#""type":"track","event":"Order Completed""#.to_string(), properties];
+        event.traits.clear();
+        event
+    };
+    let folder = tempfile::tempdir().expect("folder");
+    let more = r#"destinations: { crm: { webhook: { url: "http://127.0.0.1:9/" } } }
+activations:
+  welcome: { trigger: { enters: customers }, do: [ { id: tell, send: { to: crm } } ] }
+  staged:  { trigger: { changes: stage }, do: [ { id: tell, send: { to: crm } } ] }
+"#;
+    let stage = r#"traits:
+  stage:    { stages: [ { some: "orders > 0" } ] }"#;
+    let text = crate::order::PIPELINE.replacen("traits:", stage, 1) + more;
+    std::fs::write(folder.path().join("order.yaml"), text).expect("file");
+    let ids = |world: &World| -> BTreeSet<String> {
+        world.rows("deliveries").iter().map(|row| row["delivery_id"].clone()).collect()
+    };
+
+    // The only event of someone is struck, and another comes.
+    let mut world = World::new(folder.path());
+    world.apply(&[order_of(0, "u1", "")]);
+    assert_eq!(ids(&world).len(), 2);
+    let (correction, owner) = Taken::Event("m0".to_string()).correction(&world);
+    world.correct(correction, owner);
+    world.restart();
+    world.apply(&[order_of(1, "u1", "")]);
+    assert_eq!(ids(&world).len(), 4, "struck");
+
+    // Two become one and are taken apart: the one who comes back to life has ordered before.
+    let mut world = World::new(folder.path());
+    world.apply(&[order_of(0, "u1", ""), order_of(1, "u2", "a2"), event(2, "u1", "", "")]);
+    world.apply(&[event(3, "u1", "", "a2")]);
+    let (correction, owner) = Taken::Event("m3".to_string()).correction(&world);
+    world.correct(correction, owner);
+    let (correction, owner) = Taken::Event("m1".to_string()).correction(&world);
+    world.correct(correction, owner);
+    world.apply(&[order_of(4, "u2", "a2")]);
+    assert_eq!(ids(&world).len(), 6, "split");
+}

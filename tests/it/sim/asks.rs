@@ -25,6 +25,8 @@ pub struct Asked {
     pub corrected: Vec<Correction>,
     /// Whether a value was added to the list `staff` or taken out, by what was said last; None: nobody knows.
     pub listed: BTreeMap<String, Option<bool>>,
+    /// Identifiers that a correction was asked for about.
+    named: Vec<Named>,
     /// Why something was refused.
     pub refused: Vec<String>,
     pub corrections: u32,
@@ -39,8 +41,7 @@ pub fn begin(world: &Arc<Mutex<World>>, ends_us: i64) {
     for person in 0..3 {
         let mut moments: Vec<u64> = {
             let random = &mut world.lock().expect("no panic while it is held").faults.random;
-            // Half of the worlds are left as they are.
-            let count = if random.bool() { random.usize(0..4) } else { 0 };
+            let count = random.usize(0..7).saturating_sub(2);
             (0..count).map(|_| random.i64(0..ends_us) as u64).collect()
         };
         moments.sort_unstable();
@@ -157,17 +158,28 @@ fn correction(world: &mut World) -> Option<CorrectionRequest> {
     let identifier_types = types.iter().map(|kind| kind.name.clone()).collect();
     let random = &mut world.faults.random;
     let (source, event) = random.choice(&linking)?;
-    let mut names = event.identifiers();
+    let mut names: Vec<Named> = event.identifiers().iter().map(|name| named(name)).collect();
     random.shuffle(&mut names);
     let (correction, struck_profile) = match random.u8(0..3) {
-        0 => (Correction::Cut(named(&names[0]), named(&names[1])), None),
-        1 => (Correction::Ban(named(&names[0])), None),
+        0 => (Correction::Cut(names[0].clone(), names[1].clone()), None),
+        1 => (Correction::Ban(names[0].clone()), None),
         _ => {
             let (source, message_id) = (SOURCES[*source], event.message_id.as_str());
             let owner = owner(world, source, message_id)?;
             (Correction::Strike { source: source.into(), message_id: message_id.into() }, owner)
         }
     };
+    // What a cut has set aside comes back to its event where the other is taken away as well: a rebuild of one person does not
+    // follow it to the one who has it.
+    let now_named: &[Named] = match &correction {
+        Correction::Cut(..) => &names[..2],
+        Correction::Ban(_) => &names[..1],
+        Correction::Strike { .. } => &[],
+    };
+    if now_named.iter().any(|named| world.asked.named.contains(named)) {
+        return None;
+    }
+    world.asked.named.extend_from_slice(now_named);
     Some(CorrectionRequest { correction, identifier_types, struck_profile, activate: false })
 }
 

@@ -273,6 +273,9 @@ fn whatever_fails_nothing_is_lost_doubled_or_told_too_early() {
     let work = || {
         while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
             let lived = live(*seed, None);
+            if count == 1 {
+                println!("{}", lived.trace.join("\n"));
+            }
             let mut tally = tally.lock().expect("a tally");
             tally.add(*seed, lived);
             if tally.found.is_some() {
