@@ -360,3 +360,26 @@ activations:
     world.apply(&[order_of(4, "u2", "a2")]);
     assert_eq!(ids(&world).len(), 6, "split");
 }
+
+/// Whoever asks for an event to be struck has read in the tables whose it is; they may not know of an earlier correction yet. Then
+/// nothing is done, and it is said.
+#[test]
+fn an_event_that_has_changed_hands_is_struck_from_nobody_else() {
+    let folder = folder();
+    // Struck, the first takes `u1` with it, or leaves it to another person.
+    for rest in [vec![event(1, "", "", "a1")], vec![event(1, "", "", "a1"), event(2, "u1", "", "")]] {
+        let mut world = World::new(folder.path());
+        world.apply(&[event(0, "u1", "", "a1")]);
+        world.apply(&rest);
+        let (second, stale) = Taken::Event("m1".to_string()).correction(&world);
+        let (first, owner) = Taken::Event("m0".to_string()).correction(&world);
+        assert_eq!(world.correct(first, owner).refused, None);
+        let before = (world.seen(), world.digest());
+        let refused = world.correct(second, stale).refused;
+        assert!(refused.is_some_and(|reason| reason.contains("ask again")));
+        assert_eq!((world.seen(), world.digest()), before);
+        let (second, owner) = Taken::Event("m1".to_string()).correction(&world);
+        assert_eq!(world.correct(second, owner).refused, None);
+        assert!(!world.seen().identifiers.contains_key("anonymous_id:a1"));
+    }
+}
