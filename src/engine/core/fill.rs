@@ -68,7 +68,11 @@ impl FillRecord {
         pipeline: &Pipeline,
         commit: u64,
     ) -> Option<FillRecord> {
-        if *differences == Differences::default() && again.is_empty() {
+        let defined: usize = pipeline.defined().iter().map(|of| of.segments.len()).sum();
+        // One whose members were leaving, and that is defined again as it was.
+        let comes_back = |gone: &SlotOf| slots.segments()[..defined].iter().any(|slot| slot.slot == gone.slot);
+        let comes_back = unfinished.iter().flat_map(|fill| &fill.removed).any(comes_back);
+        if *differences == Differences::default() && again.is_empty() && !comes_back {
             return unfinished;
         }
         let old = unfinished.unwrap_or_default();
@@ -81,7 +85,6 @@ impl FillRecord {
         let of = |differs: &[Differs]| differs.iter().map(|differs| differs.slot).collect::<Vec<u32>>();
         traits.extend(of(&differences.traits));
         groups.extend(of(&differences.groups));
-        let defined: usize = pipeline.defined().iter().map(|of| of.segments.len()).sum();
         let defined = &slots.segments()[..defined];
         let mut segments = [old.segments, of(&differences.segments)].concat();
         for group in slots.groups() {

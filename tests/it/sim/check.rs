@@ -161,7 +161,7 @@ fn numbered(world: &World) -> Checked {
 }
 
 fn alternate(world: &World) -> Checked {
-    let mut members: BTreeSet<[&str; 3]> = BTreeSet::new();
+    let mut members: BTreeMap<[&str; 3], Vec<(&str, &str, u64)>> = BTreeMap::new();
     for ((commit, table), sealed) in &world.disk.sealed {
         let (kind, id) = match table.as_str() {
             "segment_changes" => (None, "profile_id"),
@@ -171,11 +171,11 @@ fn alternate(world: &World) -> Checked {
         for row in 0..sealed.rows.num_rows() {
             let value = |column: &str| text(&sealed.rows, column).value(row);
             let member = [kind.map_or("", value), value("segment"), value(id)];
-            let alternates = match value("change") {
-                "entered" => members.insert(member),
-                _ => members.remove(&member),
-            };
-            ensure!(alternates, "{member:?} {} again in commit {commit}", value("change"));
+            let changes = members.entry(member).or_default();
+            let before = changes.last().map_or("exited", |(change, ..)| change);
+            let alternates = before != value("change");
+            changes.push((value("change"), value("cause"), *commit));
+            ensure!(alternates, "{member:?}: {changes:?}");
         }
     }
     Ok(())
