@@ -50,7 +50,10 @@ impl Loop {
         if self.filling || self.core.rebuild.is_some() {
             return Ok(());
         }
-        if self.core.outbox.range(..=fill.upto).next().is_some() {
+        // A rebuild that ended after the fill was planned has moved events of before: the tables must know of that too.
+        let moves = crate::sink::tables::event_moves().name;
+        let waits = |(commit, tables): (&u64, &Vec<String>)| *commit <= fill.upto || tables.contains(&moves);
+        if self.core.outbox.iter().any(waits) {
             return Ok(());
         }
         self.filling = true;

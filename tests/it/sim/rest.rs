@@ -8,6 +8,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Field, Schema, UInt32Type};
 use tributary::engine::{Core, EngineRecord, ListEdit, Preparer};
 use tributary::identity::{Correction, Named};
+use tributary::profile::{Profile, ProfileRecord, Slots};
 use tributary::sink::Table;
 use tributary::state::keys::{self, Tag};
 use tributary::state::{Store, codec, scan_all};
@@ -200,9 +201,13 @@ fn as_one_batch(rest: &Rest) -> Checked {
     };
     let all: Vec<(Table, RecordBatch)> = expected.commits.iter().flat_map(|commit| commit.rows.clone()).collect();
     let (found, wanted) = (sessions_of(&shown), sessions_of(&all));
-    ensure!(found == wanted, "sessions are not those of one batch, with {taken:?}:\n{found:#?}\n{wanted:#?}");
+    ensure!(found == wanted, "sessions are not those of one batch, with {taken:?}:\n{:#?}", differing(&found, &wanted));
     let digest = wait(rest.core.digest()).map_err(|error| error.to_string())?;
-    ensure!(digest == expected.digest(), "the digest is not that of one batch, with {taken:?}");
+    ensure!(
+        digest == expected.digest(),
+        "the digest is not that of one batch, with {taken:?}:\n{:#?}",
+        differing(&states(stored(&rest.world.disk.entries, rest.core.slots())), &states(expected.profiles()))
+    );
     Ok(())
 }
 
@@ -223,6 +228,40 @@ fn profiles(seen: &Seen) -> BTreeMap<&String, Vec<&str>> {
         !OF_THE_MOMENT.iter().any(|moment| of_trait(&moment))
     };
     seen.profiles.iter().map(|(id, row)| (id, row.split(' ').filter(lasting).collect())).collect()
+}
+
+fn stored(store: &dyn Store, slots: &Slots) -> Vec<Profile> {
+    let stored = wait(scan_all(store, &keys::prefix(Tag::Profile))).expect("memory");
+    let load =
+        |value: &[u8]| codec::decode::<ProfileRecord>(ProfileRecord::VERSION, "profile", value).expect("a profile");
+    stored.iter().map(|(_, value)| load(value).load(slots)).collect()
+}
+
+/// What the digest is made of, by id, before windows are brought to `now`.
+fn states(profiles: Vec<Profile>) -> BTreeMap<String, Vec<String>> {
+    let state = |profile: Profile| {
+        let members: Vec<u16> = profile.segments().collect();
+        let Profile { id, first_seen, last_seen, events, sessions, traits, stages, group, .. } = profile;
+        let stages: Vec<_> = stages.into_iter().filter_map(|(index, of)| Some((index, of.stage?))).collect();
+        let of = format!("{first_seen} {last_seen} {events} {sessions:?} {stages:?} {members:?}");
+        let traits = traits.iter().map(|of| format!("{of:?}"));
+        (format!("{id} {group:?}"), [of].into_iter().chain(traits).collect())
+    };
+    profiles.into_iter().map(state).collect()
+}
+
+/// What is not the same in both.
+fn differing<'m>(found: &'m BTreeMap<String, Vec<String>>, wanted: &'m BTreeMap<String, Vec<String>>) -> Vec<String> {
+    let keys: BTreeSet<&String> = found.keys().chain(wanted.keys()).collect();
+    let none = Vec::new();
+    let only = |one: &Vec<String>, other: &Vec<String>| -> Vec<String> {
+        one.iter().filter(|part| !other.contains(part)).cloned().collect()
+    };
+    let of = |key: &String| (found.get(key).unwrap_or(&none), wanted.get(key).unwrap_or(&none));
+    let differ = keys.into_iter().filter(|key| of(key).0 != of(key).1);
+    differ
+        .map(|key| format!("{key}: {:?}, should be {:?}", only(of(key).0, of(key).1), only(of(key).1, of(key).0)))
+        .collect()
 }
 
 /// What one has and the other has not.
