@@ -53,7 +53,9 @@ pub struct StageMove {
     pub trait_name: String,
     pub from: Option<String>,
     pub to: Option<String>,
-    /// The how-manieth change of this profile and trait.
+    /// The slot of the trait, and the how-manieth change of this profile in it: a definition that changes and changes back counts
+    /// anew in another slot.
+    pub slot: u32,
     pub number: u32,
     pub cause: Cause,
     pub at: TimeUs,
@@ -137,6 +139,8 @@ pub enum ActivationError {
 /// All activations that are not paused, bound to the event columns.
 pub struct Activations {
     bound: Vec<Bound>,
+    /// By index of the segment.
+    segment_slots: Vec<u32>,
 }
 
 struct Bound {
@@ -165,10 +169,11 @@ pub struct Triggered {
 }
 
 impl Activations {
-    /// `segments` are the names in the order of their indices.
+    /// `segments` are the names in the order of their indices, `slots` what their state is kept by.
     pub fn new(
         plans: Vec<ActivationPlan>,
         segments: &[String],
+        slots: &[u32],
         events: &SchemaRef,
     ) -> Result<Activations, ActivationError> {
         let mut bound = Vec::new();
@@ -188,7 +193,11 @@ impl Activations {
                 templates.map_err(|source| ActivationError::Template { name: plan.name.clone(), source })?;
             bound.push(Bound { plan, segment, filter, templates });
         }
-        Ok(Activations { bound })
+        Ok(Activations { bound, segment_slots: slots.to_vec() })
+    }
+
+    fn slot(&self, segment: u16) -> u32 {
+        self.segment_slots.get(usize::from(segment)).copied().unwrap_or_default()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -252,7 +261,7 @@ impl Activations {
                     activation,
                     profile: change.profile,
                     profile_id: ids[change.profile as usize],
-                    cause: format!("change {}", change.number),
+                    cause: format!("change {}.{}", change.slot, change.number),
                     row: None,
                     segment: None,
                     stages: Some((change.from.clone(), change.to.clone())),
@@ -272,8 +281,9 @@ impl Activations {
                         activation,
                         profile: transition.profile,
                         profile_id: transition.id,
-                        // The how-manieth entry, not the event: it is the same however batches were cut.
-                        cause: format!("entry {}", transition.entry),
+                        // The how-manieth entry, not the event: it is the same however batches were cut. One that is defined
+                        // again after it was gone counts anew, in another slot.
+                        cause: format!("entry {}.{}", self.slot(transition.segment), transition.entry),
                         row: None,
                         segment: Some(transition.segment),
                         stages: None,

@@ -198,6 +198,7 @@ impl Session {
             read,
             cache_bytes: config.cache_mib << 20,
             recent_bytes: 256 << 20,
+            background_rows: engine::BACKGROUND_ROWS,
             decode_on: DecodeOn::Thread,
             limits: ReadLimits {
                 max_records: config.batch_records,

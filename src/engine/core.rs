@@ -14,6 +14,7 @@ mod lists;
 mod load;
 mod look;
 mod output;
+mod reborn;
 mod rfm;
 mod switch;
 mod timers;
@@ -33,6 +34,7 @@ use self::groups::{GroupKind, Kindred};
 use self::judge::Round;
 pub(super) use self::judge::{Findings, StageChange};
 use self::lists::Lists;
+use self::reborn::Reborn;
 use self::rfm::Rfm;
 use self::timers::Timers;
 use arrow::array::{BooleanArray, RecordBatch};
@@ -102,6 +104,7 @@ pub struct Core {
     /// The rebuild that is under way, and the commits whose events it has to take in besides the history.
     pub rebuild: Option<RebuildRecord>,
     kept: Vec<u64>,
+    reborn: Reborn,
     /// What has to be filled from the past.
     pub fill: Option<FillRecord>,
     /// Of a fill that reads history; None where there are too many, and without one.
@@ -114,6 +117,8 @@ pub struct Core {
     /// Commits whose rows the table sink has not acknowledged, with their tables.
     pub outbox: BTreeMap<u64, Vec<String>>,
     send: bool,
+    /// Profiles that are judged in one commit of a sweep.
+    pub profiles_at_once: usize,
 }
 
 struct CoreTables {
@@ -477,6 +482,7 @@ impl Core {
                 merged.shown.insert(index as u32, Vec::new());
                 profiles[index].id = *new;
             }
+            self.count_on(&mut profiles[index]);
         }
         for (into, profile) in absorbed {
             let index = touched.index[&into];

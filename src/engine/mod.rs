@@ -35,7 +35,7 @@ pub use digest::digest;
 pub use prepare::{Prepared, Preparer};
 pub use preview::{Preview, preview};
 pub use record::{EngineRecord, StoredReject, Totals, load_component, state_id};
-pub use run::{DecodeOn, Options, Outcome, StartSource, Wiring, run};
+pub use run::{BACKGROUND_ROWS, DecodeOn, Options, Outcome, StartSource, Wiring, run};
 pub use shadow::Shadow;
 pub use status::{DestinationStatus, SharedStatus, SinkStatus, SourceStatus, Status};
 

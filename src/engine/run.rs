@@ -29,7 +29,7 @@ use crate::failpoint::{self, Point};
 use crate::sink::{Attempt, AttemptOutcome, CommitRange, Destination, Queued, TableSink, delivery};
 use crate::source::{Next, Positions, ReadLimits, SourceError, SourceEvent, SourceHandle, SourcePlan};
 use crate::state::keys::{self, Tag};
-use crate::state::{Store, StoreError, Write, WriteBatch, codec};
+use crate::state::{Store, StoreError, codec};
 use crate::transform::Restore;
 
 /// How a run is to go.
@@ -45,9 +45,14 @@ pub struct Options {
     /// Sealed rows kept in memory for a sink that keeps up.
     pub recent_bytes: usize,
     pub limits: ReadLimits,
+    /// Events of a fill, and profiles of a sweep, in one commit: few enough that live events do not wait for long.
+    pub background_rows: usize,
     /// Where batches are decoded.
     pub decode_on: DecodeOn,
 }
+
+/// [`Options::background_rows`] of every run but those of tests.
+pub const BACKGROUND_ROWS: usize = 5_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecodeOn {
@@ -92,7 +97,8 @@ pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Resul
     let Wiring { store, sink, destinations, history, schema_cache, status, start_source, input: (engine, input) } =
         wiring;
     let preparer = Preparer::new(pipeline, schema_cache.as_deref())?;
-    let core = Core::load(store.clone(), pipeline, &preparer.schema(), options.cache_bytes, options.send).await?;
+    let mut core = Core::load(store.clone(), pipeline, &preparer.schema(), options.cache_bytes, options.send).await?;
+    core.profiles_at_once = options.background_rows;
     status.change(|status| status.pipeline = pipeline.name.clone());
     status.committed(&core.record, core.outbox.len());
 
@@ -487,7 +493,7 @@ impl Loop {
 
     /// Sends a commit on its way; the one before is durable.
     fn launch(&mut self, mut staged: Staged, commands: Vec<Command>, replayed: Option<Replayed>) {
-        let mut writes = std::mem::take(&mut staged.writes);
+        let writes = std::mem::take(&mut staged.writes);
         metrics::counter!("tributary_state_bytes_total").increment(writes.bytes() as u64);
         let store = self.store.clone();
         if broken::is(broken::Order::EffectsFirst) {
@@ -495,17 +501,13 @@ impl Loop {
         }
         let handle = tokio::spawn(async move {
             let started = clock::instant();
-            if broken::is(broken::Order::PositionsFirst) {
-                let is_position = |write: &Write| matches!(write, Write::Put(key, _) if key.starts_with(&keys::prefix(Tag::Position)));
-                let (positions, rest) = writes.writes.into_iter().partition(is_position);
-                store.commit(WriteBatch { writes: positions }).await?;
-                writes = WriteBatch { writes: rest };
-            }
             failpoint::fail(Point::BeforeCommit).map_err(StoreError::Unavailable)?;
-            let result = store.commit(writes).await;
+            for writes in broken::commits(writes) {
+                store.commit(writes).await?;
+            }
             failpoint::pass(Point::CommitDurable);
             metrics::histogram!("tributary_commit_seconds").record(started.elapsed().as_secs_f64());
-            result
+            Ok(())
         });
         self.in_flight = Some(InFlight { staged, commands, replayed, handle });
     }

@@ -91,6 +91,12 @@ impl Shadow {
         self.rows.len()
     }
 
+    /// Whether this event is among them.
+    pub fn holds(&self, source: &str, message_id: &str) -> bool {
+        let id = SessionId::of(source, message_id);
+        self.rows.iter().any(|row| row.own_session == id)
+    }
+
     /// Takes in the next events, in the order in which they were applied.
     pub fn take(&mut self, stored: &Stored) -> Result<(), EngineError> {
         // What a fill is going to add is left to it.

@@ -66,7 +66,7 @@ impl Shipper {
                 continue;
             }
             let (range, parts) = self.next_range(acknowledged, &waiting, sealed, alone, &tables).await?;
-            if parts.len() > 1 && sealed.is_none() {
+            if parts.len() > 1 && sealed.is_none() && !broken::is(broken::Order::RangeUnrecorded) {
                 failpoint::pass(Point::BeforeSeal);
                 let (done, sealed_now) = oneshot::channel();
                 if !self.tell(Command::Seal { range, done }).await || sealed_now.await.is_err() {

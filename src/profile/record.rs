@@ -108,6 +108,17 @@ impl Profile {
         get(&self.memberships, segment).copied().unwrap_or_default()
     }
 
+    pub fn stage_mut(&mut self, index: u16) -> &mut StageOf {
+        let place = match self.stages.binary_search_by_key(&index, |(index, _)| *index) {
+            Ok(place) => place,
+            Err(place) => {
+                self.stages.insert(place, (index, StageOf::default()));
+                place
+            }
+        };
+        &mut self.stages[place].1
+    }
+
     pub fn membership_mut(&mut self, segment: u16) -> &mut Membership {
         let place = match self.memberships.binary_search_by_key(&segment, |(index, _)| *index) {
             Ok(place) => place,

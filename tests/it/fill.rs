@@ -141,3 +141,29 @@ fn a_fill_ends_where_the_definition_would_have_been_from_the_start() {
         );
     });
 }
+
+/// A segment whose members are leaving is defined again as it was before all have left: they come back, and it stays known.
+#[test]
+fn a_segment_that_comes_back_while_its_members_leave_has_them_again() {
+    let folder = tempfile::tempdir().expect("folder");
+    let events = random_events(&mut fastrand::Rng::with_seed(1), 40, 0);
+    let with = "segments: { old: \"events > 1\", all: \"events > 0\" }\n";
+    write(folder.path(), with);
+    let mut world = World::new(folder.path());
+    world.apply(&events);
+    let before = world.seen().members;
+    write(folder.path(), "segments: { all: \"events > 0\" }\n");
+    world.redefine(folder.path());
+    world.core.profiles_at_once = 3;
+    assert!(world.sweep() && world.core.fill.is_some(), "some are still in it");
+    for _ in 0..2 {
+        write(folder.path(), with);
+        world.redefine(folder.path());
+        while world.core.fill.is_some() {
+            world.sweep();
+        }
+        assert_eq!(world.seen().members, before);
+    }
+    world.restart();
+    assert!(world.core.fill.is_none(), "nothing is new about it");
+}

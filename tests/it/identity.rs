@@ -28,7 +28,7 @@ pub enum Taken {
 
 /// The events as if all of this had never been: banned identifiers first, then from the best identifier down each that
 /// is cut from a better one that stays.
-fn without(all: &[Taken], events: &[Event]) -> Vec<Event> {
+pub fn without(all: &[Taken], events: &[Event]) -> Vec<Event> {
     let clean = |event: &Event| {
         let mut clean = event.clone();
         let (mut kept, mut struck): (Vec<String>, bool) = (Vec::new(), false);
@@ -312,4 +312,74 @@ fn merges_and_splits_are_told_in_the_tables() {
     let told = changes(&world, world.commits.len());
     assert!(told.contains(&row("customers", gone, "entered", "split")), "{told:?}");
     assert!(told.iter().all(|row| row[3] == "split"), "{told:?}");
+}
+
+/// SEMANTICS §7: an id that a correction took away and an event brings back counts its entries on, and so does one that comes
+/// back to life by a split: what was sent once is never the id of something else.
+#[test]
+fn what_an_id_sets_off_after_a_correction_has_ids_of_its_own() {
+    let order_of = |number: usize, user: &str, device: &str| {
+        let mut event = event(number, user, "", device);
+        let properties = r#""properties":{"order_id":"o","total":5,"currency":"EUR"}"#.to_string();
+        event.rest = vec![r#""type":"track","event":"Order Completed""#.to_string(), properties];
+        event.traits.clear();
+        event
+    };
+    let folder = tempfile::tempdir().expect("folder");
+    let more = r#"destinations: { crm: { webhook: { url: "http://127.0.0.1:9/" } } }
+activations:
+  welcome: { trigger: { enters: customers }, do: [ { id: tell, send: { to: crm } } ] }
+  staged:  { trigger: { changes: stage }, do: [ { id: tell, send: { to: crm } } ] }
+"#;
+    let stage = r#"traits:
+  stage:    { stages: [ { some: "orders > 0" } ] }"#;
+    let text = crate::order::PIPELINE.replacen("traits:", stage, 1) + more;
+    std::fs::write(folder.path().join("order.yaml"), text).expect("file");
+    let ids = |world: &World| -> BTreeSet<String> {
+        world.rows("deliveries").iter().map(|row| row["delivery_id"].clone()).collect()
+    };
+
+    // The only event of someone is struck, and another comes.
+    let mut world = World::new(folder.path());
+    world.apply(&[order_of(0, "u1", "")]);
+    assert_eq!(ids(&world).len(), 2);
+    let (correction, owner) = Taken::Event("m0".to_string()).correction(&world);
+    world.correct(correction, owner);
+    world.restart();
+    world.apply(&[order_of(1, "u1", "")]);
+    assert_eq!(ids(&world).len(), 4, "struck");
+
+    // Two become one and are taken apart: the one who comes back to life has ordered before.
+    let mut world = World::new(folder.path());
+    world.apply(&[order_of(0, "u1", ""), order_of(1, "u2", "a2"), event(2, "u1", "", "")]);
+    world.apply(&[event(3, "u1", "", "a2")]);
+    let (correction, owner) = Taken::Event("m3".to_string()).correction(&world);
+    world.correct(correction, owner);
+    let (correction, owner) = Taken::Event("m1".to_string()).correction(&world);
+    world.correct(correction, owner);
+    world.apply(&[order_of(4, "u2", "a2")]);
+    assert_eq!(ids(&world).len(), 6, "split");
+}
+
+/// Whoever asks for an event to be struck has read in the tables whose it is; they may not know of an earlier correction yet. Then
+/// nothing is done, and it is said.
+#[test]
+fn an_event_that_has_changed_hands_is_struck_from_nobody_else() {
+    let folder = folder();
+    // Struck, the first takes `u1` with it, or leaves it to another person.
+    for rest in [vec![event(1, "", "", "a1")], vec![event(1, "", "", "a1"), event(2, "u1", "", "")]] {
+        let mut world = World::new(folder.path());
+        world.apply(&[event(0, "u1", "", "a1")]);
+        world.apply(&rest);
+        let (second, stale) = Taken::Event("m1".to_string()).correction(&world);
+        let (first, owner) = Taken::Event("m0".to_string()).correction(&world);
+        assert_eq!(world.correct(first, owner).refused, None);
+        let before = (world.seen(), world.digest());
+        let refused = world.correct(second, stale).refused;
+        assert!(refused.is_some_and(|reason| reason.contains("ask again")));
+        assert_eq!((world.seen(), world.digest()), before);
+        let (second, owner) = Taken::Event("m1".to_string()).correction(&world);
+        assert_eq!(world.correct(second, owner).refused, None);
+        assert!(!world.seen().identifiers.contains_key("anonymous_id:a1"));
+    }
 }

@@ -41,6 +41,9 @@ impl RebuildRecord {
     pub const KEY: &str = "rebuild";
 }
 
+/// The tables had not heard of an earlier correction when someone asked.
+const OTHERS: &str = "the event belongs to another profile by now: the tables were behind; ask again";
+
 /// How a correction began.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Begun {
@@ -102,6 +105,9 @@ impl Core {
         let plan = self.identities.plan().clone();
         if self.identities.corrections.holds(&plan, correction) {
             return Ok(Begun::Done);
+        }
+        if struck_profile.is_some() && number.is_none() {
+            return Ok(Begun::Refused(OTHERS.to_string()));
         }
         let correction_number = self.record.next_correction;
         self.record.next_correction += 1;
@@ -209,22 +215,23 @@ impl Core {
             return Err(EngineError::Internal(format!("profile {} is to be rebuilt and is not there", job.number)));
         };
         self.set_rebuild(None, &mut staged);
-        if shadow.events() as i64 != profile.events {
-            let (found, wanted) = (shadow.events(), profile.events);
+        let (found, wanted) = (shadow.events(), profile.events);
+        let refused = match &job.correction {
+            _ if found as i64 != wanted => Some(format!(
+                "the history of this profile is not whole: it has {wanted} events and {found} of them are stored; what was \
+                 removed cannot be rebuilt, so nothing was changed"
+            )),
+            Correction::Strike { source, message_id } if !shadow.holds(source, message_id) => Some(OTHERS.to_string()),
+            _ => None,
+        };
+        if refused.is_some() {
             staged.writes.delete(keys::number(Tag::Correction, job.correction_number));
             let plan = self.identities.plan().clone();
             self.identities.corrections.remove(&plan, &job.correction);
             self.identities.components.insert_clean(job.number, component);
             self.profiles.insert_clean(job.number, profile);
-            let refused = Corrected {
-                refused: Some(format!(
-                    "the history of this profile is not whole: it has {wanted} events and {found} of them are stored; \
-                     what was removed cannot be rebuilt, so nothing was changed"
-                )),
-                ..Corrected::default()
-            };
             self.seal(&mut staged)?;
-            return Ok((staged, refused));
+            return Ok((staged, Corrected { refused, ..Corrected::default() }));
         }
         let corrected = self.switch(&job, *component, profile, shadow.finish(), &mut staged).await?;
         self.seal(&mut staged)?;

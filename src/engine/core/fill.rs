@@ -18,7 +18,7 @@ use crate::definition::Pipeline;
 use crate::engine::history::{HistoryFilter, Stored};
 use crate::profile::{Differences, Differs, SlotOf, SlotsOfKind, TraitPlan, TraitRule};
 
-/// Profiles that are judged in one commit of a sweep.
+/// Profiles that are read at once.
 pub(super) const PROFILES_AT_ONCE: usize = 5_000;
 
 /// The fill that is under way, under `Tag::Engine`.
@@ -68,7 +68,11 @@ impl FillRecord {
         pipeline: &Pipeline,
         commit: u64,
     ) -> Option<FillRecord> {
-        if *differences == Differences::default() && again.is_empty() {
+        let defined: usize = pipeline.defined().iter().map(|of| of.segments.len()).sum();
+        // One whose members were leaving, and that is defined again as it was.
+        let comes_back = |gone: &SlotOf| slots.segments()[..defined].iter().any(|slot| slot.slot == gone.slot);
+        let comes_back = unfinished.iter().flat_map(|fill| &fill.removed).any(comes_back);
+        if *differences == Differences::default() && again.is_empty() && !comes_back {
             return unfinished;
         }
         let old = unfinished.unwrap_or_default();
@@ -81,7 +85,6 @@ impl FillRecord {
         let of = |differs: &[Differs]| differs.iter().map(|differs| differs.slot).collect::<Vec<u32>>();
         traits.extend(of(&differences.traits));
         groups.extend(of(&differences.groups));
-        let defined: usize = pipeline.defined().iter().map(|of| of.segments.len()).sum();
         let defined = &slots.segments()[..defined];
         let mut segments = [old.segments, of(&differences.segments)].concat();
         for group in slots.groups() {
@@ -317,7 +320,8 @@ impl Core {
         &mut self,
         after: ProfileNumber,
     ) -> Result<(Vec<ProfileNumber>, bool), EngineError> {
-        let page = self.store.scan(&keys::prefix(Tag::Profile), Some(&keys::profile(after)), PROFILES_AT_ONCE).await?;
+        let page =
+            self.store.scan(&keys::prefix(Tag::Profile), Some(&keys::profile(after)), self.profiles_at_once).await?;
         let mut numbers = Vec::with_capacity(page.len());
         for (key, value) in &page {
             let Some(number) = keys::parse_number(key) else {
@@ -329,7 +333,7 @@ impl Core {
                 self.profiles.insert_clean(number, record.load(&self.slots));
             }
         }
-        Ok((numbers, page.len() < PROFILES_AT_ONCE))
+        Ok((numbers, page.len() < self.profiles_at_once))
     }
 
     async fn sweep_fill(&mut self, now: TimeUs) -> Result<Option<Staged>, EngineError> {

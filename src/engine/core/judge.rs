@@ -100,6 +100,7 @@ impl Core {
             trait_name: plan.name.clone(),
             from: plan.stage(change.from).map(str::to_string),
             to: plan.stage(change.to).map(str::to_string),
+            slot: self.slots.of_kind(0).traits.get(usize::from(change.trait_index)).copied().unwrap_or_default(),
             number: change.number,
             cause: round.cause,
             at: round.now[change.profile as usize],

@@ -59,7 +59,8 @@ impl Core {
         let timers = Timers::load(&*store).await?;
         let lists = Lists::load(&*store, &segments.plans, &pipeline.identity).await?;
         let segment_names: Vec<String> = segments.plans.iter().map(|plan| plan.name.clone()).collect();
-        let activations = Activations::new(pipeline.activations.clone(), &segment_names, events)?;
+        let activations =
+            Activations::new(pipeline.activations.clone(), &segment_names, &slots.of_kind(0).segments, events)?;
         let mut aggregates = Vec::new();
         for plan in &pipeline.aggregates {
             let aggregator = Aggregator::new(plan, events)
@@ -107,10 +108,12 @@ impl Core {
             restore: Restore::new(&pipeline.transform.fields),
             rebuild,
             kept,
+            reborn: Reborn::load(&*store).await?,
             record,
             sink,
             outbox,
             send,
+            profiles_at_once: fill::PROFILES_AT_ONCE,
             store,
         })
     }

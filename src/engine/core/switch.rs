@@ -19,6 +19,8 @@ struct Ids<'a> {
     merges: Vec<Merge>,
     /// Identifiers that are nobody's now.
     left: Vec<&'a Identifier>,
+    /// Ids that are nobody's now and may come again.
+    gone: Vec<ProfileId>,
 }
 
 /// What the tables show of the memberships before they are judged anew.
@@ -55,7 +57,9 @@ impl Core {
             groups.iter_mut().for_each(|group| group.profile.counted_in.clone_from(&live.counted_in));
             staged.writes.put(keys::name(Tag::Engine, groups::RECOUNT), codec::encode(1, &()));
         }
-        let Ids { now: leads_to, merges, left } = self.hand_on_ids(job, &old, &mut groups, &numbers, staged);
+        let Ids { now: leads_to, merges, left, gone: gone_ids } =
+            self.hand_on_ids(job, &old, &mut groups, &numbers, staged);
+        self.note_gone(&gone_ids, &live, staged);
         let Shown { shown, moved, gone } = hand_on_memberships(&mut groups, &live, old.id);
 
         let (components, mut profiles): (Vec<Component>, Vec<Profile>) =
@@ -178,10 +182,11 @@ impl Core {
         let vanished: HashSet<ProfileId> =
             left.iter().filter(|known| !banned(known)).map(|known| plan.profile_id(known.kind, &known.value)).collect();
         let message_id = if let Correction::Strike { message_id, .. } = &job.correction { message_id } else { "" };
-        let mut ids = Ids { now: HashMap::new(), merges: Vec::new(), left };
+        let mut ids = Ids { now: HashMap::new(), merges: Vec::new(), left, gone: Vec::new() };
         for shown in old.former_ids().iter().chain([&old.id]) {
             let new = if vanished.contains(shown) || groups.is_empty() {
                 staged.writes.delete(keys::alias(*shown));
+                ids.gone.push(*shown);
                 *shown
             } else {
                 let index = owner.get(shown).copied().unwrap_or(0);
@@ -273,10 +278,13 @@ fn hand_on_memberships(groups: &mut [Group], live: &Profile, old: ProfileId) -> 
     let mut shown = HashMap::new();
     for (row, Group { profile, .. }) in groups.iter_mut().enumerate() {
         let goes_on = profile.id == old;
-        // The number of entries goes on for all, so that no later entry has an id that was used.
+        // The number of entries and changes goes on for all, so that no later one has an id that was used.
         profile.memberships = live.memberships.clone();
         profile.memberships.iter_mut().for_each(|(_, membership)| membership.member &= goes_on);
-        profile.stages = if goes_on { live.stages.clone() } else { Vec::new() };
+        profile.stages = live.stages.clone();
+        if !goes_on {
+            profile.stages.iter_mut().for_each(|(_, of)| of.stage = None);
+        }
         shown.insert(row as u32, if goes_on { members.clone() } else { Vec::new() });
     }
     let gone = groups.iter().all(|group| group.profile.id != old);

@@ -3,9 +3,6 @@
 use super::*;
 use crate::engine::core::{Chunk, FillRecord};
 
-/// Events of a fill that are added in one commit: few enough that live events do not wait for long.
-const FILL_ROWS: usize = 5_000;
-
 /// A timer further away than a day is looked at again then.
 const WAIT_MAX_US: TimeUs = 86_400_000_000;
 
@@ -54,16 +51,21 @@ impl Loop {
         if self.filling || self.core.rebuild.is_some() {
             return Ok(());
         }
-        if self.core.outbox.range(..=fill.upto).next().is_some() {
+        // A rebuild that ended after the fill was planned has moved events of before: the tables must know of that too.
+        let moves = crate::sink::tables::event_moves().name;
+        let waits = |(commit, tables): (&u64, &Vec<String>)| *commit <= fill.upto || tables.contains(&moves);
+        if self.core.outbox.iter().any(waits) {
             return Ok(());
         }
         self.filling = true;
         let restore = Restore::new(&self.pipeline.transform.fields);
         let filter = fill.filter(self.core.slots(), &self.pipeline, self.core.record.now);
         let (history, engine, status) = (self.history.clone(), self.engine.clone(), self.status.clone());
+        let rows_at_once = self.options.background_rows;
         tokio::spawn(async move {
             // Fails only when the engine is gone; the next start goes on.
-            if let Err(error) = fill_from(&*history, restore, filter, &fill, &engine, &status).await {
+            let reader = reader(&*history, restore, filter, &fill);
+            if let Err(error) = fill_from(reader, &fill, rows_at_once, &engine, &status).await {
                 let _ = engine.send(Input::Failed(error)).await;
             }
         });
@@ -78,19 +80,25 @@ impl Loop {
     }
 }
 
-/// Reads the events that a fill needs and hands them over, some at a time. A side that is away only delays.
-async fn fill_from(
-    history: &dyn History,
+fn reader<'h>(
+    history: &'h dyn History,
     restore: Restore,
     filter: HistoryFilter,
     fill: &FillRecord,
+) -> HistoryReader<'h> {
+    // The commit in which the last chunk ended is read again, for what is left of it.
+    let after = fill.cursor.map_or(0, |(commit, _)| commit.saturating_sub(1));
+    HistoryReader::new(history, restore, filter, CommitRange { after, upto: fill.upto })
+}
+
+/// Reads the events that a fill needs and hands them over, so many at a time. A side that is away only delays.
+async fn fill_from(
+    mut reader: HistoryReader<'_>,
+    fill: &FillRecord,
+    rows_at_once: usize,
     engine: &mpsc::Sender<Input>,
     status: &SharedStatus,
 ) -> Result<(), EngineError> {
-    // The commit in which the last chunk ended is read again, for what is left of it.
-    let after = fill.cursor.map_or(0, |(commit, _)| commit.saturating_sub(1));
-    let range = CommitRange { after, upto: fill.upto };
-    let mut reader = HistoryReader::new(history, restore, filter, range);
     let mut warned = String::new();
     loop {
         let stored = match reader.next().await {
@@ -110,7 +118,7 @@ async fn fill_from(
         };
         let mut start = stored.places.partition_point(|place| fill.cursor.is_some_and(|cursor| *place <= cursor));
         while start < stored.len() {
-            let length = FILL_ROWS.min(stored.len() - start);
+            let length = rows_at_once.min(stored.len() - start);
             let part = stored.slice(start, length);
             let cursor = part.places[length - 1];
             failpoint::pass(Point::ChunkRead);

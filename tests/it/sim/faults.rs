@@ -2,9 +2,19 @@
 
 use tributary::clock::simulated;
 
-/// A fault, by the place where it strikes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+macro_rules! faults {
+    ($($(#[$doc:meta])* $fault:ident,)*) => {
+        /// A fault, by the place where it strikes.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Fault {
+            $($(#[$doc])* $fault,)*
+        }
+
+        pub const ALL: &[Fault] = &[$(Fault::$fault,)*];
+    };
+}
+
+faults! {
     /// The process is killed: at any point between two steps of a commit, a shipment or a delivery.
     Crash,
     /// The same at no point in particular, by the clock.
@@ -35,6 +45,9 @@ pub enum Fault {
     InsertSlow,
     KillRefused,
     CountFails,
+    /// The tables cannot be read back.
+    HistoryFails,
+    HistorySlow,
     SourceAway,
     SourceSlow,
     SendSlow,
@@ -51,51 +64,14 @@ pub enum Fault {
     Send400,
 }
 
-pub const ALL: [Fault; 31] = {
-    use Fault::*;
-    [
-        Crash,
-        CrashByClock,
-        Takeover,
-        Stop,
-        ClockForward,
-        ClockBack,
-        ReadFails,
-        CommitSlow,
-        CommitFails,
-        CommitAnswerLost,
-        PrepareFails,
-        InsertRefused,
-        InsertCut,
-        InsertPartial,
-        InsertAnswerLost,
-        InsertLate,
-        InsertHangs,
-        InsertSlow,
-        KillRefused,
-        CountFails,
-        SourceAway,
-        SourceSlow,
-        SendSlow,
-        SendAnswerLost,
-        SendLate,
-        SendLies,
-        SendHangs,
-        SendReset,
-        Send429,
-        Send503,
-        Send400,
-    ]
-};
-
 /// How often each strikes in this world, per 10,000 times that it could, and a record of those that did.
 #[derive(Debug)]
 pub struct Faults {
-    rates: [u32; ALL.len()],
+    rates: Vec<u32>,
     pub random: fastrand::Rng,
     /// None strikes any more: the world comes to rest.
     pub calm: bool,
-    pub struck: [u32; ALL.len()],
+    pub struck: Vec<u32>,
     /// Moment, instance, what happened.
     trace: Vec<(i64, u32, String)>,
 }
@@ -103,7 +79,7 @@ pub struct Faults {
 impl Faults {
     /// Each seed has its own mixture: some faults never, some now and then, some often, so that rare combinations come up.
     pub fn of(mut random: fastrand::Rng) -> Faults {
-        let rates = ALL.map(|fault| {
+        let rate = |fault: &Fault| {
             let often = match fault {
                 Fault::Crash => 150,
                 Fault::CrashByClock | Fault::Takeover | Fault::Stop | Fault::ClockForward | Fault::ClockBack => 2_000,
@@ -117,8 +93,9 @@ impl Faults {
                 1 | 2 => often / 5,
                 _ => often,
             }
-        });
-        Faults { rates, random, calm: false, struck: [0; ALL.len()], trace: Vec::new() }
+        };
+        let rates = ALL.iter().map(rate).collect();
+        Faults { rates, random, calm: false, struck: vec![0; ALL.len()], trace: Vec::new() }
     }
 
     /// Whether it happens now.

@@ -8,6 +8,7 @@ use arrow::ipc::reader::StreamReader;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tributary::clock;
+use tributary::engine::FillRecord;
 use tributary::state::keys::{self, Tag};
 use tributary::state::memory::MemoryStore;
 use tributary::state::{Store, StoreError, Write, WriteBatch};
@@ -26,6 +27,8 @@ pub struct Disk {
     pub sealed: BTreeMap<(u64, String), Sealed>,
     /// Of these, the ones that were sealed a second time.
     pub resealed: Vec<String>,
+    /// Fills that were begun, and commits of a fill or its sweep.
+    pub fills: (u64, u64),
 }
 
 /// Rows as bytes and as what they are.
@@ -83,6 +86,7 @@ impl Store for SimStore {
                 return Err(StoreError::Damaged(format!("the engine goes round in a circle: {COMMITS_MAX} commits")));
             }
             disk.keep_sealed(&batch);
+            disk.count_fills(&batch);
             disk.entries.clone()
         };
         // Neither waits: nothing comes between them.
@@ -126,6 +130,16 @@ impl Disk {
             if self.sealed.insert((commit, table.clone()), Sealed { bytes: value.clone(), rows }).is_some() {
                 self.resealed.push(format!("{table} of commit {commit}"));
             }
+        }
+    }
+}
+
+impl Disk {
+    fn count_fills(&mut self, batch: &WriteBatch) {
+        let key = keys::name(Tag::Engine, FillRecord::KEY);
+        if batch.writes.iter().any(|write| matches!(write, Write::Put(known, _) if *known == key)) {
+            let begins = futures::executor::block_on(self.entries.get(&key)).expect("memory").is_none();
+            self.fills = (self.fills.0 + u64::from(begins), self.fills.1 + u64::from(!begins));
         }
     }
 }

@@ -2,17 +2,18 @@
 //! the client is gone, and refuses a second query of a running one's id. The client's protocol is the real one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::sync::Arc;
 
-use arrow::array::{AsArray, BooleanArray, RecordBatch, UInt64Array};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::{UInt32Type, UInt64Type};
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, UInt32Array, UInt64Array, new_null_array};
+use arrow::compute::{SortColumn, concat_batches, filter_record_batch, lexsort_to_indices, take_record_batch};
+use arrow::datatypes::{FieldRef, Schema, SchemaRef, TimestampMicrosecondType, UInt32Type, UInt64Type};
 use async_trait::async_trait;
 use tributary::clock::{self, simulated};
 use tributary::engine::history::{History, HistoryError, HistoryFilter};
 use tributary::sink::shipment::{Inserts, Shipment, Shipping};
 use tributary::sink::{CommitRange, SinkError, Table, TableSink};
 
+use super::check::text;
 use super::faults::Fault;
 use super::{Instance, millis};
 
@@ -188,32 +189,86 @@ impl TableSink for SimSink {
 pub struct SimHistory(pub Instance);
 
 impl SimHistory {
-    fn rows(&self, table: &str, column: &str, range: CommitRange) -> Vec<RecordBatch> {
+    async fn read(&self) -> Result<(), HistoryError> {
+        self.0.reach("history").await;
+        let slow = self.0.strikes(Fault::HistorySlow);
+        let takes = self.0.random(|random| random.u64(0..if slow { 120_000 } else { 20 }));
+        clock::sleep(millis(takes)).await;
+        self.0.reach("history read").await;
+        match self.0.strikes(Fault::HistoryFails) {
+            true => Err(HistoryError("the connection was reset".to_string())),
+            false => Ok(()),
+        }
+    }
+
+    /// Those of the commits of a range that are to be kept, in order.
+    fn rows(
+        &self,
+        table: &str,
+        column: &str,
+        range: CommitRange,
+        keep: impl Fn(&RecordBatch, usize) -> bool,
+    ) -> Vec<RecordBatch> {
         let world = self.0.world();
-        let parts = world.server.tables.get(table).into_iter().flatten();
-        let inside = |rows: &RecordBatch| {
-            let commits = rows.column_by_name(column).expect("commits").as_primitive::<UInt64Type>();
-            let mine: BooleanArray =
-                commits.values().iter().map(|commit| Some(*commit > range.after && *commit <= range.upto)).collect();
-            filter_record_batch(rows, &mine).expect("rows")
-        };
-        parts.map(inside).collect()
+        let Some(parts) = world.server.tables.get(table) else { return Vec::new() };
+        let rows = in_order(parts);
+        let commits = rows.column_by_name(column).expect("commits").as_primitive::<UInt64Type>();
+        let inside = |row: usize| commits.value(row) > range.after && commits.value(row) <= range.upto;
+        let mine: BooleanArray = (0..rows.num_rows()).map(|row| Some(inside(row) && keep(&rows, row))).collect();
+        vec![filter_record_batch(&rows, &mine).expect("rows")]
     }
 }
 
 #[async_trait]
 impl History for SimHistory {
-    async fn events(&self, range: CommitRange, _: &HistoryFilter) -> Result<Vec<RecordBatch>, HistoryError> {
-        self.0.reach("history").await;
-        clock::sleep(Duration::from_millis(10)).await;
-        let mut found = self.rows("events", "_batch", range);
-        if found.is_empty() {
-            found.push(RecordBatch::new_empty(tributary::sink::tables::events().schema));
-        }
-        Ok(vec![super::check::in_order(&found)])
+    /// By profile the reader chooses itself.
+    async fn events(&self, range: CommitRange, filter: &HistoryFilter) -> Result<Vec<RecordBatch>, HistoryError> {
+        self.read().await?;
+        let keep = |rows: &RecordBatch, row: usize| {
+            let times = rows.column_by_name("timestamp").expect("times").as_primitive::<TimestampMicrosecondType>();
+            let names = text(rows, "event");
+            let named =
+                |wanted: &Vec<String>| names.is_valid(row) && wanted.iter().any(|name| name == names.value(row));
+            filter.since.is_none_or(|since| times.value(row) >= since) && filter.events.as_ref().is_none_or(named)
+        };
+        let found = self.rows("events", "_batch", range, keep);
+        let none = || vec![RecordBatch::new_empty(tributary::sink::tables::events().schema)];
+        Ok(if found.is_empty() { none() } else { found })
     }
 
     async fn moves(&self, range: CommitRange) -> Result<Vec<RecordBatch>, HistoryError> {
-        Ok(self.rows("event_moves", "event_batch", range))
+        self.read().await?;
+        Ok(self.rows("event_moves", "event_batch", range, |_, _| true))
     }
+}
+
+/// Rows of one table in the order of (`_batch`, `_seq`), with the columns of all of them.
+pub fn in_order(parts: &[RecordBatch]) -> RecordBatch {
+    let rows = unified(parts);
+    let by = ["_batch", "_seq"]
+        .map(|name| SortColumn { values: rows.column_by_name(name).expect("a place").clone(), options: None });
+    let order: UInt32Array = lexsort_to_indices(&by, None).expect("an order");
+    take_record_batch(&rows, &order).expect("rows")
+}
+
+/// Definitions change, and with them columns: one that a part does not have is null in it.
+fn unified(parts: &[RecordBatch]) -> RecordBatch {
+    let mut fields: BTreeMap<&str, FieldRef> = BTreeMap::new();
+    for field in parts.iter().flat_map(|part| part.schema_ref().fields()) {
+        let known = fields.entry(field.name()).or_insert_with(|| Arc::new(field.as_ref().clone().with_nullable(true)));
+        assert_eq!(known.data_type(), field.data_type(), "{} is of two types", field.name());
+    }
+    let schema = Arc::new(Schema::new(fields.into_values().collect::<Vec<_>>()));
+    let parts: Vec<RecordBatch> = parts.iter().map(|part| conform(part, &schema)).collect();
+    concat_batches(&schema, &parts).expect("parts of one table")
+}
+
+/// The columns of a schema, null where there are none of their name.
+pub fn conform(rows: &RecordBatch, schema: &SchemaRef) -> RecordBatch {
+    let column = |field: &FieldRef| match rows.column_by_name(field.name()) {
+        Some(column) => column.clone(),
+        None => new_null_array(field.data_type(), rows.num_rows()),
+    };
+    let columns = schema.fields().iter().map(column).collect();
+    RecordBatch::try_new(schema.clone(), columns).expect("columns of one length")
 }
