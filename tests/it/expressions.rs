@@ -93,7 +93,7 @@ const ROWS: &[Row] = &[
 const NOW: &str = "2026-01-15T01:01:01Z";
 
 #[rustfmt::skip]
-const EQUAL: &[&str] = &[
+pub const EQUAL: &[&str] = &[
     // names, literals
     "l", "d", "t", "b", "at", "NULL", "NULL IS NULL", "7", "-9223372036854775808", "2.5e-7", "1e300", "'it''s \\ ü'", "true", "DATE '2024-02-29'", "TIMESTAMP '2026-01-01T10:00:00.000001Z'",
     // comparisons, nulls

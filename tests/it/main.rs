@@ -27,6 +27,7 @@ mod fencing;
 mod fill;
 mod fill_cli;
 mod funnel;
+mod fuzz;
 mod groups;
 mod identity;
 mod identity_cases;

@@ -133,7 +133,7 @@ pub struct World {
     pub core: Core,
     preparer: Preparer,
     runtime: Runtime,
-    store: Arc<dyn Store>,
+    pub store: Arc<dyn Store>,
     pub commits: Vec<Staged>,
     /// Changed keys of each commit.
     pub written: Vec<usize>,

@@ -119,6 +119,7 @@ pub(super) fn call(operation: &Operation, arguments: &[Rendered]) -> String {
                     if arguments.len() == 3 { format!(", nullif(greatest({c}, -1), -1)") } else { String::new() };
                 format!("substr({a}, {start}{length})")
             }
+            "power" | "pow" => format!("CASE WHEN NOT ({a} = 0 AND {b} < 0) THEN power({a}, {b}) END"),
             "sqrt" => format!("CASE WHEN {a} >= 0 THEN sqrt({a}) END"),
             "split_part" => format!("split_part({a}, {b}, nullif({c}, 0))"),
             "date_trunc" => truncated(arguments.first().and_then(Rendered::literal_text).unwrap_or_default(), b),

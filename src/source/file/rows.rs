@@ -209,7 +209,7 @@ impl Header {
 /// CSV: a row is a record behind the header, handed over as a JSON object of strings.
 pub struct CsvRows {
     reader: csv::Reader<Bounded>,
-    /// Where in the file the reader began: its own positions count from there.
+    /// Where in the file the reader's own positions count from.
     base: u64,
     path: PathBuf,
     delimiter: u8,
@@ -226,12 +226,19 @@ pub struct CsvRows {
 struct Bounded {
     file: File,
     budget: Rc<Cell<usize>>,
+    /// A newline comes before the file's bytes.
+    newline: bool,
 }
 
 impl Read for Bounded {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.budget.get() == 0 {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the row is too long"));
+        }
+        if self.newline && !into.is_empty() {
+            self.newline = false;
+            into[0] = b'\n';
+            return Ok(1);
         }
         let read = self.file.read(into)?;
         self.budget.set(self.budget.get().saturating_sub(read));
@@ -248,7 +255,7 @@ impl CsvRows {
         let reader = csv_reader(file, delimiter, resume.byte, &budget)?;
         Ok(CsvRows {
             reader,
-            base: resume.byte,
+            base: base_of(resume.byte),
             path: path.to_path_buf(),
             delimiter,
             budget,
@@ -334,7 +341,7 @@ impl CsvRows {
 
     fn begin_at(&mut self, byte: u64) -> io::Result<()> {
         self.reader = csv_reader(File::open(&self.path)?, self.delimiter, byte, &self.budget)?;
-        self.base = byte;
+        self.base = base_of(byte);
         Ok(())
     }
 
@@ -382,12 +389,19 @@ enum CsvRead {
     TooLong { payload: Vec<u8>, length: u64 },
 }
 
+/// A reader takes a byte order mark for one where it begins, which is right at the beginning of the file alone: elsewhere it is
+/// part of a cell, wherever reading goes on from. So there the reader sees a newline first, which is none of the file's.
 fn csv_reader(mut file: File, delimiter: u8, byte: u64, budget: &Rc<Cell<usize>>) -> io::Result<csv::Reader<Bounded>> {
     file.seek(SeekFrom::Start(byte))?;
     let mut builder = csv::ReaderBuilder::new();
     builder.delimiter(delimiter).has_headers(false).flexible(true).buffer_capacity(READ_BYTES);
-    let reader = builder.from_reader(Bounded { file, budget: budget.clone() });
+    let reader = builder.from_reader(Bounded { file, budget: budget.clone(), newline: byte > 0 });
     Ok(reader)
+}
+
+/// Where the positions of a reader that begins at `byte` count from: one before it, for the newline.
+fn base_of(byte: u64) -> u64 {
+    byte.saturating_sub(1)
 }
 
 /// The row's newline is there, and not inside quotes.
