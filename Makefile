@@ -1,6 +1,7 @@
 # make demo    a shop, start to finish, no server needed
 # make test    every test, with the real Kafka and the real ClickHouse engine
 # make soak    the simulated world for as long as one likes: SIM_SEED is where it begins, SIM_SEEDS how many
+# make fuzz    one fuzz target with coverage for as long as one likes: TARGET names it; needs nightly Rust and cargo-fuzz
 # make check   what must hold before a commit: formatting, lints, unit tests; no servers
 #
 # demo and test share one build: the dev profile, lightly optimised (see Cargo.toml). The first build takes minutes,
@@ -11,7 +12,7 @@ CARGO ?= cargo
 CARGO_FLAGS ?= --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check bench bench-identity bench-definitions release fmt
+.PHONY: help demo test soak fuzz check bench bench-identity bench-definitions release fmt
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 23
@@ -29,6 +30,15 @@ soak: SIM_SEEDS ?= 10000000
 soak: ## everything that can fail, seed after seed, until one does or it is stopped
 	@tests/support/prerequisites demo
 	SIM_SEED=$(SIM_SEED) SIM_SEEDS=$(SIM_SEEDS) $(CARGO) test $(CARGO_FLAGS) --test it sim::whatever -- --nocapture
+
+fuzz: TARGET ?= definitions
+fuzz: ## one fuzz target (TARGET=avro) until it fails or is stopped; needs nightly Rust and cargo-fuzz
+	@rustc +nightly --version >/dev/null 2>&1 || { echo 'missing: nightly Rust (rustup toolchain install nightly)'; exit 3; }
+	@cargo fuzz --version >/dev/null 2>&1 || { echo 'missing: cargo-fuzz (cargo install cargo-fuzz)'; exit 3; }
+	cp Cargo.lock fuzz/Cargo.lock
+	mkdir -p fuzz/found/$(TARGET)
+	cargo +nightly fuzz run --dev -s none $(TARGET) fuzz/found/$(TARGET) fuzz/corpus/$(TARGET) -- \
+		-timeout=20 -rss_limit_mb=2048 -max_len=16384
 
 check: ## formatting, lints and unit tests; needs no server
 	@tests/support/prerequisites demo

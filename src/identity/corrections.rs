@@ -91,6 +91,10 @@ impl Corrections {
         }
     }
 
+    pub fn is_banned(&self, identifier: u128) -> bool {
+        self.bans.contains(&identifier)
+    }
+
     /// Leaves of an event's identifiers, best first, what may link: no banned one, and from the best down none that is
     /// cut from a better one that stays. `dropped` hears of the others; true: it is banned.
     pub fn keep<'a, 'b>(&self, kept: &mut SmallVec<[&'a Item<'b>; 4]>, mut dropped: impl FnMut(&'a Item<'b>, bool)) {

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 
 use arrow::array::{Array, AsArray, StringArray};
 
-use super::{IdentifierFrom, IdentityPlan, Unusable};
+use super::{Corrections, IdentifierFrom, IdentityPlan, Unusable};
 use crate::event::{EventBatch, column};
 
 /// The identifiers of a batch: those of row `r` are `items[starts[r]..starts[r + 1]]`.
@@ -40,15 +40,23 @@ impl<'a> Extracted<'a> {
         &self.items[self.starts[row] as usize..self.starts[row + 1] as usize]
     }
 
-    /// The rank of the best identifier of a stored row that was joined, by what was decided then (see `Decision::text`);
-    /// `u64::MAX` where there is none.
-    pub fn best_kept(&self, row: usize, decisions: &StringArray, plan: &IdentityPlan) -> u64 {
+    /// The rank of the best identifier of a stored row that was joined, by what was decided then (see `Decision::text`) and
+    /// banned since; `u64::MAX` where there is none.
+    pub fn best_kept(
+        &self,
+        row: usize,
+        decisions: &StringArray,
+        plan: &IdentityPlan,
+        corrections: &Corrections,
+    ) -> u64 {
         let decided = if decisions.is_valid(row) { decisions.value(row) } else { "" };
         let refused = |kind: u16| {
             let name = plan.types[usize::from(kind)].name.as_str();
             decided.split(',').any(|part| part.split_once(':').is_some_and(|(_, refused)| refused == name))
         };
-        self.row(row).iter().find(|item| !refused(item.kind)).map_or(u64::MAX, Item::rank)
+        let mut items = self.row(row).iter();
+        let best = items.find(|item| !refused(item.kind) && !corrections.is_banned(item.hash));
+        best.map_or(u64::MAX, Item::rank)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::cli::{NodeConfig, run};
 use crate::definition::Pipeline;
 use crate::engine::history::{HistoryFilter, HistoryReader, Stored};
 use crate::event::{Position, TimeUs, column};
-use crate::identity::{Component, extract};
+use crate::identity::{Component, Corrections, extract};
 use crate::profile::{Input, Traits};
 use crate::query;
 use crate::sink::CommitRange;
@@ -84,8 +84,10 @@ pub async fn behind(
     let mut reader = HistoryReader::new(&history, restore, filter, range);
     let stored = reader.next_all().await.map_err(|error| error.to_string())?;
     let extracted = extract(&pipeline.identity, &stored.events);
+    // Bans are not looked up: at worst another event is shown as the one whose value stands by rank.
+    let none = Corrections::default();
     let best: Vec<u64> =
-        (0..stored.len()).map(|row| extracted.best_kept(row, &stored.decisions, &pipeline.identity)).collect();
+        (0..stored.len()).map(|row| extracted.best_kept(row, &stored.decisions, &pipeline.identity, &none)).collect();
     let owner = vec![Some(0); stored.len()];
     let input = Input { events: &stored.events, profile_of_row: &owner, best: &best, now };
     wanted.iter().map(|index| one(*index, traits, &stored, &input)).collect()

@@ -187,8 +187,8 @@ impl FillRecord {
                 }
                 _ => None,
             };
-            // What has left the window leaves no trace.
-            let window = rule.window.map(|window| window.first_pane(now).saturating_mul(window.pane_us));
+            // What has left the window leaves no trace, but for a key that was there.
+            let window = rule.window.filter(|_| rule.by.is_none()).map(|window| window.first_pane(now).saturating_mul(window.pane_us));
             since = since.zip(window).map(|(a, b)| a.min(b));
         }
         HistoryFilter { profiles: None, since: since.filter(|since| *since < TimeUs::MAX), events: names }
@@ -242,7 +242,9 @@ impl Core {
     /// The rank of each stored event's best identifier, among those that were kept.
     fn best_identifiers(&self, stored: &Stored) -> Vec<u64> {
         let extracted = extract(self.identities.plan(), &stored.events);
-        (0..stored.len()).map(|row| extracted.best_kept(row, &stored.decisions, self.identities.plan())).collect()
+        let Identities { corrections, .. } = &self.identities;
+        let best = |row| extracted.best_kept(row, &stored.decisions, self.identities.plan(), corrections);
+        (0..stored.len()).map(best).collect()
     }
 
     async fn numbers_of_ids(&self, ids: HashSet<ProfileId>) -> Result<HashMap<ProfileId, ProfileNumber>, EngineError> {

@@ -93,13 +93,16 @@ impl Core {
         let transitions = &findings.transitions;
         let follow = Follow::of(session_rows.iter().map(|(_, row)| row));
         let (mut moves, mut gone_sessions) = (Vec::new(), Vec::new());
+        let by_campaign = self.traits.sessions.split_on_campaign;
         let mut events_moved = 0;
         for row in rebuilt.rows {
             let to = row.group.and_then(|group| place[group]).map(|index| ids[index]);
             let was = row.was.0.map(|id| leads_to.get(&id).copied().unwrap_or(id));
             let session = row.session.filter(|_| to.is_some());
             let session = session.map(|session| follow.session(session, row.at, &row.message_id));
-            if session.is_none() && row.was.1 == Some(row.own_session) {
+            // Where campaigns cut sessions, one may begin with an event that is stored in another.
+            let began = row.was.1 == Some(row.own_session) || (row.was.1.is_some() && by_campaign);
+            if session.is_none() && began {
                 gone_sessions.push((old.id, SessionRow::gone(row.own_session, row.at, &row.message_id, None)));
             }
             events_moved += u64::from(was != to);

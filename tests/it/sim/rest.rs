@@ -8,7 +8,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Field, Schema, UInt32Type};
 use tributary::engine::{Core, EngineRecord, ListEdit, Preparer};
 use tributary::identity::{Correction, Named};
-use tributary::profile::{Profile, ProfileRecord, Slots};
+use tributary::profile::{Profile, ProfileRecord, Slots, Traits};
 use tributary::sink::Table;
 use tributary::state::keys::{self, Tag};
 use tributary::state::{Store, codec, scan_all};
@@ -206,7 +206,10 @@ fn as_one_batch(rest: &Rest) -> Checked {
     ensure!(
         digest == expected.digest(),
         "the digest is not that of one batch, with {taken:?}:\n{:#?}",
-        differing(&states(stored(&rest.world.disk.entries, rest.core.slots())), &states(expected.profiles()))
+        differing(
+            &states(rest.world, rest.record.now, stored(&rest.world.disk.entries, rest.core.slots())),
+            &states(rest.world, rest.record.now, expected.profiles())
+        )
     );
     Ok(())
 }
@@ -237,15 +240,23 @@ fn stored(store: &dyn Store, slots: &Slots) -> Vec<Profile> {
     stored.iter().map(|(_, value)| load(value).load(slots)).collect()
 }
 
-/// What the digest is made of, by id, before windows are brought to `now`.
-fn states(profiles: Vec<Profile>) -> BTreeMap<String, Vec<String>> {
-    let state = |profile: Profile| {
+/// What the digest is made of, by id; of groups windows are not brought to `now`.
+fn states(world: &World, now: i64, profiles: Vec<Profile>) -> BTreeMap<String, Vec<String>> {
+    let schema = Preparer::new(world.pipeline(), None).expect("a preparer").schema();
+    let plan = &world.pipeline().sessions;
+    let rules = Traits::new(world.pipeline().traits.clone(), plan.clone(), &schema).expect("traits");
+    let state = |mut profile: Profile| {
+        if profile.group.is_none() {
+            rules.settle(&mut profile, now);
+        }
         let members: Vec<u16> = profile.segments().collect();
         let Profile { id, first_seen, last_seen, events, sessions, traits, stages, group, .. } = profile;
         let stages: Vec<_> = stages.into_iter().filter_map(|(index, of)| Some((index, of.stage?))).collect();
+        let sessions = (sessions.count(plan), sessions.duration_us(plan));
+        let group = group.map(|group| group.id);
         let of = format!("{first_seen} {last_seen} {events} {sessions:?} {stages:?} {members:?}");
         let traits = traits.iter().map(|of| format!("{of:?}"));
-        (format!("{id} {group:?}"), [of].into_iter().chain(traits).collect())
+        (group.map_or(format!("{id}"), |group| format!("group {group}")), [of].into_iter().chain(traits).collect())
     };
     profiles.into_iter().map(state).collect()
 }
