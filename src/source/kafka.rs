@@ -304,9 +304,10 @@ impl Reader {
         }
         let batch = self.collect()?;
         if self.consumer.context().has_other_id.swap(false, Ordering::SeqCst) {
-            // The batch may be of another topic: it is read once more, from the record before it.
-            (self.next_discovery, self.doubtful) = (instant(), true);
-            return Ok(());
+            // The batch may be of another topic: it is read once more, from the record before it. At once, since nothing behind
+            // a batch that was let go of may be handed over.
+            self.next_discovery = instant();
+            return self.begin_again();
         }
         let idle = batch.records.is_empty();
         if !idle {
