@@ -139,6 +139,7 @@ fn consumer(plan: &KafkaPlan, topics: usize) -> Result<BaseConsumer<Ends>, Setti
 #[derive(Default)]
 struct Ends {
     by_partition: Mutex<HashMap<i32, i64>>,
+    knows_id: AtomicBool,
     /// The topic has another id than before.
     has_other_id: AtomicBool,
     /// The setting that an answer of the broker was too large for, in librdkafka's words.
@@ -156,8 +157,9 @@ impl Ends {
 impl ClientContext for Ends {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         if facility == "METADATA" && matches!(level, RDKafkaLogLevel::Debug) {
-            // Also when the id is first known, or known again; then the record before the position is the right one.
-            if message.contains(" changed id from ") {
+            // Also when the id is known again; then the record before the position is the right one. When it is first known
+            // nothing was read yet.
+            if message.contains(" changed id from ") && self.knows_id.swap(true, Ordering::SeqCst) {
                 self.has_other_id.store(true, Ordering::SeqCst);
             }
             return;
@@ -304,9 +306,10 @@ impl Reader {
         }
         let batch = self.collect()?;
         if self.consumer.context().has_other_id.swap(false, Ordering::SeqCst) {
-            // The batch may be of another topic: it is read once more, from the record before it.
-            (self.next_discovery, self.doubtful) = (instant(), true);
-            return Ok(());
+            // The batch may be of another topic: it is read once more, from the record before it. At once, since nothing behind
+            // a batch that was let go of may be handed over.
+            self.next_discovery = instant();
+            return self.begin_again();
         }
         let idle = batch.records.is_empty();
         if !idle {
