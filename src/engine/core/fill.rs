@@ -188,7 +188,10 @@ impl FillRecord {
                 _ => None,
             };
             // What has left the window leaves no trace, but for a key that was there.
-            let window = rule.window.filter(|_| rule.by.is_none()).map(|window| window.first_pane(now).saturating_mul(window.pane_us));
+            let window = rule
+                .window
+                .filter(|_| rule.by.is_none())
+                .map(|window| window.first_pane(now).saturating_mul(window.pane_us));
             since = since.zip(window).map(|(a, b)| a.min(b));
         }
         HistoryFilter { profiles: None, since: since.filter(|since| *since < TimeUs::MAX), events: names }
