@@ -91,6 +91,7 @@ pub async fn run(pipeline: &Pipeline, options: Options, folder: &Path) -> Vec<Po
         recent_bytes: 256 << 20,
         limits: ReadLimits::default(),
         decode_on: DecodeOn::Thread,
+        background_rows: engine::BACKGROUND_ROWS,
     };
     let (points, told) = tokio::sync::oneshot::channel();
     let watched = status.clone();
