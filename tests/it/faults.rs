@@ -164,7 +164,7 @@ fn dying_at_every_named_point_changes_nothing() {
         if only.as_ref().is_some_and(|only| only != point.name()) {
             continue;
         }
-        let started = std::time::Instant::now();
+        let started = tributary::clock::instant();
         let (round, passing) = plan(*point);
         topic.send(events(number).into_iter());
         let drain: &[&str] = &["run", "--drain"];

@@ -1,7 +1,7 @@
 //! How long it takes after a SIGKILL at full load: `cargo test --test it recovery -- --ignored --nocapture`.
 
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::bad_input::Topic;
 use crate::cdnow::path;
@@ -60,7 +60,7 @@ fn seconds_from_a_kill_at_full_load_to_the_first_row_and_to_no_lag() {
         running.kill();
         let before = rows();
         assert!(before < EVENTS, "it was killed under load");
-        let started = Instant::now();
+        let started = tributary::clock::instant();
         running = Running::start(command(&["run"]));
         while rows() <= before {
             std::thread::sleep(Duration::from_millis(10));
@@ -68,7 +68,7 @@ fn seconds_from_a_kill_at_full_load_to_the_first_row_and_to_no_lag() {
         println!("kill {kill} at {before} rows: first row after {:.2} s", started.elapsed().as_secs_f64());
     }
     running.kill();
-    let (before, started) = (rows(), Instant::now());
+    let (before, started) = (rows(), tributary::clock::instant());
     output_of(command(&["run", "--drain"]));
     let seconds = started.elapsed().as_secs_f64();
     assert_eq!(rows(), EVENTS);

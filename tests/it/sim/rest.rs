@@ -235,7 +235,7 @@ fn profiles(seen: &Seen) -> BTreeMap<&String, Vec<&str>> {
         let name = part.split('=').next().unwrap_or_default();
         let of_trait =
             |moment: &&str| name == *moment || name.strip_prefix(moment).is_some_and(|rest| rest.starts_with('_'));
-        !OF_THE_MOMENT.iter().any(|moment| of_trait(&moment))
+        !OF_THE_MOMENT.iter().any(of_trait)
     };
     seen.profiles.iter().map(|(id, row)| (id, row.split(' ').filter(lasting).collect())).collect()
 }
