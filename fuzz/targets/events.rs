@@ -38,7 +38,7 @@ pub fn json(data: &[u8]) {
         let alone = prepare(&[payload]);
         events += alone.events.len();
         filtered += alone.filtered;
-        if alone.events.len() > 0 || alone.filtered > 0 {
+        if !alone.events.is_empty() || alone.filtered > 0 {
             let text = std::str::from_utf8(payload).expect("what is taken is UTF-8");
             let json = serde_json::from_str::<IgnoredAny>(text);
             assert!(json.is_ok(), "taken, but no JSON: {json:?}");
