@@ -63,7 +63,8 @@ pub fn written(value: &V) -> String {
         V::String(text) | V::Enum(_, text) => format!("{text:?}"),
         V::Bytes(bytes) | V::Fixed(_, bytes) => format!("{bytes:02x?}"),
         V::Decimal(decimal) => {
-            let bytes = Vec::<u8>::try_from(decimal).unwrap();
+            // No bytes at all are 0, which apache-avro cannot write as bytes again.
+            let bytes = Vec::<u8>::try_from(decimal).unwrap_or_default();
             let mut value = [if bytes.first().is_some_and(|byte| *byte >= 0x80) { 0xff } else { 0 }; 16];
             value[16 - bytes.len()..].copy_from_slice(&bytes);
             i128::from_be_bytes(value).to_string()

@@ -12,6 +12,25 @@ use super::ExpressionError;
 /// Names, operators and parentheses; literals and commas are not counted, so lists may be long.
 const MAX_TOKENS: usize = 2_000;
 const MAX_NESTING: usize = 50;
+/// The parser reads what is inside one of [`RETRIED`] a second time where it does not end well, so the time doubles with each.
+const MAX_RETRIED: usize = 12;
+/// Words that may be the beginning of a construct or else a name: CASE, and the others with a parenthesis behind them.
+const RETRIED: [&str; 14] = [
+    "CASE",
+    "CAST",
+    "TRY_CAST",
+    "SAFE_CAST",
+    "CONVERT",
+    "EXISTS",
+    "EXTRACT",
+    "CEIL",
+    "FLOOR",
+    "POSITION",
+    "SUBSTR",
+    "SUBSTRING",
+    "OVERLAY",
+    "TRIM",
+];
 
 /// One expression and nothing behind it.
 pub(super) fn parse_expression(sql: &str) -> Result<ast::Expr, ExpressionError> {
@@ -54,6 +73,14 @@ fn parse_all<T>(sql: &str, parse: impl FnOnce(&mut Parser) -> Result<T, ParserEr
         });
     }
 
+    if retried(&tokens) > MAX_RETRIED {
+        return Err(ExpressionError {
+            message: format!("CASE, CAST and the like stand inside each other more than {MAX_RETRIED} deep"),
+            help: Some("split it; a CASE can have many WHEN".into()),
+            span: Some(0..sql.len()),
+        });
+    }
+
     let mut parser = Parser::new(&dialect).with_recursion_limit(MAX_NESTING).with_tokens_with_locations(tokens);
     let parsed = parse(&mut parser);
     let next = parser.peek_token();
@@ -81,6 +108,33 @@ fn parse_all<T>(sql: &str, parse: impl FnOnce(&mut Parser) -> Result<T, ParserEr
             })
         }
     }
+}
+
+/// How deep words of [`RETRIED`] stand inside each other.
+fn retried(tokens: &[TokenWithSpan]) -> usize {
+    // What is open: true for a CASE; parentheses, with whether such a word stands before them.
+    let mut open: Vec<(bool, bool)> = Vec::new();
+    let (mut deepest, mut after_word) = (0, false);
+    for token in tokens.iter().map(|token| &token.token).filter(|token| !matches!(token, Token::Whitespace(_))) {
+        let word = match token {
+            Token::Word(word) if word.quote_style.is_none() => word.value.to_ascii_uppercase(),
+            _ => String::new(),
+        };
+        match token {
+            _ if word == "CASE" => open.push((true, true)),
+            Token::LParen => open.push((false, after_word)),
+            // Whatever else is open inside does not end either.
+            _ if word == "END" || *token == Token::RParen => {
+                if let Some(last) = open.iter().rposition(|(case, _)| *case == (word == "END")) {
+                    open.truncate(last);
+                }
+            }
+            _ => {}
+        }
+        after_word = RETRIED.contains(&word.as_str());
+        deepest = deepest.max(open.iter().filter(|(_, counts)| *counts).count());
+    }
+    deepest
 }
 
 fn is_counted(token: &TokenWithSpan) -> bool {
