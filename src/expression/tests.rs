@@ -345,6 +345,22 @@ fn times() {
     }
 }
 
+/// Without the limit each of these takes more time than there is: the parser reads what does not end well twice.
+#[test]
+fn what_does_not_end_well_is_refused_at_once_however_deep() {
+    for (open, close) in
+        [("CASE WHEN b THEN ", ""), ("CASE WHEN b THEN ", " END"), ("floor(", ")"), ("cast(", " AS x)")]
+    {
+        let sql = format!("{}{}", open.repeat(40), close.repeat(40));
+        let error = Expression::compile(&sql, &ColumnScope::new()).unwrap_err();
+        assert_eq!(error.message, "CASE, CAST and the like stand inside each other more than 12 deep", "{sql}");
+    }
+    let sql = format!("{}x +{}", "CASE WHEN b THEN ".repeat(12), " END".repeat(12));
+    assert!(Expression::compile(&sql, &ColumnScope::new()).unwrap_err().message.starts_with("this is not SQL"));
+    let chain = format!("CASE {} END = 1", "WHEN true THEN CAST(1 AS bigint) ".repeat(60));
+    assert!(Expression::compile(&chain, &ColumnScope::new()).is_ok());
+}
+
 #[test]
 fn errors_say_what_where_and_what_instead() {
     let rows = [
