@@ -32,6 +32,7 @@ pub use core::{
     Begun, Chunk, Core, FillRecord, Known, ListEdit, Look, Readiness, RebuildRecord, Staged, accept, compare, look,
 };
 pub use digest::digest;
+pub use outbox::decode as sealed_rows;
 pub use prepare::{Prepared, Preparer};
 pub use preview::{Preview, preview};
 pub use record::{EngineRecord, StoredReject, Totals, load_component, state_id};

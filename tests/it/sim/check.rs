@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use arrow::array::{AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{Int32Type, Int64Type, UInt32Type, UInt64Type};
 use tributary::engine::{EngineRecord, Outcome};
+use tributary::source::Next;
 use tributary::state::keys::{self, Tag};
 use tributary::state::{Store, codec};
 
@@ -80,7 +81,7 @@ pub fn engine_record(world: &World) -> Result<EngineRecord, String> {
 
 pub fn watermark(world: &World, source: &str, partition: i32) -> i64 {
     let value = get(world, &keys::position(source, TOPIC, partition));
-    value.map_or(0, |value| codec::decode(1, "position", &value).expect("a position"))
+    value.map_or(0, |value| codec::decode::<Next>(Next::VERSION, "position", &value).expect("a position").offset)
 }
 
 pub fn text<'r>(rows: &'r RecordBatch, column: &str) -> &'r StringArray {

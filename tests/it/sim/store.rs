@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::ipc::reader::StreamReader;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tributary::clock;
 use tributary::engine::FillRecord;
+use tributary::engine::sealed_rows;
 use tributary::state::keys::{self, Tag};
 use tributary::state::memory::MemoryStore;
 use tributary::state::{Store, StoreError, Write, WriteBatch};
@@ -124,9 +124,7 @@ impl Disk {
             }
             let commit = u64::from_be_bytes(key[2..10].try_into().expect("a commit"));
             let table = String::from_utf8(key[10..].to_vec()).expect("a table");
-            // A version byte, then Arrow IPC.
-            let mut reader = StreamReader::try_new(&value[1..], None).expect("sealed rows");
-            let rows = reader.next().expect("a batch").expect("rows");
+            let rows = sealed_rows(value).expect("sealed rows");
             if self.sealed.insert((commit, table.clone()), Sealed { bytes: value.clone(), rows }).is_some() {
                 self.resealed.push(format!("{table} of commit {commit}"));
             }
