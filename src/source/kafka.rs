@@ -142,15 +142,15 @@ struct Ends {
     knows_id: AtomicBool,
     /// The topic has another id than before.
     has_other_id: AtomicBool,
-    /// The setting that an answer of the broker was too large for, in librdkafka's words.
+    /// The setting that an answer of the broker was too large for, in librdkafka's words; until something is read again.
     too_large: Mutex<Option<String>>,
 }
 
 impl Ends {
     /// Ends a message about brokers that are away: the connection to one is cut where its answer is too large.
     fn why(&self) -> String {
-        let reason = self.too_large.lock().unwrap_or_else(PoisonError::into_inner).take();
-        reason.map_or_else(String::new, |reason| format!(" ({reason})"))
+        let reason = self.too_large.lock().unwrap_or_else(PoisonError::into_inner);
+        reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"))
     }
 }
 
@@ -314,6 +314,7 @@ impl Reader {
         let idle = batch.records.is_empty();
         if !idle {
             self.bytes_hint = batch.bytes.len();
+            *self.consumer.context().too_large.lock().unwrap_or_else(PoisonError::into_inner) = None;
             self.take_marks(&batch);
             self.together.has_moved();
             failpoint::pass(Point::Polled);
