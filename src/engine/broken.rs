@@ -7,9 +7,21 @@ use super::core::FillRecord;
 use crate::state::keys::{self, Tag};
 use crate::state::{Write, WriteBatch};
 
-/// What is done in the wrong order, or not with its commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+macro_rules! orders {
+    ($($(#[doc = $doc:literal])* $order:ident,)*) => {
+        /// What is done in the wrong order, or not with its commit.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Order {
+            $($(#[doc = $doc])* $order,)*
+        }
+
+        impl Order {
+            pub const ALL: &'static [Order] = &[$(Order::$order,)*];
+        }
+    };
+}
+
+orders! {
     /// Rows and deliveries leave before their commit is durable.
     EffectsFirst,
     /// A range is acknowledged before the sink has its rows.
@@ -32,25 +44,6 @@ pub enum Order {
     RebuildAlone,
     /// A commit is two: its first half, then the other.
     Halves,
-}
-
-impl Order {
-    pub const ALL: [Order; 11] = {
-        use Order::*;
-        [
-            EffectsFirst,
-            AcknowledgedFirst,
-            RangeUnrecorded,
-            PositionsFirst,
-            PositionsLast,
-            WithoutRows,
-            WithoutMessageIds,
-            WithoutDeliveries,
-            CursorFirst,
-            RebuildAlone,
-            Halves,
-        ]
-    };
 }
 
 thread_local! {

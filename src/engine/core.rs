@@ -47,7 +47,7 @@ use serde_json::{Map, Value, json};
 
 use super::bodies::Bodies;
 use super::dedupe::Dedupe;
-use super::outbox::{self, Rows};
+use super::outbox::{self, Rows, Sealer};
 use super::prepare::Prepared;
 use super::record::{DefinitionRecord, EngineRecord, SinkRecord, StoredReject, Totals, load_component};
 use super::rows::{self, Gone};
@@ -114,6 +114,7 @@ pub struct Core {
     must_tell: bool,
     pub record: EngineRecord,
     pub sink: SinkRecord,
+    sealer: Sealer,
     /// Commits whose rows the table sink has not acknowledged, with their tables.
     pub outbox: BTreeMap<u64, Vec<String>>,
     send: bool,
@@ -192,7 +193,7 @@ impl Core {
         let commit = staged.commit;
         self.write_rfm(staged);
         for (table, batch) in &staged.rows {
-            staged.writes.put(keys::number_name(Tag::Outbox, commit, &table.name), outbox::encode(batch)?);
+            staged.writes.put(keys::number_name(Tag::Outbox, commit, &table.name), self.sealer.seal(batch)?);
         }
         if !staged.rows.is_empty() {
             let names = staged.rows.iter().map(|(table, _)| table.name.clone()).collect();

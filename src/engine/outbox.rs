@@ -1,6 +1,5 @@
 //! The outbox: the rows of a commit, sealed with it, kept until the table sink has acknowledged them.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,40 +22,47 @@ const VERSION: u8 = 2;
 const HEAD: usize = 5;
 
 /// Buffers that grew beyond this are not kept.
-const SCRATCH_MAX: usize = 256 << 20;
+const KEPT_BYTES_MAX: usize = 256 << 20;
 
-thread_local! {
-    /// The stream and the block. They are many MB, and fresh memory of that size has to be cleared by the kernel each time.
-    static SCRATCH: Cell<(Vec<u8>, Vec<u8>)> = const { Cell::new((Vec::new(), Vec::new())) };
+/// Seals rows. It keeps its buffers: they are many MB, and fresh memory of that size has to be cleared by the kernel each time.
+#[derive(Default)]
+pub struct Sealer {
+    stream: Vec<u8>,
+    block: Vec<u8>,
 }
 
-/// # Errors
-/// Rows that Arrow cannot write, or more than 4 GiB of them.
-pub fn encode(batch: &RecordBatch) -> Result<Bytes, StoreError> {
-    let failed = |error: String| StoreError::Damaged(format!("rows cannot be sealed: {error}"));
-    let (mut stream, mut block) = SCRATCH.take();
-    stream.clear();
-    let mut writer = StreamWriter::try_new(&mut stream, &batch.schema()).map_err(|error| failed(error.to_string()))?;
-    writer.write(batch).and_then(|()| writer.finish()).map_err(|error| failed(error.to_string()))?;
-    drop(writer);
-    let length = u32::try_from(stream.len()).map_err(|_| failed("more than 4 GiB in one table".to_string()))?;
-    let room = HEAD + lz4_flex::block::get_maximum_output_size(stream.len());
-    if block.len() < room {
-        block.resize(room, 0);
+impl Sealer {
+    /// # Errors
+    /// Rows that Arrow cannot write, or more than 4 GiB of them.
+    pub fn seal(&mut self, batch: &RecordBatch) -> Result<Bytes, StoreError> {
+        let failed = |error: String| StoreError::Damaged(format!("rows cannot be sealed: {error}"));
+        let Sealer { stream, block } = self;
+        stream.clear();
+        let writer = StreamWriter::try_new(&mut *stream, &batch.schema());
+        let mut writer = writer.map_err(|error| failed(error.to_string()))?;
+        writer.write(batch).and_then(|()| writer.finish()).map_err(|error| failed(error.to_string()))?;
+        drop(writer);
+        let length = u32::try_from(stream.len()).map_err(|_| failed("more than 4 GiB in one table".to_string()))?;
+        let room = HEAD + lz4_flex::block::get_maximum_output_size(stream.len());
+        if block.len() < room {
+            block.resize(room, 0);
+        }
+        block[0] = VERSION;
+        block[1..HEAD].copy_from_slice(&length.to_le_bytes());
+        let packed = lz4_flex::block::compress_into(stream, &mut block[HEAD..]);
+        let packed = packed.map_err(|error| failed(error.to_string()))?;
+        let sealed = Bytes::copy_from_slice(&block[..HEAD + packed]);
+        if stream.capacity() + block.capacity() > KEPT_BYTES_MAX {
+            *self = Sealer::default();
+        }
+        Ok(sealed)
     }
-    block[0] = VERSION;
-    block[1..HEAD].copy_from_slice(&length.to_le_bytes());
-    let packed =
-        lz4_flex::block::compress_into(&stream, &mut block[HEAD..]).map_err(|error| failed(error.to_string()))?;
-    let sealed = Bytes::copy_from_slice(&block[..HEAD + packed]);
-    if stream.capacity() + block.capacity() <= SCRATCH_MAX {
-        SCRATCH.set((stream, block));
-    }
-    Ok(sealed)
 }
 
+/// Arrow trusts the lengths that it reads: that the bytes are whole is for the store's checksums to see.
+///
 /// # Errors
-/// Bytes that [`encode`] has not made.
+/// Bytes that are cut off, or of another version.
 pub fn decode(bytes: &[u8]) -> Result<RecordBatch, StoreError> {
     let failed = |error: String| StoreError::Damaged(format!("sealed rows cannot be read: {error}"));
     let Some((&[VERSION, a, b, c, d], block)) = bytes.split_first_chunk::<HEAD>() else {
@@ -179,4 +185,31 @@ pub async fn index(store: &dyn Store) -> Result<BTreeMap<u64, Vec<String>>, Stor
 /// The commits of a range that have rows.
 pub fn commits_in(index: &BTreeMap<u64, Vec<String>>, range: CommitRange) -> Vec<u64> {
     index.range(range.after + 1..=range.upto).map(|(commit, _)| *commit).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, StringArray};
+
+    use super::*;
+
+    #[test]
+    fn sealed_rows_come_back_and_what_is_cut_is_an_error() {
+        let mut sealer = Sealer::default();
+        let rows = |count: i64| {
+            let numbers: Int64Array = (0..count).map(|n| (n % 3 > 0).then_some(n / 100)).collect();
+            let texts: StringArray = (0..count).map(|n| Some(format!("sku{}", n % 40))).collect();
+            RecordBatch::try_from_iter([("n", Arc::new(numbers) as _), ("t", Arc::new(texts) as _)]).unwrap()
+        };
+        // A large one, and smaller ones in its buffers.
+        for count in [50_000, 1, 0, 1_000] {
+            let sealed = sealer.seal(&rows(count)).unwrap();
+            assert_eq!(decode(&sealed).unwrap(), rows(count));
+            assert!(sealed.len() < 1_000 + count as usize * 8, "{count} rows in {} bytes", sealed.len());
+        }
+        let sealed = sealer.seal(&rows(100)).unwrap();
+        for cut in 0..sealed.len() {
+            assert!(decode(&sealed[..cut]).is_err(), "cut at {cut}");
+        }
+    }
 }

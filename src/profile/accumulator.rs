@@ -252,6 +252,15 @@ impl Accumulator {
         }
     }
 
+    /// Of a funnel or sequence: an event before this is too late, whatever the lateness.
+    pub fn earliest(&self) -> TimeUs {
+        match self {
+            Accumulator::Funnel(funnel) => funnel.earliest(),
+            Accumulator::Sequence(sequence) => sequence.earliest(),
+            _ => TimeUs::MIN,
+        }
+    }
+
     /// What a funnel or sequence says, all its parts at once.
     pub fn walked(&self, rule: &EventRule) -> Walked {
         match (self, &rule.kind) {

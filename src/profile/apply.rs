@@ -477,7 +477,8 @@ impl Values<'_> {
         let state = &mut profile.traits[place].1;
         match (&self.rule.kind, &mut *state) {
             // Too late: what it would go with has been folded.
-            (TraitKind::Funnel(_) | TraitKind::Sequence(_), _) if self.at(row) < floor => {}
+            (TraitKind::Funnel(_) | TraitKind::Sequence(_), state)
+                if self.at(row) < if self.ready { floor.max(state.earliest()) } else { floor } => {}
             (TraitKind::Funnel(plan), Accumulator::Funnel(funnel)) => {
                 if let Some(point) = self.point(row, plan) {
                     funnel.add(plan, point);

@@ -160,7 +160,7 @@ impl Funnel {
 
     /// Folds and forgets the points that can take part in no attempt with one that may still come. `floor`: no point
     /// before it comes any more; it must never decrease. What it leaves depends on the points and the latest floor
-    /// alone, not on when else it was called.
+    /// alone, not on when else it was called, but where more are held than [`points::POINTS_MAX`] allows.
     pub fn settle(&mut self, plan: &FunnelPlan, floor: TimeUs) {
         let cut = self.points.cut(floor.saturating_sub(plan.within_us));
         if self.points.first().is_none_or(|first| first.at >= cut) {
@@ -186,6 +186,11 @@ impl Funnel {
             reached_at: attempt.map(|attempt| attempt.reached_at),
             best: self.walk(plan, &self.points).reached,
         }
+    }
+
+    /// An event before this is too late for it; see [`points::POINTS_MAX`].
+    pub fn earliest(&self) -> TimeUs {
+        self.points.earliest()
     }
 
     /// Bytes on the heap.

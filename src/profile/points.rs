@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::event::TimeUs;
 
 /// Of one person no more events are held than twice as many; then the oldest are folded as if nothing older could come any more, and
-/// an event that is older than all that are held is too late. Without it a robot's profile would grow by each of its events, and be
-/// written as often.
+/// an event that is older than all that are held is too late ([`Points::earliest`]). Without it a robot's profile would grow by each of
+/// its events, and be written as often. It does not hold while the past is being filled, which is older than what comes meanwhile.
 pub const POINTS_MAX: usize = 128;
 
 /// One event, as a funnel or sequence sees it.
@@ -45,11 +45,8 @@ impl Deref for Points {
 
 impl Points {
     /// Adds one point; at the end in the usual case, where events come in order. Of two copies what both meet counts, so they
-    /// may come in any order. One that comes too late for a full list is left out.
+    /// may come in any order.
     pub fn insert(&mut self, point: Point) {
-        if self.0.len() >= POINTS_MAX && self.0.first().is_some_and(|first| point.place() < first.place()) {
-            return;
-        }
         match self.0.binary_search_by_key(&point.place(), Point::place) {
             Ok(index) => {
                 self.0[index].steps |= point.steps;
@@ -86,10 +83,18 @@ impl Points {
         }
     }
 
-    /// From where on points are held: `cut`, or later where there are too many.
+    /// A point before this is too late: there may be folded ones behind it. `TimeUs::MIN` while few are held.
+    pub fn earliest(&self) -> TimeUs {
+        match self.0.first() {
+            Some(first) if self.0.len() >= POINTS_MAX => first.at,
+            _ => TimeUs::MIN,
+        }
+    }
+
+    /// From where on points are held: `cut`, or later where there are too many; with `TimeUs::MIN` all are.
     pub fn cut(&self, cut: TimeUs) -> TimeUs {
         match self.0.len() {
-            count if count > 2 * POINTS_MAX => cut.max(self.0[count - POINTS_MAX].at),
+            count if count > 2 * POINTS_MAX && cut > TimeUs::MIN => cut.max(self.0[count - POINTS_MAX].at),
             _ => cut,
         }
     }
@@ -172,7 +177,7 @@ mod tests {
             let point = Point { at: number * 3 - late, id: number as u32, steps, without };
             points.insert(point);
             all.push(point);
-            let cut = points.cut(TimeUs::MIN);
+            let cut = points.cut(-1_000);
             if points.first().is_some_and(|first| first.at < cut) {
                 points.take_before(cut);
             }
@@ -180,9 +185,8 @@ mod tests {
         }
         all.sort_unstable_by_key(Point::place);
         assert_eq!(points[..], all[all.len() - points.len()..], "the latest are held, in order");
-        let before = points.clone();
-        points.insert(Point { at: points[0].at - 1, id: 0, steps: 1, without: 0 });
-        assert_eq!(points, before);
+        assert_eq!(points.earliest(), points[0].at);
+        assert_eq!(points.cut(TimeUs::MIN), TimeUs::MIN, "while the past is filled all are held");
 
         let stored = postcard::to_allocvec(&points).unwrap();
         assert_eq!(postcard::from_bytes::<Points>(&stored).unwrap(), points);

@@ -106,7 +106,8 @@ impl Sequence {
     }
 
     /// Folds and forgets what can take part in no chain with an event that may still come. `floor`: none before it
-    /// comes any more; it must never decrease. What it leaves depends on the points and the latest floor alone.
+    /// comes any more; it must never decrease. What it leaves depends on the points and the latest floor alone, but where more are held
+    /// than [`points::POINTS_MAX`] allows.
     pub fn settle(&mut self, plan: &SequencePlan, floor: TimeUs) {
         let span = plan.steps.iter().skip(1).filter_map(|step| step.within_us).fold(0, i64::saturating_add);
         let cut = self.points.cut(floor.saturating_sub(span));
@@ -141,6 +142,11 @@ impl Sequence {
             level: attempt.as_ref().map_or(0, |attempt| attempt.level),
             started_at: attempt.map(|attempt| attempt.started_at),
         }
+    }
+
+    /// An event before this is too late for it; see [`points::POINTS_MAX`].
+    pub fn earliest(&self) -> TimeUs {
+        self.points.earliest()
     }
 
     /// Bytes on the heap.

@@ -330,3 +330,38 @@ proptest! {
         prop_assert_eq!(&merged, whole);
     }
 }
+
+/// A robot's events, more than a sequence holds: while the past is being filled they keep out nothing that is older; afterwards
+/// what is behind all that are held is too late.
+#[test]
+fn a_full_sequence_takes_in_the_past_while_it_is_filled_and_nothing_late_afterwards() {
+    let named = |name: &str| Step { events: Some(vec![name.to_string()]), filter: None };
+    let sequence = SequencePlan { steps: vec![SequenceStep::default(); 2] };
+    let robot = EventRule { steps: vec![named("b"), named("a")], ..rule(TraitKind::Sequence(sequence)) };
+    let plan = TraitPlan {
+        columns: vec![TraitColumn {
+            name: "robot".to_string(),
+            part: "matched",
+            value_type: ValueType::Boolean,
+            nullable: false,
+        }],
+        ..of_rule("robot", robot)
+    };
+    let live: Vec<Event> = (0..300).map(|n| event("web", &format!("a{n}"), 1_000 + n, None, 0)).collect();
+    let past = Event { event: "b", ..event("web", "b", 500, None, 0) };
+    let last = event("web", "last", 2_000, None, 0);
+    for (filled, expected) in [(false, true), (true, false)] {
+        let mut traits = Traits::new(vec![plan.clone()], sessions(), &schema()).unwrap();
+        let mut profiles = [Profile::new(ProfileId([1; 16]))];
+        traits.ready[0] = filled;
+        apply(&traits, &live.iter().map(|event| (event, 0)).collect::<Vec<_>>(), &mut profiles);
+        apply(&traits, &[(&past, 0)], &mut profiles);
+        traits.ready[0] = true;
+        apply(&traits, &[(&last, 0)], &mut profiles);
+        let Some(Accumulator::Sequence(state)) = profiles[0].trait_state(0) else { panic!("a sequence") };
+        assert!(state.weigh() < 600 * size_of::<Point>(), "what is held is bounded");
+        let rule = plan.event_rule().unwrap();
+        let matched = profiles[0].trait_state(0).unwrap().plain_value(rule, "matched");
+        assert_eq!(matched, Some(Scalar::Boolean(expected)), "filled before: {filled}");
+    }
+}

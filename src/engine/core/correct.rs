@@ -159,7 +159,7 @@ impl Core {
         let mine: BooleanArray = resolved.numbers.iter().map(|number| Some(*number == job.number)).collect();
         let rows = filter_record_batch(rows, &mine)
             .map_err(|error| EngineError::Internal(format!("keeping events for a rebuild: {error}")))?;
-        staged.writes.put(keys::number(Tag::Rebuild, staged.commit), outbox::encode(&rows)?);
+        staged.writes.put(keys::number(Tag::Rebuild, staged.commit), self.sealer.seal(&rows)?);
         self.kept.push(staged.commit);
         Ok(())
     }

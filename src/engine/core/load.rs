@@ -111,6 +111,7 @@ impl Core {
             reborn: Reborn::load(&*store).await?,
             record,
             sink,
+            sealer: Sealer::default(),
             outbox,
             send,
             profiles_at_once: fill::PROFILES_AT_ONCE,

@@ -331,7 +331,7 @@ fn a_seed_replays_exactly() {
 fn a_broken_order_of_commits_is_noticed() {
     const SEEDS_MAX: u64 = 100;
     let mut unnoticed = Vec::new();
-    for order in Order::ALL {
+    for order in Order::ALL.iter().copied() {
         let started = clock::instant();
         let noticed = (1..=SEEDS_MAX).find_map(|seed| Some((seed, live(seed, Some(order)).found.err()?)));
         let Some((seed, found)) = noticed else {
