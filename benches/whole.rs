@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tributary::activation::Delivery;
 use tributary::clock;
@@ -18,10 +19,10 @@ use tributary::engine::{self, DecodeOn, Input, SharedStatus, Stop, Wiring};
 use tributary::event::TimeUs;
 use tributary::sink::{CommitRange, Destination, Outcome, SinkError, Table, TableSink};
 use tributary::source::{ReadLimits, SourceEvent, SourceHandle};
-use tributary::state::Store;
 use tributary::state::location::Location;
 use tributary::state::memory::MemoryStore;
 use tributary::state::slate::SlateStore;
+use tributary::state::{Store, StoreError, Write, WriteBatch};
 
 use super::workload::{Skew, Workload};
 use super::{ALLOCATIONS, UNCOUNTED, cpu_seconds, say};
@@ -65,6 +66,8 @@ pub async fn run(pipeline: &Pipeline, options: Options, folder: &Path) -> Vec<Po
         Ok("memory") => Arc::new(MemoryStore::default()),
         _ => Arc::new(SlateStore::open(&Location::Folder(folder.to_path_buf())).await.expect("a store")),
     };
+    let parts = Arc::new(Parts::default());
+    let store: Arc<dyn Store> = Arc::new(Counted { inner: store, parts: parts.clone() });
     let (events, source) = mpsc::channel(4);
     let source = std::sync::Mutex::new(Some(source));
     let (engine, input) = mpsc::channel(1024);
@@ -94,10 +97,10 @@ pub async fn run(pipeline: &Pipeline, options: Options, folder: &Path) -> Vec<Po
         background_rows: engine::BACKGROUND_ROWS,
     };
     let (points, told) = tokio::sync::oneshot::channel();
-    let watched = status.clone();
+    let (watched, counted) = (status.clone(), parts.clone());
     std::thread::spawn(move || {
         UNCOUNTED.with(|uncounted| uncounted.set(true));
-        let _ = points.send(feed(options, events, &watched));
+        let _ = points.send(feed(options, events, &watched, &counted));
     });
     let running = engine::run(pipeline, wiring, engine_options);
     let ending = async {
@@ -112,7 +115,7 @@ pub async fn run(pipeline: &Pipeline, options: Options, folder: &Path) -> Vec<Po
 }
 
 /// Makes the events and gives them to the engine; looks at the accounts at the borders of the stretches.
-fn feed(options: Options, events: mpsc::Sender<SourceEvent>, status: &SharedStatus) -> Vec<Point> {
+fn feed(options: Options, events: mpsc::Sender<SourceEvent>, status: &SharedStatus, parts: &Parts) -> Vec<Point> {
     let mut workload = Workload::new(options.profiles, options.skew, 7);
     let mut given = 0u64;
     let mut give = |batch: tributary::event::RawBatch| {
@@ -133,6 +136,7 @@ fn feed(options: Options, events: mpsc::Sender<SourceEvent>, status: &SharedStat
     until_taken(status, given);
     let mut points = Vec::new();
     let mut made = 0;
+    parts.take();
     while made < options.events {
         let before = account();
         let upto = (made + options.point).min(options.events);
@@ -162,6 +166,10 @@ fn feed(options: Options, events: mpsc::Sender<SourceEvent>, status: &SharedStat
             point.read_bytes as f64 / point.events as f64,
         ));
         points.push(point);
+    }
+    for (part, writes, bytes) in parts.take() {
+        let (writes, bytes) = (writes as f64 / options.events as f64, bytes as f64 / options.events as f64);
+        say(&format!("committed per event: {part}: {writes:.3} writes, {bytes:.0} bytes"));
     }
     points
 }
@@ -199,6 +207,71 @@ fn memory_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").expect("Linux");
     let pages: u64 = text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).expect("pages");
     pages * 4096
+}
+
+/// What commits hold, by the tags of their keys.
+struct Parts(Vec<(AtomicU64, AtomicU64)>);
+
+impl Default for Parts {
+    fn default() -> Parts {
+        Parts((0..256).map(|_| Default::default()).collect())
+    }
+}
+
+impl Parts {
+    fn add(&self, write: &Write) {
+        let (key, value) = match write {
+            Write::Put(key, value) => (key, value.len()),
+            Write::Delete(key) => (key, 0),
+        };
+        let (writes, bytes) = &self.0[usize::from(key[1])];
+        writes.fetch_add(1, Ordering::Relaxed);
+        bytes.fetch_add((key.len() + value) as u64, Ordering::Relaxed);
+    }
+
+    /// Writes and bytes of each part since the last call, the largest first.
+    fn take(&self) -> Vec<(String, u64, u64)> {
+        let parts = self.0.iter().enumerate().map(|(tag, (writes, bytes))| {
+            let tag = format!("{:?}", tag as u8 as char);
+            (tag, writes.swap(0, Ordering::Relaxed), bytes.swap(0, Ordering::Relaxed))
+        });
+        let mut parts: Vec<_> = parts.filter(|(_, writes, _)| *writes > 0).collect();
+        parts.sort_by_key(|(_, _, bytes)| std::cmp::Reverse(*bytes));
+        parts
+    }
+}
+
+struct Counted {
+    inner: Arc<dyn Store>,
+    parts: Arc<Parts>,
+}
+
+#[async_trait]
+impl Store for Counted {
+    async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.inner.get(key).await
+    }
+
+    async fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        self.inner.scan(prefix, after, limit).await
+    }
+
+    // Not `async`: the call itself is what orders commits.
+    fn commit<'store, 'result>(
+        &'store self,
+        batch: WriteBatch,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'result>>
+    where
+        'store: 'result,
+        Self: 'result,
+    {
+        batch.writes.iter().for_each(|write| self.parts.add(write));
+        self.inner.commit(batch)
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.inner.close().await
+    }
 }
 
 struct Dropped;
