@@ -2,7 +2,7 @@
 //! share of every floor below it. All steps run in one process over the same events.
 //!
 //! `make bench`, or `cargo bench --bench ladder -- [--events N] [--profiles N] [--skew zipf|uniform] [--segments N] [--batch N]
-//! [--cache-mib N] [--runs N] [--warm N] [--point N] [--only whole]`. Prints one table. `--point N` prints a line each N events of the whole.
+//! [--cache-mib N] [--held-mib N] [--runs N] [--warm N] [--point N] [--only whole] [--cold]`. Prints one table. `--point N` prints a line each N events of the whole.
 
 mod whole;
 mod workload;
@@ -73,6 +73,8 @@ struct Args {
     segments: usize,
     runs: usize,
     only_whole: bool,
+    /// Whether the whole is started again at its end.
+    cold: bool,
     options: whole::Options,
 }
 
@@ -85,6 +87,7 @@ fn args() -> Args {
         segments: number("--segments", 100),
         runs: number("--runs", 3),
         only_whole: text("--only") == Some("whole"),
+        cold: given.iter().any(|arg| arg == "--cold"),
         options: whole::Options {
             profiles: number("--profiles", 1_000_000) as u64,
             skew: if text("--skew") == Some("uniform") { Skew::Uniform } else { Skew::Zipf },
@@ -93,6 +96,7 @@ fn args() -> Args {
             batch: number("--batch", 50_000),
             point: number("--point", events),
             cache_bytes: number("--cache-mib", 8192) << 20,
+            held_mib: number("--held-mib", 512),
         },
     }
 }
@@ -174,6 +178,10 @@ fn main() {
             points.iter().map(|point| point.allocations).sum(),
         );
         say(&format!("run {run} the whole; state on disk: {} MiB", folder_bytes(state.path()) >> 20));
+        if args.cold {
+            let (seconds, gib) = runtime.block_on(whole::cold_start(&pipeline, options, state.path()));
+            say(&format!("run {run} cold start: {seconds:.1} s until a batch is taken in, {gib:.1} GiB held"));
+        }
     }
     let median = |values: &[f64]| {
         let mut sorted = values.to_vec();

@@ -21,7 +21,7 @@ use tributary::sink::{CommitRange, Destination, Outcome, SinkError, Table, Table
 use tributary::source::{ReadLimits, SourceEvent, SourceHandle};
 use tributary::state::location::Location;
 use tributary::state::memory::MemoryStore;
-use tributary::state::slate::SlateStore;
+use tributary::state::slate::{Limits, SlateStore};
 use tributary::state::{Store, StoreError, Write, WriteBatch};
 
 use super::workload::{Skew, Workload};
@@ -38,6 +38,8 @@ pub struct Options {
     /// A point of the curve each so many events.
     pub point: usize,
     pub cache_bytes: usize,
+    /// What the store holds before a checkpoint.
+    pub held_mib: usize,
 }
 
 /// What a stretch of events took.
@@ -62,10 +64,47 @@ struct Account {
 
 /// Runs the pipeline over a state in `folder`, or in memory with `BENCH_STORE=memory`.
 pub async fn run(pipeline: &Pipeline, options: Options, folder: &Path) -> Vec<Point> {
+    let feed = move |feed: &Feed| measure(options, feed);
+    engine_with(pipeline, options, folder, feed).await
+}
+
+/// Starts on a state that is there, as after a death: seconds until a first batch is taken in, and GiB held by then.
+pub async fn cold_start(pipeline: &Pipeline, options: Options, folder: &Path) -> (f64, f64) {
+    let started = clock::instant();
+    let feed = move |feed: &Feed| {
+        // Far behind what was made before.
+        let mut workload = Workload::from(options.profiles, options.skew, 8, 1 << 40);
+        let batch = workload.batch(1_000);
+        let given = feed.status.read().totals.records + batch.records.len() as u64;
+        feed.events.blocking_send(SourceEvent::Records(batch)).expect("the engine takes them");
+        until_taken(feed.status, given);
+        (started.elapsed().as_secs_f64(), memory_bytes() as f64 / (1u64 << 30) as f64)
+    };
+    engine_with(pipeline, options, folder, feed).await
+}
+
+/// What makes the events, on a thread of its own, works with these.
+struct Feed<'a> {
+    events: mpsc::Sender<SourceEvent>,
+    status: &'a SharedStatus,
+    parts: &'a Parts,
+}
+
+/// The engine, while `feed` has something for it.
+async fn engine_with<T: Send + 'static>(
+    pipeline: &Pipeline,
+    options: Options,
+    folder: &Path,
+    feed: impl FnOnce(&Feed) -> T + Send + 'static,
+) -> T {
     let store: Arc<dyn Store> = match std::env::var("BENCH_STORE").as_deref() {
         Ok("memory") => Arc::new(MemoryStore::default()),
-        _ => Arc::new(SlateStore::open(&Location::Folder(folder.to_path_buf())).await.expect("a store")),
+        _ => {
+            let (location, limits) = (Location::Folder(folder.to_path_buf()), Limits::of_mib(options.held_mib));
+            Arc::new(SlateStore::open_with(&location, limits).await.expect("a store"))
+        }
     };
+    let closing = store.clone();
     let parts = Arc::new(Parts::default());
     let store: Arc<dyn Store> = Arc::new(Counted { inner: store, parts: parts.clone() });
     let (events, source) = mpsc::channel(4);
@@ -100,7 +139,7 @@ pub async fn run(pipeline: &Pipeline, options: Options, folder: &Path) -> Vec<Po
     let (watched, counted) = (status.clone(), parts.clone());
     std::thread::spawn(move || {
         UNCOUNTED.with(|uncounted| uncounted.set(true));
-        let _ = points.send(feed(options, events, &watched, &counted));
+        let _ = points.send(feed(&Feed { events, status: &watched, parts: &counted }));
     });
     let running = engine::run(pipeline, wiring, engine_options);
     let ending = async {
@@ -110,12 +149,15 @@ pub async fn run(pipeline: &Pipeline, options: Options, folder: &Path) -> Vec<Po
     };
     let (outcome, points) = tokio::join!(running, ending);
     outcome.expect("the engine ends well");
+    // The engine may have closed it.
+    let _ = closing.close().await;
     say(&format!("{:?}", status.read().totals));
     points
 }
 
 /// Makes the events and gives them to the engine; looks at the accounts at the borders of the stretches.
-fn feed(options: Options, events: mpsc::Sender<SourceEvent>, status: &SharedStatus, parts: &Parts) -> Vec<Point> {
+fn measure(options: Options, feed: &Feed) -> Vec<Point> {
+    let Feed { events, status, parts } = feed;
     let mut workload = Workload::new(options.profiles, options.skew, 7);
     let mut given = 0u64;
     let mut give = |batch: tributary::event::RawBatch| {

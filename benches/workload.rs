@@ -64,11 +64,16 @@ const ORDER: [i32; 2] = [5, 6];
 
 impl Workload {
     pub fn new(profiles: u64, skew: Skew, seed: u64) -> Workload {
+        Workload::from(profiles, skew, seed, 0)
+    }
+
+    /// One whose first event has this number.
+    pub fn from(profiles: u64, skew: Skew, seed: u64, made: u64) -> Workload {
         Workload {
             profiles,
             people: People::new(profiles, skew),
             random: Rng::with_seed(seed),
-            made: 0,
+            made,
             recent: VecDeque::new(),
             signing_in: VecDeque::new(),
             topic: "bench.events".into(),

@@ -54,6 +54,11 @@ points! {
     /// Before a commit goes to the store (may fail), and when it is durable but nobody knows.
     BeforeCommit "before_commit",
     CommitDurable "commit_durable",
+    /// What a commit changes is written down, and is not an entry of the journal yet.
+    JournalWritten "journal_written",
+    /// What is held is in the tables and in the journal, and when it is forgotten there.
+    Checkpointed "checkpointed",
+    JournalForgotten "journal_forgotten",
     /// Rows and deliveries of a durable commit have gone to their workers.
     LetGo "let_go",
     /// Before a range of several commits is recorded, and when that is durable.

@@ -16,6 +16,8 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// Memory for hot state, in MiB.
     pub cache_mib: usize,
+    /// Memory for changes that are in the journal and not in the state's tables yet, in MiB.
+    pub checkpoint_mib: usize,
     /// Records of a batch, at most.
     pub batch_records: usize,
     /// How long a batch waits for more, in milliseconds.
@@ -36,6 +38,7 @@ impl NodeConfig {
             ("data", "tributary-data"),
             ("listen", "127.0.0.1:8321"),
             ("cache_mib", "1024"),
+            ("checkpoint_mib", "512"),
             ("batch_records", "50000"),
             ("linger_ms", "5"),
             ("log", "warn,tributary=info"),

@@ -23,7 +23,7 @@ use crate::sink::{Destination, TableSink};
 use crate::source::{self, ReadLimits};
 use crate::state::heartbeat::{self, Heartbeat};
 use crate::state::location::Location;
-use crate::state::slate::SlateStore;
+use crate::state::slate::{Limits, SlateStore};
 use crate::state::{Store, StoreError};
 use crate::telemetry;
 
@@ -112,7 +112,8 @@ impl Session {
         let location =
             Location::parse(&config.data).map_err(|error| Failure { exit: Exit::Usage, message: error.to_string() })?;
         let heartbeat = heartbeat::acquire(&location, takeover, say).await.map_err(Failure::environment)?;
-        let store = SlateStore::open(&location).await.map_err(store_failure)?;
+        let store = SlateStore::open_with(&location, Limits::of_mib(config.checkpoint_mib)).await;
+        let store = store.map_err(store_failure)?;
         Ok(Session { location, store: Arc::new(store), heartbeat, control: None })
     }
 

@@ -10,6 +10,19 @@ use crate::event::{ProfileId, ProfileNumber, TimeUs};
 /// There is one workspace for now; every key begins with it so that more can come.
 pub const WORKSPACE: u8 = 0;
 
+/// Keys of the journal, behind those of every workspace: what follows is the number of an entry.
+pub const JOURNAL: [u8; 2] = [0xFF, b'j'];
+/// How many writers this state has had.
+pub const WRITER: [u8; 2] = [0xFF, b'w'];
+
+/// The entry of a commit in the journal.
+pub fn journal(number: u64) -> Bytes {
+    let mut key = BytesMut::with_capacity(10);
+    key.put_slice(&JOURNAL);
+    key.put_u64(number);
+    key.freeze()
+}
+
 /// The kinds of entries. A tag is never reused for another meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]

@@ -2,9 +2,11 @@
 //! bounded cache of decoded hot state in front of it.
 
 pub mod cache;
+pub mod changes;
 pub mod codec;
 pub mod filter;
 pub mod heartbeat;
+pub mod journal;
 pub mod keys;
 pub mod location;
 pub mod memory;
@@ -35,6 +37,22 @@ pub enum Write {
     Delete(Bytes),
 }
 
+impl Write {
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Write::Put(key, _) | Write::Delete(key) => key,
+        }
+    }
+
+    /// Bytes of key and value.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Write::Put(key, value) => key.len() + value.len(),
+            Write::Delete(key) => key.len(),
+        }
+    }
+}
+
 /// Everything one commit changes; applied whole or not at all.
 #[derive(Debug, Clone, Default)]
 pub struct WriteBatch {
@@ -56,13 +74,7 @@ impl WriteBatch {
 
     /// Bytes of keys and values.
     pub fn bytes(&self) -> usize {
-        self.writes
-            .iter()
-            .map(|write| match write {
-                Write::Put(key, value) => key.len() + value.len(),
-                Write::Delete(key) => key.len(),
-            })
-            .sum()
+        self.writes.iter().map(Write::bytes).sum()
     }
 }
 

@@ -109,6 +109,8 @@ impl Side {
             .env("CLICKHOUSE_DATABASE", &self.database)
             // Many commits, so that there are some before and behind the one that is hit.
             .env("TRIBUTARY_BATCH_RECORDS", "30")
+            // Every commit is followed by a checkpoint.
+            .env("TRIBUTARY_CHECKPOINT_MIB", "0")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         command

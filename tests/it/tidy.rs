@@ -13,7 +13,7 @@ const MAY_IMPORT: [(&str, &[&str]); 19] = [
     ("expression", &[]),
     ("telemetry", &[]),
     ("kafka", &[]),
-    ("state", &["event", "failpoint"]),
+    ("state", &["event", "clock", "failpoint"]),
     ("decode", &["event"]),
     ("source", &["event", "clock", "failpoint", "kafka", "decode"]),
     ("transform", &["event", "expression", "decode"]),
