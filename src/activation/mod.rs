@@ -295,18 +295,19 @@ impl Activations {
         Ok(triggered)
     }
 
-    /// Seals the deliveries of one trigger. `profile` is `{id, traits, identifiers, segments}`.
+    /// Seals the deliveries of one trigger. `profile` is `{id, traits, identifiers, segments}`; it is lent, since one of many traits
+    /// takes longer to copy than to write.
     pub fn render(
         &self,
         trigger: &Triggered,
         events: &EventBatch,
         segments: &[String],
-        profile: &Value,
+        profile: &mut Value,
     ) -> Vec<Rendered> {
         let bound = &self.bound[trigger.activation];
         let plan = &bound.plan;
         let mut context = Map::new();
-        context.insert("profile".to_string(), profile.clone());
+        context.insert("profile".to_string(), profile.take());
         context.insert("activation".to_string(), json!(plan.name));
         if let Some(segment) = trigger.segment.and_then(|index| segments.get(index as usize)) {
             context.insert("segment".to_string(), json!(segment));
@@ -324,35 +325,32 @@ impl Activations {
             Trigger::Changes { .. } => "changes",
         };
         context.insert("trigger".to_string(), json!(trigger_kind));
-        let context = Value::Object(context);
+        let mut context = Value::Object(context);
 
         let entry = format!("{}\0{}\0{}\0{}", plan.name, plan.version, trigger.cause, trigger.profile_id);
         let entry = xxhash_rust::xxh3::xxh3_128(entry.as_bytes());
-        let steps = plan.steps.iter().zip(&bound.templates);
-        steps
-            .map(|(step, template)| {
-                let effect = xxhash_rust::xxh3::xxh3_128(format!("{entry:032x}\0{}", step.id).as_bytes());
-                let body = match template {
-                    Some(template) => template.render(&context),
-                    None => Ok(context.clone()),
-                };
-                let (body, error) = match body {
-                    Ok(body) => (body, None),
-                    Err(error) => (Value::Null, Some(error.to_string())),
-                };
-                let delivery = Delivery {
-                    id: format!("msg_{effect:032x}"),
-                    activation: plan.name.clone(),
-                    step: step.id.clone(),
-                    destination: step.to.clone(),
-                    profile_id: trigger.profile_id,
-                    body: body.to_string(),
-                    created_at: trigger.at,
-                    dry_run: plan.status == Status::DryRun,
-                };
-                Rendered { delivery, error }
-            })
-            .collect()
+        let steps = plan.steps.iter().zip(&bound.templates).map(|(step, template)| {
+            let effect = xxhash_rust::xxh3::xxh3_128(format!("{entry:032x}\0{}", step.id).as_bytes());
+            let (body, error) = match template.as_ref().map(|template| template.render(&context)) {
+                Some(Ok(body)) => (body.to_string(), None),
+                Some(Err(error)) => (Value::Null.to_string(), Some(error.to_string())),
+                None => (context.to_string(), None),
+            };
+            let delivery = Delivery {
+                id: format!("msg_{effect:032x}"),
+                activation: plan.name.clone(),
+                step: step.id.clone(),
+                destination: step.to.clone(),
+                profile_id: trigger.profile_id,
+                body,
+                created_at: trigger.at,
+                dry_run: plan.status == Status::DryRun,
+            };
+            Rendered { delivery, error }
+        });
+        let rendered = steps.collect();
+        *profile = context["profile"].take();
+        rendered
     }
 }
 

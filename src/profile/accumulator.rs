@@ -99,20 +99,44 @@ pub enum Walked {
     Sequence(SequenceValue),
 }
 
+/// Which of its values; see `TraitColumn::part`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalkedPart {
+    Matched,
+    Level,
+    Best,
+    StartedAt,
+    /// When the last step was reached, or the sequence matched.
+    ReachedAt,
+}
+
+impl WalkedPart {
+    pub fn of(part: &str) -> WalkedPart {
+        match part {
+            "matched" => WalkedPart::Matched,
+            "level" => WalkedPart::Level,
+            "best" => WalkedPart::Best,
+            "started_at" => WalkedPart::StartedAt,
+            _ => WalkedPart::ReachedAt,
+        }
+    }
+}
+
 impl Walked {
-    /// One of the values: see `TraitColumn::part`.
-    pub fn part(self, part: &str) -> Option<Scalar> {
+    pub fn part(self, part: WalkedPart) -> Option<Scalar> {
         let count = |level: u8| Some(Scalar::Long(i64::from(level)));
         match (self, part) {
-            (Walked::Nothing, _) => None,
-            (Walked::Funnel(value), "level") => count(value.level),
-            (Walked::Funnel(value), "best") => count(value.best),
-            (Walked::Funnel(value), "started_at") => value.started_at.map(Scalar::Timestamp),
-            (Walked::Funnel(value), _) => value.reached_at.map(Scalar::Timestamp),
-            (Walked::Sequence(value), "matched") => Some(Scalar::Boolean(value.matched)),
-            (Walked::Sequence(value), "level") => count(value.level),
-            (Walked::Sequence(value), "started_at") => value.started_at.map(Scalar::Timestamp),
-            (Walked::Sequence(value), _) => value.matched_at.map(Scalar::Timestamp),
+            (Walked::Funnel(value), WalkedPart::Level) => count(value.level),
+            (Walked::Funnel(value), WalkedPart::Best) => count(value.best),
+            (Walked::Funnel(value), WalkedPart::StartedAt) => value.started_at.map(Scalar::Timestamp),
+            (Walked::Funnel(value), WalkedPart::ReachedAt) => value.reached_at.map(Scalar::Timestamp),
+            (Walked::Sequence(value), WalkedPart::Matched) => Some(Scalar::Boolean(value.matched)),
+            (Walked::Sequence(value), WalkedPart::Level) => count(value.level),
+            (Walked::Sequence(value), WalkedPart::StartedAt) => value.started_at.map(Scalar::Timestamp),
+            (Walked::Sequence(value), WalkedPart::ReachedAt) => value.matched_at.map(Scalar::Timestamp),
+            (Walked::Nothing, _)
+            | (Walked::Funnel(_), WalkedPart::Matched)
+            | (Walked::Sequence(_), WalkedPart::Best) => None,
         }
     }
 }
@@ -240,7 +264,7 @@ impl Accumulator {
                 TraitKind::Gap(plan) => gap.value(plan).map(Scalar::Double),
                 _ => None,
             },
-            Accumulator::Funnel(_) | Accumulator::Sequence(_) => self.walked(rule).part(part),
+            Accumulator::Funnel(_) | Accumulator::Sequence(_) => self.walked(rule).part(WalkedPart::of(part)),
             Accumulator::Dated(dated) => dated.value.clone(),
             Accumulator::Count(count) => Some(Scalar::Long(*count)),
             Accumulator::Sum(sum) if scale == 0 => Some(Scalar::Long(clamp((*sum).into()))),
@@ -258,6 +282,15 @@ impl Accumulator {
             Accumulator::Funnel(funnel) => funnel.earliest(),
             Accumulator::Sequence(sequence) => sequence.earliest(),
             _ => TimeUs::MIN,
+        }
+    }
+
+    /// Has a funnel or sequence keep what it says at hand: most are asked again before an event changes them.
+    pub fn find(&mut self, rule: &EventRule) {
+        match (self, &rule.kind) {
+            (Accumulator::Funnel(funnel), TraitKind::Funnel(plan)) => funnel.find(plan),
+            (Accumulator::Sequence(sequence), TraitKind::Sequence(plan)) => sequence.find(plan),
+            _ => {}
         }
     }
 

@@ -1,11 +1,13 @@
 //! Applies the events of a batch to the traits of their profiles.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray};
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{Field, Float64Type, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use hashbrown::HashMap;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::BUILT_IN;
 use super::accumulator::{Accumulator, Dated, Scalar, scaled};
@@ -44,8 +46,6 @@ pub struct Traits {
     /// By index: of RFM traits, once there was a scan.
     pub rfm_borders: Vec<Option<RfmBorders>>,
     bound: Vec<BoundTrait>,
-    /// Traits over events, by the events that they take.
-    by_events: Vec<(Option<Vec<String>>, Vec<u16>)>,
     /// Of traits that are computed: the formula, or the conditions of the stages.
     pub(super) derived: Vec<Vec<Projected>>,
     /// Where each trait's columns begin.
@@ -98,14 +98,6 @@ impl Traits {
             first_column.push(fields.len());
             fields.extend(plan.columns.iter().map(|column| Field::new(&column.name, column.value_type.arrow(), true)));
         }
-        let mut by_events: Vec<(Option<Vec<String>>, Vec<u16>)> = Vec::new();
-        for (index, plan) in plans.iter().enumerate() {
-            let Some(rule) = plan.event_rule() else { continue };
-            match by_events.iter_mut().find(|(events, _)| *events == rule.events) {
-                Some((_, traits)) => traits.push(index as u16),
-                None => by_events.push((rule.events.clone(), vec![index as u16])),
-            }
-        }
         let (ready, rfm_borders) = (vec![true; plans.len()], vec![None; plans.len()]);
         Ok(Traits {
             plans,
@@ -113,7 +105,6 @@ impl Traits {
             ready,
             rfm_borders,
             bound,
-            by_events,
             derived,
             first_column,
             schema: Arc::new(Schema::new(fields)),
@@ -238,26 +229,33 @@ impl Traits {
         which: Option<&[bool]>,
         profiles: &mut [Profile],
     ) -> Result<Vec<bool>, TraitError> {
-        let events = input.events;
-        let names = EventNames::of(events);
+        let batch = Batch::of(input);
+        let wanted = |index: &usize| {
+            let rule = self.plans[*index].event_rule();
+            rule.is_some_and(|rule| batch.has_any(rule.events.as_deref())) && which.is_none_or(|which| which[*index])
+        };
+        let taking: Vec<usize> = (0..self.plans.len()).filter(wanted).collect();
         let mut touched = vec![false; self.plans.len()];
-        for (wanted, traits) in &self.by_events {
-            let rows = names.rows_of(wanted.as_deref());
-            if rows.is_empty() {
-                continue;
+        taking.iter().for_each(|index| touched[*index] = true);
+        let (rows, begin) = rows_by_profile(input.profile_of_row, profiles.len());
+        for some in taking.chunks(TRAITS_AT_ONCE) {
+            let values = some.iter().map(|index| self.values(*index, &batch)).collect::<Result<Vec<_>, _>>()?;
+            let mut by_name: Vec<Vec<(u16, &Values<'_>)>> = vec![Vec::new(); batch.names.len()];
+            for (index, values) in some.iter().zip(&values) {
+                let names = batch.numbers(values.rule.events.as_deref());
+                names.into_iter().for_each(|name| by_name[name].push((*index as u16, values)));
             }
-            let taking = traits.iter().map(|index| usize::from(*index));
-            let taking: Vec<usize> = taking.filter(|index| which.is_none_or(|which| which[*index])).collect();
-            taking.iter().for_each(|index| touched[*index] = true);
-            for some in taking.chunks(TRAITS_AT_ONCE) {
-                let values = some.iter().map(|index| self.values(*index, &names, input));
-                let values = values.collect::<Result<Vec<_>, _>>()?;
-                // Event by event: what a profile holds is looked up once for all traits.
+            let is_last = taking.last() == some.last();
+            for (profile, range) in profiles.iter_mut().zip(begin.windows(2)) {
+                let rows = &rows[range[0] as usize..range[1] as usize];
                 for row in rows.iter().map(|row| *row as usize) {
-                    let Some(profile) = input.profile_of_row[row] else { continue };
-                    let profile = &mut profiles[profile as usize];
-                    let taking = values.iter().zip(some).filter(|(values, _)| values.takes(row));
-                    taking.for_each(|(values, index)| values.add(row, *index as u16, profile));
+                    let taking = by_name[batch.name_of_row[row] as usize].iter();
+                    let taking = taking.filter(|(_, values)| values.takes(row));
+                    taking.for_each(|(index, values)| values.add(row, *index, profile));
+                }
+                // While the past is filled nobody asks yet.
+                if is_last && which.is_none() && !rows.is_empty() {
+                    self.find(profile);
                 }
             }
         }
@@ -265,13 +263,8 @@ impl Traits {
     }
 
     /// What a trait reads from a batch.
-    fn values<'a>(
-        &'a self,
-        index: usize,
-        names: &EventNames<'_>,
-        input: &'a Input<'a>,
-    ) -> Result<Values<'a>, TraitError> {
-        let (plan, bound, events) = (&self.plans[index], &self.bound[index], input.events);
+    fn values<'a>(&'a self, index: usize, batch: &'a Batch<'a>) -> Result<Values<'a>, TraitError> {
+        let (plan, bound, events) = (&self.plans[index], &self.bound[index], batch.input.events);
         let Some(rule) = plan.event_rule() else {
             return Err(TraitError::Type { name: plan.name.clone(), message: "it reads no events".to_string() });
         };
@@ -286,9 +279,9 @@ impl Traits {
             input: evaluate(&bound.input)?.map(|array| typed(plan, rule, array)).transpose()?,
             keys: evaluate(&bound.by)?,
             presence: bound.presence.map(|column| events.batch.column(column).as_boolean()),
-            marks: Marks::of(rule, bound, names, events).map_err(failed)?,
+            marks: Marks::of(rule, bound, batch).map_err(failed)?,
             ready: self.ready[index],
-            batch: input,
+            batch,
         })
     }
 
@@ -296,12 +289,13 @@ impl Traits {
     /// are computed from others.
     pub fn taken(&self, index: usize, input: &Input<'_>) -> Result<Vec<Taken>, TraitError> {
         let Some(rule) = self.plans[index].event_rule() else { return Ok(Vec::new()) };
-        let names = EventNames::of(input.events);
-        let values = self.values(index, &names, input)?;
+        let batch = Batch::of(input);
+        let values = self.values(index, &batch)?;
         let mut taken = Vec::new();
         let mut states = Vec::new();
-        for row in names.rows_of(rule.events.as_deref()).iter().map(|row| *row as usize) {
-            if input.profile_of_row[row].is_none() || !values.takes(row) {
+        let names = batch.numbers(rule.events.as_deref());
+        for (row, name) in batch.name_of_row.iter().enumerate() {
+            if input.profile_of_row[row].is_none() || !names.contains(&(*name as usize)) || !values.takes(row) {
                 continue;
             }
             let Some((key, state)) = values.taken(row) else { continue };
@@ -378,6 +372,24 @@ fn bind(
     }
 }
 
+/// Rows in the order of their profiles, and where those of each begin, with the end of the last. What a profile holds lies apart in
+/// memory: so it is looked at once for all its events.
+fn rows_by_profile(profile_of_row: &[Option<u32>], profiles: usize) -> (Vec<u32>, Vec<u32>) {
+    let mut begin = vec![0; profiles + 1];
+    profile_of_row.iter().flatten().for_each(|profile| begin[*profile as usize + 1] += 1);
+    (0..profiles).for_each(|profile| begin[profile + 1] += begin[profile]);
+    let mut next = begin.clone();
+    let mut rows = vec![0; begin[profiles] as usize];
+    for (row, profile) in profile_of_row.iter().enumerate() {
+        if let Some(profile) = profile {
+            let place = &mut next[*profile as usize];
+            rows[*place as usize] = row as u32;
+            *place += 1;
+        }
+    }
+    (rows, begin)
+}
+
 /// Traits whose values of a batch are in memory at once.
 const TRAITS_AT_ONCE: usize = 64;
 
@@ -413,46 +425,55 @@ struct Values<'a> {
     marks: Marks,
     /// Points of any age are taken in while the past is read.
     ready: bool,
-    batch: &'a Input<'a>,
+    batch: &'a Batch<'a>,
 }
 
-/// Which steps and exclusions of a funnel or sequence each row meets, as masks; empty for other kinds.
-#[derive(Default)]
-struct Marks {
-    steps: Vec<u32>,
-    exclusions: Vec<u32>,
+/// Which steps and exclusions of a funnel or sequence an event meets, as masks.
+enum Marks {
+    /// By the number of its name, where nothing else is asked; empty for other kinds.
+    ByName(Vec<(u32, u32)>),
+    ByRow(Vec<(u32, u32)>),
 }
 
 impl Marks {
-    fn of(
-        rule: &EventRule,
-        bound: &BoundTrait,
-        names: &EventNames<'_>,
-        events: &EventBatch,
-    ) -> Result<Marks, EvaluateError> {
-        let mut marks = Marks::default();
+    fn of(rule: &EventRule, bound: &BoundTrait, batch: &Batch<'_>) -> Result<Marks, EvaluateError> {
         if rule.steps.is_empty() {
-            return Ok(marks);
+            return Ok(Marks::ByName(Vec::new()));
         }
-        for (steps, filters, mask) in [
-            (&rule.steps, &bound.steps, &mut marks.steps),
-            (&rule.exclusions, &bound.exclusions, &mut marks.exclusions),
-        ] {
-            mask.resize(events.len(), 0);
+        let mut by_name = vec![(0, 0); batch.names.len()];
+        let all = || [(&rule.steps, &bound.steps), (&rule.exclusions, &bound.exclusions)].into_iter().enumerate();
+        let place = |marks: &mut (u32, u32), which, bit| *(if which == 0 { &mut marks.0 } else { &mut marks.1 }) |= bit;
+        for (which, (steps, filters)) in all() {
+            for (number, (step, _)) in steps.iter().zip(filters).enumerate().filter(|(_, (_, filter))| filter.is_none())
+            {
+                let names = batch.numbers(step.events.as_deref());
+                names.into_iter().for_each(|name| place(&mut by_name[name], which, 1 << number));
+            }
+        }
+        if bound.steps.iter().chain(&bound.exclusions).all(Option::is_none) {
+            return Ok(Marks::ByName(by_name));
+        }
+        let mut by_row: Vec<(u32, u32)> = batch.name_of_row.iter().map(|name| by_name[*name as usize]).collect();
+        for (which, (steps, filters)) in all() {
             for (number, (step, filter)) in steps.iter().zip(filters).enumerate() {
-                let filter = filter.as_ref().map(|filter| filter.evaluate_predicate(&events.batch)).transpose()?;
-                let mut mark = |row: usize| {
-                    if filter.as_ref().is_none_or(|filter| filter.value(row)) {
-                        mask[row] |= 1 << number;
+                let Some(filter) = filter else { continue };
+                let is_met = filter.evaluate_predicate(&batch.input.events.batch)?;
+                let names = batch.numbers(step.events.as_deref());
+                for (row, name) in batch.name_of_row.iter().enumerate() {
+                    if is_met.value(row) && names.contains(&(*name as usize)) {
+                        place(&mut by_row[row], which, 1 << number);
                     }
-                };
-                match &step.events {
-                    Some(wanted) => names.rows(wanted).iter().for_each(|row| mark(*row as usize)),
-                    None => (0..events.len()).for_each(mark),
                 }
             }
         }
-        Ok(marks)
+        Ok(Marks::ByRow(by_row))
+    }
+
+    fn of_row(&self, row: usize, batch: &Batch<'_>) -> (u32, u32) {
+        match self {
+            Marks::ByName(marks) => marks[batch.name_of_row[row] as usize],
+            Marks::ByRow(marks) => marks[row],
+        }
     }
 }
 
@@ -509,8 +530,9 @@ impl Values<'_> {
             }
             (_, Accumulator::Panes(panes)) => {
                 if let (Some(window), Some(more)) = (&self.rule.window, self.plain_state(row, present)) {
-                    panes.settle(window, self.batch.now, self.rule);
-                    panes.add(self.at(row), more, window, self.batch.now, self.rule);
+                    let now = self.batch.input.now;
+                    panes.settle(window, now, self.rule);
+                    panes.add(self.at(row), more, window, now, self.rule);
                 }
             }
             (_, state) => {
@@ -547,7 +569,8 @@ impl Values<'_> {
         let key = self.key(row)?;
         let mut state = self.plain_state(row, present)?;
         if let Some(window) = &self.rule.window {
-            state = Accumulator::Panes(Box::new(Panes::of(self.at(row), state, window, self.batch.now, self.rule)));
+            let now = self.batch.input.now;
+            state = Accumulator::Panes(Box::new(Panes::of(self.at(row), state, window, now, self.rule)));
         }
         Some(match key {
             Some(key) => Accumulator::Keyed(Box::new(Keyed::of(key, state))),
@@ -611,7 +634,7 @@ impl Values<'_> {
 
     /// An event that meets no step matters only where what comes between matters.
     fn point(&self, row: usize, plan: &FunnelPlan) -> Option<Point> {
-        let steps = self.marks.steps[row];
+        let (steps, _) = self.marks.of_row(row, self.batch);
         (steps != 0 || plan.modes.strict_order).then(|| Point {
             at: self.at(row),
             id: self.id(row) as u32,
@@ -621,34 +644,30 @@ impl Values<'_> {
     }
 
     fn sequence_point(&self, row: usize) -> Option<Point> {
-        let (steps, without) = (self.marks.steps[row], self.marks.exclusions[row]);
+        let (steps, without) = self.marks.of_row(row, self.batch);
         (steps != 0 || without != 0).then(|| Point { at: self.at(row), id: self.id(row) as u32, steps, without })
     }
 
-    /// Tells an event of one time from others: message ids are per source.
+    /// Tells an event of one time from others.
     fn id(&self, row: usize) -> u64 {
-        let source = self.batch.events.strings(column::SOURCE).value(row);
-        xxhash_rust::xxh3::xxh3_64_with_seed(
-            self.message_id(row).as_bytes(),
-            xxhash_rust::xxh3::xxh3_64(source.as_bytes()),
-        )
+        self.batch.ids.get_or_init(|| self.batch.hash_ids())[row]
     }
 
     fn at(&self, row: usize) -> TimeUs {
-        self.batch.events.times(column::TIMESTAMP).value(row)
+        self.batch.timestamps[row]
     }
 
     fn message_id(&self, row: usize) -> &str {
-        self.batch.events.strings(column::MESSAGE_ID).value(row)
+        self.batch.message_ids.value(row)
     }
 
     /// 0 is best.
     fn rank(&self, row: usize) -> u64 {
         match self.rule.on_merge {
             OnMerge::Latest | OnMerge::Earliest => 0,
-            OnMerge::Survivor => self.batch.best.get(row).copied().unwrap_or(u64::MAX),
+            OnMerge::Survivor => self.batch.input.best.get(row).copied().unwrap_or(u64::MAX),
             OnMerge::SourcePriority => {
-                let source = self.batch.events.strings(column::SOURCE).value(row);
+                let source = self.batch.sources.value(row);
                 let order = &self.rule.source_order;
                 order.iter().position(|other| other == source).unwrap_or(order.len()) as u64
             }
@@ -670,38 +689,74 @@ impl Values<'_> {
     }
 }
 
-/// The rows of a batch by the names of their events, so that a trait looks at no row that it does not take.
-struct EventNames<'a> {
-    rows: HashMap<&'a str, Vec<u32>>,
-    all: Vec<u32>,
+/// Events by their names, so that a trait looks at none that it does not take, and what many traits read from them.
+struct Batch<'a> {
+    input: &'a Input<'a>,
+    /// Their numbers; 0 is of events that have none.
+    numbers: HashMap<&'a str, u32>,
+    /// By number.
+    names: Vec<Option<&'a str>>,
+    name_of_row: Vec<u32>,
+    timestamps: &'a [TimeUs],
+    message_ids: &'a StringArray,
+    sources: &'a StringArray,
+    /// Hashes of sources and message ids.
+    ids: OnceCell<Vec<u64>>,
 }
 
-impl<'a> EventNames<'a> {
-    fn of(events: &'a EventBatch) -> Self {
-        let names = events.strings(column::EVENT);
-        let mut rows: HashMap<&str, Vec<u32>> = HashMap::new();
-        for row in 0..events.len() {
-            if names.is_valid(row) {
-                rows.entry(names.value(row)).or_default().push(row as u32);
-            }
+impl<'a> Batch<'a> {
+    fn of(input: &'a Input<'a>) -> Self {
+        let events = input.events;
+        let texts = events.strings(column::EVENT);
+        let mut batch = Batch {
+            input,
+            numbers: HashMap::new(),
+            names: vec![None],
+            name_of_row: Vec::with_capacity(events.len()),
+            timestamps: events.times(column::TIMESTAMP).values(),
+            message_ids: events.strings(column::MESSAGE_ID),
+            sources: events.strings(column::SOURCE),
+            ids: OnceCell::new(),
+        };
+        for name in texts {
+            let number = name.map_or(0, |name| {
+                *batch.numbers.entry(name).or_insert_with(|| {
+                    batch.names.push(Some(name));
+                    batch.names.len() as u32 - 1
+                })
+            });
+            batch.name_of_row.push(number);
         }
-        EventNames { rows, all: (0..events.len() as u32).collect() }
+        batch
     }
 
-    /// The rows of these events, of all where None, in order.
-    fn rows_of(&self, wanted: Option<&[String]>) -> std::borrow::Cow<'_, [u32]> {
-        wanted.map_or(std::borrow::Cow::Borrowed(&self.all[..]), |wanted| self.rows(wanted))
+    /// Whether there is an event of these names, of any where None. None: the trait costs nothing for this batch.
+    fn has_any(&self, wanted: Option<&[String]>) -> bool {
+        match wanted {
+            Some(wanted) => wanted.iter().any(|name| self.numbers.contains_key(name.as_str())),
+            None => !self.name_of_row.is_empty(),
+        }
     }
 
-    /// The rows of these events, in order; none: the trait costs nothing for this batch.
-    fn rows(&self, wanted: &[String]) -> std::borrow::Cow<'_, [u32]> {
-        let mut found = wanted.iter().filter_map(|name| self.rows.get(name.as_str()));
-        let Some(first) = found.next() else { return std::borrow::Cow::Borrowed(&[]) };
-        let Some(second) = found.next() else { return std::borrow::Cow::Borrowed(first) };
-        let mut rows = [first.as_slice(), second.as_slice()].concat();
-        found.for_each(|more| rows.extend_from_slice(more));
-        rows.sort_unstable();
-        rows.dedup();
-        std::borrow::Cow::Owned(rows)
+    /// The numbers of these names that there are, each once; all where None.
+    fn numbers(&self, wanted: Option<&[String]>) -> Vec<usize> {
+        let is_wanted = |name: &Option<&str>| match wanted {
+            Some(wanted) => name.is_some_and(|name| wanted.iter().any(|other| other == name)),
+            None => true,
+        };
+        (0..self.names.len()).filter(|number| is_wanted(&self.names[*number])).collect()
+    }
+
+    /// Message ids are per source, of which a batch has one or few.
+    fn hash_ids(&self) -> Vec<u64> {
+        let mut seed = ("", xxh3_64(b""));
+        let hash = |row: usize| {
+            let source = self.sources.value(row);
+            if source != seed.0 {
+                seed = (source, xxh3_64(source.as_bytes()));
+            }
+            xxh3_64_with_seed(self.message_ids.value(row).as_bytes(), seed.1)
+        };
+        (0..self.name_of_row.len()).map(hash).collect()
     }
 }

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanBufferBuilder, BooleanBuilder, PrimitiveArray, RecordBatch,
+    Array, ArrayBuilder, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, PrimitiveArray, RecordBatch,
     StringArray, StringBuilder, new_null_array,
 };
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
 use serde_json::Value;
 
-use super::accumulator::{Accumulator, Scalar, Walked};
+use super::accumulator::{Accumulator, Scalar, WalkedPart};
 use super::apply::{NOW_PLACE, TraitError, Traits};
 use super::keyed::Keyed;
-use super::plan::{EventRule, TraitKind, TraitPlan, TraitRule};
+use super::plan::{EventRule, TraitColumn, TraitKind, TraitRule};
 use super::record::{Profile, StageOf};
 use super::rfm::{self, RfmValues};
 use crate::event::{TimeUs, ValueType};
@@ -50,12 +50,7 @@ impl Traits {
         let moments: PrimitiveArray<TimestampMicrosecondType> = now.iter().map(|now| Some(*now)).collect();
         let moments: ArrayRef = Arc::new(moments.with_timezone("UTC"));
 
-        // What nobody has costs one look at each profile for all such traits together.
-        let mut held = vec![false; self.plans.len()];
-        profiles.iter().flat_map(|profile| &profile.traits).for_each(|(index, _)| held[usize::from(*index)] = true);
-        // Each profile's states are in the order of the traits: one step of each per trait.
-        let mut places = vec![0usize; profiles.len()];
-        let mut states: Vec<(u32, &Accumulator)> = Vec::with_capacity(profiles.len());
+        let mut filled = self.event_columns(profiles, now).into_iter();
         for (index, plan) in self.plans.iter().enumerate() {
             if !self.ready[index] {
                 columns.extend(plan.columns.iter().map(|c| new_null_array(&c.value_type.arrow(), profiles.len())));
@@ -67,21 +62,7 @@ impl Traits {
                 derived.evaluate(&column, profiles.len()).map_err(failed)
             };
             match &plan.rule {
-                TraitRule::Events(rule) => {
-                    states.clear();
-                    if held[index] {
-                        states.extend(profiles.iter().zip(&mut places).enumerate().filter_map(
-                            |(row, (profile, place))| {
-                                while profile.traits.get(*place).is_some_and(|(other, _)| usize::from(*other) < index) {
-                                    *place += 1;
-                                }
-                                let (other, state) = profile.traits.get(*place)?;
-                                (usize::from(*other) == index).then_some((row as u32, state))
-                            },
-                        ));
-                    }
-                    event_columns(plan, rule, &states, now, &mut columns);
-                }
+                TraitRule::Events(_) => columns.extend(filled.by_ref().take(plan.columns.len())),
                 TraitRule::Formula(_) => {
                     let Some(formula) = self.derived[index].first() else { continue };
                     let values = evaluate(formula)?;
@@ -111,6 +92,50 @@ impl Traits {
         }
         RecordBatch::try_new(self.schema().clone(), columns)
             .map_err(|error| TraitError::Type { name: "all".to_string(), message: error.to_string() })
+    }
+
+    /// The columns of all ready traits over events. Profile by profile, since what each holds lies apart in memory.
+    fn event_columns(&self, profiles: &[Profile], now: &[TimeUs]) -> Vec<ArrayRef> {
+        let mut columns: Vec<Column> = Vec::with_capacity(self.schema().fields().len());
+        // Of a trait that shows nothing: none.
+        let mut first = vec![None; self.plans.len()];
+        for (index, plan) in self.plans.iter().enumerate().filter(|(index, _)| self.ready[*index]) {
+            let Some(rule) = plan.event_rule() else { continue };
+            first[index] = Some((rule, columns.len()));
+            let of = |column: &TraitColumn| {
+                // Of everybody who has no state, whatever the time.
+                Column::of(column, profiles.len(), value_at(rule, None, column.part, TimeUs::MIN))
+            };
+            columns.extend(plan.columns.iter().map(of));
+        }
+        for (row, (profile, now)) in profiles.iter().zip(now).enumerate() {
+            for (index, state) in &profile.traits {
+                let Some((rule, first)) = first[usize::from(*index)] else { continue };
+                // What takes a walk over events is found once for all columns.
+                let walked =
+                    matches!(rule.kind, TraitKind::Funnel(_) | TraitKind::Sequence(_)).then(|| state.walked(rule));
+                for (place, column) in self.plans[usize::from(*index)].columns.iter().enumerate() {
+                    let filling = &mut columns[first + place];
+                    match (walked, state) {
+                        (Some(walked), _) => filling.set(row, walked.part(filling.part).as_ref()),
+                        // The common case of texts, without a copy.
+                        (None, Accumulator::Dated(dated)) => filling.set(row, dated.value.as_ref()),
+                        (None, state) => filling.set(row, value_at(rule, Some(state), column.part, *now).as_ref()),
+                    }
+                }
+            }
+        }
+        columns.into_iter().map(|column| column.finish(profiles.len())).collect()
+    }
+
+    /// Has a profile keep at hand what takes a walk over events, for [`Traits::columns`] and until something changes it.
+    pub(super) fn find(&self, profile: &mut Profile) {
+        for (index, state) in &mut profile.traits {
+            let index = usize::from(*index);
+            if let Some(rule) = self.plans[index].event_rule().filter(|_| self.ready[index]) {
+                state.find(rule);
+            }
+        }
     }
 
     /// What an RFM trait scores these profiles by; None of whom it does not.
@@ -174,31 +199,12 @@ impl Traits {
     }
 }
 
-/// All columns of one trait, by the states of those who have one.
-fn event_columns(
-    plan: &TraitPlan,
-    rule: &EventRule,
-    states: &[(u32, &Accumulator)],
-    now: &[TimeUs],
-    columns: &mut Vec<ArrayRef>,
-) {
-    // What takes a walk over events is found once for all columns.
-    let walked: Vec<Walked> = match rule.kind {
-        TraitKind::Funnel(_) | TraitKind::Sequence(_) => states.iter().map(|(_, state)| state.walked(rule)).collect(),
-        _ => Vec::new(),
-    };
-    for column in &plan.columns {
-        let value = |state: Option<&Accumulator>, now: TimeUs| match (state, &rule.by) {
-            (Some(Accumulator::Keyed(keyed)), Some(_)) => keyed_value(rule, keyed, column.part, now),
-            (_, Some(_)) => keyed_value(rule, &Keyed::Keys(Vec::new()), column.part, now),
-            (state, None) => value_of(rule, state, column.part, now),
-        };
-        // Of everybody who has no state, whatever the time.
-        let empty = value(None, TimeUs::MIN);
-        columns.push(column_of(column.value_type, now.len(), empty, states, |nth| match walked.get(nth) {
-            Some(walked) => walked.part(column.part),
-            None => value(Some(states[nth].1), now[states[nth].0 as usize]),
-        }));
+/// One value of a trait.
+fn value_at(rule: &EventRule, state: Option<&Accumulator>, part: &str, now: TimeUs) -> Option<Scalar> {
+    match (state, &rule.by) {
+        (Some(Accumulator::Keyed(keyed)), Some(_)) => keyed_value(rule, keyed, part, now),
+        (_, Some(_)) => keyed_value(rule, &Keyed::Keys(Vec::new()), part, now),
+        (state, None) => value_of(rule, state, part, now),
     }
 }
 
@@ -258,78 +264,125 @@ pub fn json(value: &Scalar) -> Value {
     }
 }
 
-/// A column of `empty` with other values in these rows, which are in order.
-fn column_of(
-    value_type: ValueType,
-    rows: usize,
+/// A column that is filled from the first row to the last.
+struct Column {
+    /// Of a funnel or sequence.
+    part: WalkedPart,
+    /// In the rows that are left out.
     empty: Option<Scalar>,
-    states: &[(u32, &Accumulator)],
-    value: impl Fn(usize) -> Option<Scalar>,
-) -> ArrayRef {
-    fn primitive<T: ArrowPrimitiveType>(
-        rows: usize,
-        empty: Option<T::Native>,
-        states: &[(u32, &Accumulator)],
-        value: impl Fn(usize) -> Option<T::Native>,
-    ) -> PrimitiveArray<T> {
-        let mut values = vec![empty.unwrap_or_default(); rows];
-        let mut valid = BooleanBufferBuilder::new(rows);
-        valid.append_n(rows, empty.is_some());
-        for (nth, (row, _)) in states.iter().enumerate() {
-            let value = value(nth);
-            valid.set_bit(*row as usize, value.is_some());
-            values[*row as usize] = value.unwrap_or_default();
-        }
-        PrimitiveArray::new(values.into(), Some(NullBuffer::new(valid.finish())).filter(|nulls| nulls.null_count() > 0))
+    /// A bit for each row: not null. Of texts their builder knows.
+    valid: BooleanBufferBuilder,
+    values: ColumnValues,
+}
+
+enum ColumnValues {
+    Long(Vec<i64>),
+    Double(Vec<f64>),
+    Timestamp(Vec<TimeUs>),
+    Boolean(BooleanBufferBuilder),
+    Text(StringBuilder),
+}
+
+impl Column {
+    fn of(column: &TraitColumn, rows: usize, empty: Option<Scalar>) -> Column {
+        let value = empty.as_ref();
+        let (values, is_valid) = match column.value_type {
+            ValueType::Long => same(value.and_then(long), rows, ColumnValues::Long),
+            ValueType::Double => same(value.and_then(double), rows, ColumnValues::Double),
+            ValueType::Timestamp => same(value.and_then(time), rows, ColumnValues::Timestamp),
+            ValueType::Boolean => {
+                let value = value.and_then(boolean);
+                (ColumnValues::Boolean(same_bits(value.unwrap_or_default(), rows)), value.is_some())
+            }
+            ValueType::String | ValueType::Json => (ColumnValues::Text(StringBuilder::new()), true),
+        };
+        Column { part: WalkedPart::of(column.part), empty, valid: same_bits(is_valid, rows), values }
     }
-    match value_type {
-        ValueType::Long => {
-            let long = |value| if let Some(Scalar::Long(value)) = value { Some(value) } else { None };
-            Arc::new(primitive::<Int64Type>(rows, long(empty), states, |nth| long(value(nth))))
-        }
-        ValueType::Double => {
-            let double = |value| match value {
-                Some(Scalar::Double(value)) => Some(value),
-                Some(Scalar::Long(value)) => Some(value as f64),
-                _ => None,
-            };
-            Arc::new(primitive::<Float64Type>(rows, double(empty), states, |nth| double(value(nth))))
-        }
-        ValueType::Timestamp => {
-            let time = |value| if let Some(Scalar::Timestamp(value)) = value { Some(value) } else { None };
-            let times = primitive::<TimestampMicrosecondType>(rows, time(empty), states, |nth| time(value(nth)));
-            Arc::new(times.with_timezone("UTC"))
-        }
-        ValueType::Boolean => {
-            let boolean = |value| if let Some(Scalar::Boolean(value)) = value { Some(value) } else { None };
-            let mut builder = BooleanBuilder::with_capacity(rows);
-            let empty = boolean(empty);
-            let mut next = 0;
-            for (nth, (row, _)) in states.iter().enumerate() {
-                (next..*row).for_each(|_| builder.append_option(empty));
-                builder.append_option(boolean(value(nth)));
-                next = row + 1;
+
+    /// The value of a row behind those that were set before.
+    fn set(&mut self, row: usize, value: Option<&Scalar>) {
+        let is_valid = match &mut self.values {
+            ColumnValues::Long(values) => put(&mut values[row], value.and_then(long)),
+            ColumnValues::Double(values) => put(&mut values[row], value.and_then(double)),
+            ColumnValues::Timestamp(values) => put(&mut values[row], value.and_then(time)),
+            ColumnValues::Boolean(values) => {
+                let value = value.and_then(boolean);
+                values.set_bit(row, value.unwrap_or_default());
+                value.is_some()
             }
-            (next..rows as u32).for_each(|_| builder.append_option(empty));
-            Arc::new(builder.finish())
-        }
-        ValueType::String | ValueType::Json => {
-            fn text(value: &Option<Scalar>) -> Option<&str> {
-                if let Some(Scalar::Text(text)) = value { Some(text) } else { None }
+            ColumnValues::Text(builder) => {
+                fill(builder, row, &self.empty);
+                return builder.append_option(value.and_then(text));
             }
-            let mut builder = StringBuilder::with_capacity(rows, rows * 16);
-            let mut next = 0;
-            for (nth, (row, state)) in states.iter().enumerate() {
-                (next..*row).for_each(|_| builder.append_option(text(&empty)));
-                match state {
-                    // The common case, without a copy.
-                    Accumulator::Dated(dated) => builder.append_option(text(&dated.value)),
-                    _ => builder.append_option(text(&value(nth))),
-                }
-                next = row + 1;
+        };
+        self.valid.set_bit(row, is_valid);
+    }
+
+    fn finish(mut self, rows: usize) -> ArrayRef {
+        let nulls = Some(NullBuffer::new(self.valid.finish())).filter(|nulls| nulls.null_count() > 0);
+        match self.values {
+            ColumnValues::Long(values) => Arc::new(PrimitiveArray::<Int64Type>::new(values.into(), nulls)),
+            ColumnValues::Double(values) => Arc::new(PrimitiveArray::<Float64Type>::new(values.into(), nulls)),
+            ColumnValues::Timestamp(values) => {
+                let times = PrimitiveArray::<TimestampMicrosecondType>::new(values.into(), nulls);
+                Arc::new(times.with_timezone("UTC"))
             }
-            (next..rows as u32).for_each(|_| builder.append_option(text(&empty)));
-            Arc::new(builder.finish())
+            ColumnValues::Boolean(mut values) => Arc::new(BooleanArray::new(values.finish(), nulls)),
+            ColumnValues::Text(mut builder) => {
+                fill(&mut builder, rows, &self.empty);
+                Arc::new(builder.finish())
+            }
         }
     }
+}
+
+/// The same value in all rows, and whether there is one.
+fn same<T: Copy + Default>(
+    value: Option<T>,
+    rows: usize,
+    values: impl FnOnce(Vec<T>) -> ColumnValues,
+) -> (ColumnValues, bool) {
+    (values(vec![value.unwrap_or_default(); rows]), value.is_some())
+}
+
+fn same_bits(bit: bool, rows: usize) -> BooleanBufferBuilder {
+    let mut bits = BooleanBufferBuilder::new(rows);
+    bits.append_n(rows, bit);
+    bits
+}
+
+/// Says whether there is a value.
+fn put<T: Default>(place: &mut T, value: Option<T>) -> bool {
+    let is_there = value.is_some();
+    *place = value.unwrap_or_default();
+    is_there
+}
+
+/// Up to a row.
+fn fill(builder: &mut StringBuilder, row: usize, empty: &Option<Scalar>) {
+    (builder.len()..row).for_each(|_| builder.append_option(empty.as_ref().and_then(text)));
+}
+
+fn long(value: &Scalar) -> Option<i64> {
+    if let Scalar::Long(value) = value { Some(*value) } else { None }
+}
+
+fn double(value: &Scalar) -> Option<f64> {
+    match value {
+        Scalar::Double(value) => Some(*value),
+        Scalar::Long(value) => Some(*value as f64),
+        _ => None,
+    }
+}
+
+fn time(value: &Scalar) -> Option<TimeUs> {
+    if let Scalar::Timestamp(value) = value { Some(*value) } else { None }
+}
+
+fn boolean(value: &Scalar) -> Option<bool> {
+    if let Scalar::Boolean(value) = value { Some(*value) } else { None }
+}
+
+fn text(value: &Scalar) -> Option<&str> {
+    if let Scalar::Text(text) = value { Some(text) } else { None }
 }

@@ -26,6 +26,7 @@ use std::mem::swap;
 
 use serde::{Deserialize, Serialize};
 
+use super::found::Found;
 use super::points::{self, Point, Points};
 use crate::event::TimeUs;
 
@@ -107,6 +108,8 @@ pub struct Funnel {
     live: Vec<TimeUs>,
     /// The attempt begun by the latest folded first step.
     attempt: Option<Attempt>,
+    #[serde(skip)]
+    value: Found<FunnelValue>,
 }
 
 /// Ordered so that the greatest of two wins a merge.
@@ -137,6 +140,7 @@ impl Funnel {
         point.steps &= u32::MAX.checked_shr(32 - u32::from(plan.steps.clamp(1, STEPS_MAX))).unwrap_or_default();
         if point.steps != 0 || plan.modes.strict_order {
             self.points.insert(point);
+            self.value.forget();
         }
     }
 
@@ -144,6 +148,7 @@ impl Funnel {
     /// floor before: held points older than what the other has folded would be taken for later ones.
     pub fn merge(&mut self, other: Funnel) {
         self.points.union(other.points);
+        self.value.forget();
         self.reached = self.reached.max(other.reached);
         self.ended |= other.ended;
         if self.ended {
@@ -163,12 +168,13 @@ impl Funnel {
     /// alone, not on when else it was called, but where more are held than [`points::POINTS_MAX`] allows.
     pub fn settle(&mut self, plan: &FunnelPlan, floor: TimeUs) {
         let cut = self.points.cut(floor.saturating_sub(plan.within_us));
-        if self.points.first().is_none_or(|first| first.at >= cut) {
+        if self.points.first_at().is_none_or(|first_at| first_at >= cut) {
             let reach = self.live.partition_point(|first| first.saturating_add(plan.within_us) >= cut);
             self.live.truncate(reach);
             return;
         }
         let folded = self.points.take_before(cut);
+        self.value.forget();
         let (reached, ended, mut live) = {
             let walk = self.walk(plan, &folded);
             (walk.reached, walk.ended, walk.marks.iter().map(|mark| mark.first).collect::<Vec<_>>())
@@ -178,14 +184,22 @@ impl Funnel {
         (self.reached, self.ended, self.live) = (reached, ended, live);
     }
 
+    /// Keeps its value at hand until something changes it.
+    pub fn find(&mut self, plan: &FunnelPlan) {
+        self.value = Found::of(self.value(plan));
+    }
+
     pub fn value(&self, plan: &FunnelPlan) -> FunnelValue {
-        let attempt = self.latest(plan, &self.points);
-        FunnelValue {
-            level: attempt.map_or(0, |attempt| attempt.level),
-            started_at: attempt.map(|attempt| attempt.started_at),
-            reached_at: attempt.map(|attempt| attempt.reached_at),
-            best: self.walk(plan, &self.points).reached,
-        }
+        self.value.get().unwrap_or_else(|| {
+            let points = self.points.list();
+            let attempt = self.latest(plan, &points);
+            FunnelValue {
+                level: attempt.map_or(0, |attempt| attempt.level),
+                started_at: attempt.map(|attempt| attempt.started_at),
+                reached_at: attempt.map(|attempt| attempt.reached_at),
+                best: self.walk(plan, &points).reached,
+            }
+        })
     }
 
     /// An event before this is too late for it; see [`points::POINTS_MAX`].
@@ -499,9 +513,12 @@ mod tests {
             let [a, b, c] = parts.map(|points| funnel(&plan, points));
             for order in [[&a, &b, &c], [&c, &a, &b], [&b, &c, &a]] {
                 let mut left = order[0].clone();
+                left.find(&plan);
                 left.merge(order[1].clone());
+                left.find(&plan);
                 left.merge(order[2].clone());
                 assert_eq!(left, whole, "seed {seed}");
+                assert_eq!(left.value(&plan), whole.value(&plan), "seed {seed}");
                 let mut right = order[1].clone();
                 right.merge(order[2].clone());
                 right.merge(order[0].clone());
@@ -528,14 +545,19 @@ mod tests {
                 if random.bool() {
                     settled.settle(&plan, latest - lateness);
                 }
+                // What was found before must not outlive a change.
+                if random.bool() {
+                    settled.find(&plan);
+                }
                 assert_eq!(settled.value(&plan), whole.value(&plan), "seed {seed} {plan:?} {settled:?} {whole:?}");
             }
             settled.settle(&plan, latest - lateness);
             whole.settle(&plan, latest - lateness);
             assert_eq!(settled, whole, "seed {seed} {plan:?}");
             let value = settled.value(&plan);
+            settled.find(&plan);
             settled.settle(&plan, TimeUs::MAX);
-            assert!(settled.points.is_empty() && settled.live.is_empty(), "seed {seed}");
+            assert!(settled.points.len() == 0 && settled.live.is_empty(), "seed {seed}");
             assert_eq!(settled.value(&plan), value, "seed {seed}");
         }
     }
@@ -585,7 +607,7 @@ mod tests {
         let plan = FunnelPlan { steps: 3, within_us: 10, modes: FunnelModes::default() };
         let mut folded = funnel(&plan, &points(&[(0, 1), (2, 2)]));
         folded.settle(&plan, 13);
-        assert!(folded.points.is_empty());
+        assert_eq!(folded.points.len(), 0);
         folded.merge(funnel(&plan, &points(&[(10, 4)])));
         let value = folded.value(&plan);
         assert_eq!((value.level, value.reached_at, value.best), (3, Some(10), 3));

@@ -10,6 +10,7 @@ mod accumulator;
 mod apply;
 mod columns;
 mod distinct;
+mod found;
 mod frequencies;
 mod funnel;
 mod gap;

@@ -240,7 +240,7 @@ impl<T: Serialize> Serialize for BySlot<'_, T> {
 }
 
 impl ProfileRecord {
-    pub const VERSION: u8 = 7;
+    pub const VERSION: u8 = 8;
 
     pub fn encode(profile: &Profile, slots: &Slots) -> Bytes {
         let own = slots.of_kind(profile.kind());

@@ -28,8 +28,9 @@
 //! associative and idempotent, whatever is folded.
 
 use serde::{Deserialize, Serialize};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
+use super::found::Found;
 use super::points::{self, Point, Points};
 use crate::event::TimeUs;
 
@@ -60,6 +61,8 @@ pub struct Sequence {
     barred: Times,
     /// The attempt begun by the latest folded first step.
     attempt: Option<Attempt>,
+    #[serde(skip)]
+    value: Found<SequenceValue>,
 }
 
 /// By step, without empty ones at the end.
@@ -91,6 +94,7 @@ impl Sequence {
         point.without &= plan.steps.iter().skip(1).fold(0, |any, step| any | step.without);
         if point.steps != 0 || point.without != 0 {
             self.points.insert(point);
+            self.value.forget();
         }
     }
 
@@ -98,6 +102,7 @@ impl Sequence {
     /// floor before: held points older than what the other has folded would be taken for later ones.
     pub fn merge(&mut self, other: Sequence) {
         self.points.union(other.points);
+        self.value.forget();
         self.matched_at = self.matched_at.max(other.matched_at);
         later(&mut self.open, &other.open);
         later(&mut self.barred, &other.barred);
@@ -111,7 +116,7 @@ impl Sequence {
     pub fn settle(&mut self, plan: &SequencePlan, floor: TimeUs) {
         let span = plan.steps.iter().skip(1).filter_map(|step| step.within_us).fold(0, i64::saturating_add);
         let cut = self.points.cut(floor.saturating_sub(span));
-        if self.points.first().is_some_and(|first| first.at < cut) {
+        if self.points.first_at().is_some_and(|first_at| first_at < cut) {
             self.fold(plan, cut);
         }
         forget(&mut self.open, plan, cut);
@@ -124,24 +129,35 @@ impl Sequence {
     /// Takes what is before `cut` out of the points and into what is known of them.
     fn fold(&mut self, plan: &SequencePlan, cut: TimeUs) {
         let folded = self.points.take_before(cut);
-        self.attempt = self.latest(plan, &folded);
-        let walk = self.walk(plan, &folded);
-        (self.matched_at, self.open) = (walk.matched_at, walk.open);
+        self.value.forget();
+        let latest = self.latest(plan, &folded);
+        let attempt =
+            latest.map(|(started_at, Walk { level, open, .. })| Attempt { started_at, level, open: open.to_vec() });
+        let Walk { matched_at, open, .. } = self.walk(plan, &folded);
+        (self.attempt, self.matched_at, self.open) = (attempt, matched_at, open.to_vec());
         for (index, step) in plan.steps.iter().enumerate().skip(1) {
             let last = folded.iter().rfind(|point| point.without & step.without != 0).map(|point| point.at);
             raise(&mut self.barred, index - 1, last);
         }
     }
 
+    /// Keeps its value at hand until something changes it.
+    pub fn find(&mut self, plan: &SequencePlan) {
+        self.value = Found::of(self.value(plan));
+    }
+
     pub fn value(&self, plan: &SequencePlan) -> SequenceValue {
-        let matched_at = self.walk(plan, &self.points).matched_at;
-        let attempt = self.latest(plan, &self.points);
-        SequenceValue {
-            matched: matched_at.is_some(),
-            matched_at,
-            level: attempt.as_ref().map_or(0, |attempt| attempt.level),
-            started_at: attempt.map(|attempt| attempt.started_at),
-        }
+        self.value.get().unwrap_or_else(|| {
+            let points = self.points.list();
+            let matched_at = self.walk(plan, &points).matched_at;
+            let attempt = self.latest(plan, &points);
+            SequenceValue {
+                matched: matched_at.is_some(),
+                matched_at,
+                level: attempt.as_ref().map_or(0, |(_, walk)| walk.level),
+                started_at: attempt.map(|(started_at, _)| started_at),
+            }
+        })
     }
 
     /// An event before this is too late for it; see [`points::POINTS_MAX`].
@@ -158,23 +174,23 @@ impl Sequence {
 
     /// All chains, after these points.
     fn walk<'a>(&self, plan: &'a SequencePlan, points: &[Point]) -> Walk<'a> {
-        let mut walk = Walk { plan, open: self.open.clone(), level: 0, matched_at: self.matched_at };
+        let mut walk = Walk { plan, open: (&self.open[..]).into(), level: 0, matched_at: self.matched_at };
         points::instants(points).for_each(|(at, points)| walk.instant(at, points, 0));
         walk
     }
 
-    /// The attempt begun by the latest first step, after these points.
-    fn latest(&self, plan: &SequencePlan, points: &[Point]) -> Option<Attempt> {
+    /// When the attempt of the latest first step began, and its chains after these points.
+    fn latest<'a>(&self, plan: &'a SequencePlan, points: &[Point]) -> Option<(TimeUs, Walk<'a>)> {
         let first = points.iter().filter(|point| point.steps & 1 != 0).max_by_key(|point| order(point));
         let folded = self.attempt.as_ref().filter(|attempt| first.is_none_or(|first| first.at < attempt.started_at));
         let (started_at, mut walk, from) = match (folded, first) {
             (Some(attempt), _) => {
-                let mut walk = Walk { plan, open: attempt.open.clone(), level: attempt.level, matched_at: None };
+                let mut walk = Walk { plan, open: (&attempt.open[..]).into(), level: attempt.level, matched_at: None };
                 bar(&mut walk.open, &self.barred);
                 (attempt.started_at, walk, (attempt.started_at, 0, 0))
             }
             (None, Some(first)) => {
-                let mut walk = Walk { plan, open: vec![Some(first.at)], level: 1, matched_at: None };
+                let mut walk = Walk { plan, open: smallvec![Some(first.at)], level: 1, matched_at: None };
                 walk.open.truncate(plan.steps.len() - 1);
                 let (at, lowest, id) = order(first);
                 (at, walk, (at, lowest, id.saturating_add(1)))
@@ -192,7 +208,7 @@ impl Sequence {
                 }
             }
         }
-        Some(Attempt { started_at, level: walk.level, open: walk.open })
+        Some((started_at, walk))
     }
 }
 
@@ -203,7 +219,7 @@ fn order(point: &Point) -> (TimeUs, u32, u32) {
 
 struct Walk<'a> {
     plan: &'a SequencePlan,
-    open: Times,
+    open: SmallVec<[Option<TimeUs>; 4]>,
     /// The greatest length of a chain.
     level: u8,
     matched_at: Option<TimeUs>,
@@ -259,14 +275,31 @@ fn mask(steps: usize) -> u32 {
     u32::MAX.checked_shr(32u32.saturating_sub(steps as u32)).unwrap_or_default()
 }
 
-fn trim(times: &mut Times) {
-    let used = times.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
-    times.truncate(used);
+/// What [`Times`] are, in whatever they lie.
+trait TimesMut: std::ops::DerefMut<Target = [Option<TimeUs>]> {
+    fn resize(&mut self, len: usize);
 }
 
-fn raise(times: &mut Times, index: usize, at: Option<TimeUs>) {
+impl TimesMut for Times {
+    fn resize(&mut self, len: usize) {
+        self.resize(len, None);
+    }
+}
+
+impl TimesMut for SmallVec<[Option<TimeUs>; 4]> {
+    fn resize(&mut self, len: usize) {
+        self.resize(len, None);
+    }
+}
+
+fn trim(times: &mut impl TimesMut) {
+    let used = times.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+    times.resize(used);
+}
+
+fn raise(times: &mut impl TimesMut, index: usize, at: Option<TimeUs>) {
     if at.is_some() && times.len() <= index {
-        times.resize(index + 1, None);
+        times.resize(index + 1);
     }
     if let Some(time) = times.get_mut(index) {
         *time = at.max(*time);
@@ -277,7 +310,7 @@ fn later(times: &mut Times, others: &Times) {
     others.iter().enumerate().for_each(|(index, at)| raise(times, index, *at));
 }
 
-fn bar(open: &mut Times, barred: &Times) {
+fn bar(open: &mut impl TimesMut, barred: &Times) {
     for (end, bar) in open.iter_mut().zip(barred) {
         // None is before every time.
         if *end < *bar {
@@ -391,9 +424,12 @@ mod tests {
             let parts = [&points[..to], &points[to..], &points[from..]].map(|points| sequence(&plan, points));
             for order in [[0, 1, 2], [2, 0, 1], [1, 2, 0]] {
                 let mut sum = parts[order[0]].clone();
+                sum.find(&plan);
                 sum.merge(parts[order[1]].clone());
+                sum.find(&plan);
                 sum.merge(parts[order[2]].clone());
                 assert_eq!(sum, whole, "seed {seed}");
+                assert_eq!(sum.value(&plan), whole.value(&plan), "seed {seed}");
             }
         }
     }
@@ -415,14 +451,19 @@ mod tests {
                 if random.bool() {
                     settled.settle(&plan, latest - lateness);
                 }
+                // What was found before must not outlive a change.
+                if random.bool() {
+                    settled.find(&plan);
+                }
                 assert_eq!(settled.value(&plan), whole.value(&plan), "seed {seed} {plan:?} {settled:?} {whole:?}");
             }
             settled.settle(&plan, latest - lateness);
             whole.settle(&plan, latest - lateness);
             assert_eq!(settled, whole, "seed {seed} {plan:?}");
             let value = settled.value(&plan);
+            settled.find(&plan);
             settled.settle(&plan, TimeUs::MAX);
-            assert!(settled.points.is_empty(), "seed {seed}");
+            assert_eq!(settled.points.len(), 0, "seed {seed}");
             assert_eq!(settled.value(&plan), value, "seed {seed}");
         }
     }

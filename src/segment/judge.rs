@@ -247,7 +247,7 @@ impl Segments {
                 segment,
                 members: &members[index],
                 transitions: &mut transitions,
-                changed: false,
+                changed: Vec::new(),
                 is_gone,
             };
             let is_member = |row: u32, profiles: &[Profile]| profiles[row as usize].membership(segment).member;
@@ -292,10 +292,13 @@ impl Segments {
                     }
                 }
             }
-            changed[index] = settle.changed;
-            if self.bound[index].is_read && settle.changed {
+            let rows_changed = settle.changed;
+            changed[index] = !rows_changed.is_empty();
+            if self.bound[index].is_read && changed[index] {
                 // Later predicates see it as it is now.
-                members[index] = (0..rows as u32).filter(|row| is_member(*row, profiles)).collect();
+                let mut now = set_bits(&members[index], rows);
+                rows_changed.iter().for_each(|row| now.set_bit(*row as usize, is_member(*row, profiles)));
+                members[index] = now.finish().set_indices().map(|row| row as u32).collect();
             }
         }
         Ok(transitions)
@@ -366,8 +369,8 @@ struct Settle<'a> {
     transitions: &'a mut Vec<Transition>,
     /// Whether the segment is defined no more.
     is_gone: bool,
-    /// Whether someone is a member who was none, or the other way round.
-    changed: bool,
+    /// Who has come or gone.
+    changed: Vec<u32>,
 }
 
 impl Settle<'_> {
@@ -398,7 +401,7 @@ impl Settle<'_> {
         if is != was {
             membership.member = is;
             membership.since = at;
-            self.changed = true;
+            self.changed.push(row);
             membership.entries += u32::from(is);
         }
         let entry = membership.entries;
@@ -473,10 +476,14 @@ const SEGMENTS_MAX: usize = 1 << 16;
 
 /// A bit for each row, set for these.
 fn bits(set: &[u32], rows: usize) -> BooleanBuffer {
+    set_bits(set, rows).finish()
+}
+
+fn set_bits(set: &[u32], rows: usize) -> BooleanBufferBuilder {
     let mut builder = BooleanBufferBuilder::new(rows);
     builder.append_n(rows, false);
     set.iter().for_each(|row| builder.set_bit(*row as usize, true));
-    builder.finish()
+    builder
 }
 
 fn times(values: impl Iterator<Item = Option<TimeUs>>) -> ArrayRef {
