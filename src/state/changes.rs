@@ -6,13 +6,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::{StoreError, Write};
 
 /// What an entry takes besides its key and value, about.
 const ENTRY_BYTES: usize = 96;
 
-type Entries = BTreeMap<Bytes, Option<Bytes>>;
+/// Most keys lie in the tree itself, so that comparing two does not wait for memory.
+type Key = SmallVec<[u8; 24]>;
+
+type Entries = BTreeMap<Key, Option<Bytes>>;
 
 /// The latest change of each key; shared between those who write and those who read.
 #[derive(Debug, Default)]
@@ -28,16 +32,17 @@ impl Changes {
     }
 
     /// Later ones stand instead of earlier ones of the same key.
-    pub fn add(&self, mut writes: Vec<Write>) {
+    pub fn add(&self, writes: Vec<Write>) {
+        let changes = writes.into_iter().map(|write| match write {
+            Write::Put(key, value) => (Key::from_slice(&key), Some(value)),
+            Write::Delete(key) => (Key::from_slice(&key), None),
+        });
+        let mut changes: Vec<(Key, Option<Bytes>)> = changes.collect();
         // In the order of keys neighbours meet the same nodes of the tree. Stable: of two changes of a key the later stays.
-        writes.sort_by(|a, b| a.key().cmp(b.key()));
+        changes.sort_by(|(a, _), (b, _)| a.cmp(b));
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let (mut more, mut less) = (0, 0);
-        for write in writes {
-            let (key, value) = match write {
-                Write::Put(key, value) => (key, Some(value)),
-                Write::Delete(key) => (key, None),
-            };
+        for (key, value) in changes {
             let key_bytes = key.len() + ENTRY_BYTES;
             more += value.as_ref().map_or(0, Bytes::len);
             match entries.insert(key, value) {
@@ -70,9 +75,9 @@ impl Changes {
             bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
             is_within
         });
-        page.map(|(key, value)| match value {
-            Some(value) => Write::Put(key.clone(), value.clone()),
-            None => Write::Delete(key.clone()),
+        page.map(|(key, value)| match (Bytes::copy_from_slice(key), value) {
+            (key, Some(value)) => Write::Put(key, value.clone()),
+            (key, None) => Write::Delete(key),
         })
         .collect()
     }
@@ -127,25 +132,18 @@ fn merge(
         .iter()
         .map(|entries| {
             let range = entries.range::<[u8], _>((from, Bound::Unbounded));
-            let is_in =
-                |key: &Bytes| key.starts_with(prefix) && known_to.is_none_or(|known_to| key.as_ref() <= known_to);
+            let is_in = |key: &[u8]| key.starts_with(prefix) && known_to.is_none_or(|known_to| key <= known_to);
             range.take_while(move |(key, _)| is_in(key)).peekable()
         })
         .collect();
     let mut below = page.into_iter().peekable();
     while found.len() < limit {
-        let mut next: Option<Bytes> = below.peek().map(|(key, _)| key.clone());
-        for layer in &mut above {
-            if let Some((key, _)) = layer.peek()
-                && next.as_ref().is_none_or(|next| *key < next)
-            {
-                next = Some((*key).clone());
-            }
-        }
+        let firsts = above.iter_mut().filter_map(|layer| layer.peek()).map(|(key, _)| key.as_slice());
+        let next = firsts.chain(below.peek().map(|(key, _)| key.as_ref())).min().map(Bytes::copy_from_slice);
         let Some(key) = next else { return };
         let mut value: Option<Option<Bytes>> = None;
         for layer in &mut above {
-            if let Some((_, changed)) = layer.next_if(|(other, _)| **other == key) {
+            if let Some((_, changed)) = layer.next_if(|(other, _)| other.as_slice() == key) {
                 value.get_or_insert_with(|| changed.clone());
             }
         }
