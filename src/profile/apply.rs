@@ -1,16 +1,14 @@
 //! Applies the events of a batch to the traits of their profiles.
 
-use std::cell::OnceCell;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, StringArray};
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray};
 use arrow::compute::cast;
 use arrow::datatypes::{Field, Float64Type, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
-use hashbrown::HashMap;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::BUILT_IN;
 use super::accumulator::{Accumulator, Dated, Scalar, scaled};
+use super::batch::{Batch, Mask, rows_by_profile};
 use super::distinct::Distinct;
 use super::frequencies::Frequencies;
 use super::funnel::{Funnel, FunnelPlan};
@@ -279,7 +277,8 @@ impl Traits {
             input: evaluate(&bound.input)?.map(|array| typed(plan, rule, array)).transpose()?,
             keys: evaluate(&bound.by)?,
             presence: bound.presence.map(|column| events.batch.column(column).as_boolean()),
-            marks: Marks::of(rule, bound, batch).map_err(failed)?,
+            steps: Mask::of(&rule.steps, &bound.steps, batch).map_err(failed)?,
+            exclusions: Mask::of(&rule.exclusions, &bound.exclusions, batch).map_err(failed)?,
             ready: self.ready[index],
             batch,
         })
@@ -372,24 +371,6 @@ fn bind(
     }
 }
 
-/// Rows in the order of their profiles, and where those of each begin, with the end of the last. What a profile holds lies apart in
-/// memory: so it is looked at once for all its events.
-fn rows_by_profile(profile_of_row: &[Option<u32>], profiles: usize) -> (Vec<u32>, Vec<u32>) {
-    let mut begin = vec![0; profiles + 1];
-    profile_of_row.iter().flatten().for_each(|profile| begin[*profile as usize + 1] += 1);
-    (0..profiles).for_each(|profile| begin[profile + 1] += begin[profile]);
-    let mut next = begin.clone();
-    let mut rows = vec![0; begin[profiles] as usize];
-    for (row, profile) in profile_of_row.iter().enumerate() {
-        if let Some(profile) = profile {
-            let place = &mut next[*profile as usize];
-            rows[*place as usize] = row as u32;
-            *place += 1;
-        }
-    }
-    (rows, begin)
-}
-
 /// Traits whose values of a batch are in memory at once.
 const TRAITS_AT_ONCE: usize = 64;
 
@@ -422,59 +403,11 @@ struct Values<'a> {
     input: Option<ArrayRef>,
     keys: Option<ArrayRef>,
     presence: Option<&'a BooleanArray>,
-    marks: Marks,
+    steps: Mask,
+    exclusions: Mask,
     /// Points of any age are taken in while the past is read.
     ready: bool,
     batch: &'a Batch<'a>,
-}
-
-/// Which steps and exclusions of a funnel or sequence an event meets, as masks.
-enum Marks {
-    /// By the number of its name, where nothing else is asked; empty for other kinds.
-    ByName(Vec<(u32, u32)>),
-    ByRow(Vec<(u32, u32)>),
-}
-
-impl Marks {
-    fn of(rule: &EventRule, bound: &BoundTrait, batch: &Batch<'_>) -> Result<Marks, EvaluateError> {
-        if rule.steps.is_empty() {
-            return Ok(Marks::ByName(Vec::new()));
-        }
-        let mut by_name = vec![(0, 0); batch.names.len()];
-        let all = || [(&rule.steps, &bound.steps), (&rule.exclusions, &bound.exclusions)].into_iter().enumerate();
-        let place = |marks: &mut (u32, u32), which, bit| *(if which == 0 { &mut marks.0 } else { &mut marks.1 }) |= bit;
-        for (which, (steps, filters)) in all() {
-            for (number, (step, _)) in steps.iter().zip(filters).enumerate().filter(|(_, (_, filter))| filter.is_none())
-            {
-                let names = batch.numbers(step.events.as_deref());
-                names.into_iter().for_each(|name| place(&mut by_name[name], which, 1 << number));
-            }
-        }
-        if bound.steps.iter().chain(&bound.exclusions).all(Option::is_none) {
-            return Ok(Marks::ByName(by_name));
-        }
-        let mut by_row: Vec<(u32, u32)> = batch.name_of_row.iter().map(|name| by_name[*name as usize]).collect();
-        for (which, (steps, filters)) in all() {
-            for (number, (step, filter)) in steps.iter().zip(filters).enumerate() {
-                let Some(filter) = filter else { continue };
-                let is_met = filter.evaluate_predicate(&batch.input.events.batch)?;
-                let names = batch.numbers(step.events.as_deref());
-                for (row, name) in batch.name_of_row.iter().enumerate() {
-                    if is_met.value(row) && names.contains(&(*name as usize)) {
-                        place(&mut by_row[row], which, 1 << number);
-                    }
-                }
-            }
-        }
-        Ok(Marks::ByRow(by_row))
-    }
-
-    fn of_row(&self, row: usize, batch: &Batch<'_>) -> (u32, u32) {
-        match self {
-            Marks::ByName(marks) => marks[batch.name_of_row[row] as usize],
-            Marks::ByRow(marks) => marks[row],
-        }
-    }
 }
 
 impl Values<'_> {
@@ -634,7 +567,7 @@ impl Values<'_> {
 
     /// An event that meets no step matters only where what comes between matters.
     fn point(&self, row: usize, plan: &FunnelPlan) -> Option<Point> {
-        let (steps, _) = self.marks.of_row(row, self.batch);
+        let steps = self.steps.of_row(row, self.batch);
         (steps != 0 || plan.modes.strict_order).then(|| Point {
             at: self.at(row),
             id: self.id(row) as u32,
@@ -644,13 +577,13 @@ impl Values<'_> {
     }
 
     fn sequence_point(&self, row: usize) -> Option<Point> {
-        let (steps, without) = self.marks.of_row(row, self.batch);
+        let (steps, without) = (self.steps.of_row(row, self.batch), self.exclusions.of_row(row, self.batch));
         (steps != 0 || without != 0).then(|| Point { at: self.at(row), id: self.id(row) as u32, steps, without })
     }
 
     /// Tells an event of one time from others.
     fn id(&self, row: usize) -> u64 {
-        self.batch.ids.get_or_init(|| self.batch.hash_ids())[row]
+        self.batch.id(row)
     }
 
     fn at(&self, row: usize) -> TimeUs {
@@ -686,77 +619,5 @@ impl Values<'_> {
             ValueType::Timestamp => Scalar::Timestamp(primitive::<TimestampMicrosecondType>(array, row)),
             ValueType::String | ValueType::Json => Scalar::Text(array.as_string::<i32>().value(row).into()),
         })
-    }
-}
-
-/// Events by their names, so that a trait looks at none that it does not take, and what many traits read from them.
-struct Batch<'a> {
-    input: &'a Input<'a>,
-    /// Their numbers; 0 is of events that have none.
-    numbers: HashMap<&'a str, u32>,
-    /// By number.
-    names: Vec<Option<&'a str>>,
-    name_of_row: Vec<u32>,
-    timestamps: &'a [TimeUs],
-    message_ids: &'a StringArray,
-    sources: &'a StringArray,
-    /// Hashes of sources and message ids.
-    ids: OnceCell<Vec<u64>>,
-}
-
-impl<'a> Batch<'a> {
-    fn of(input: &'a Input<'a>) -> Self {
-        let events = input.events;
-        let texts = events.strings(column::EVENT);
-        let mut batch = Batch {
-            input,
-            numbers: HashMap::new(),
-            names: vec![None],
-            name_of_row: Vec::with_capacity(events.len()),
-            timestamps: events.times(column::TIMESTAMP).values(),
-            message_ids: events.strings(column::MESSAGE_ID),
-            sources: events.strings(column::SOURCE),
-            ids: OnceCell::new(),
-        };
-        for name in texts {
-            let number = name.map_or(0, |name| {
-                *batch.numbers.entry(name).or_insert_with(|| {
-                    batch.names.push(Some(name));
-                    batch.names.len() as u32 - 1
-                })
-            });
-            batch.name_of_row.push(number);
-        }
-        batch
-    }
-
-    /// Whether there is an event of these names, of any where None. None: the trait costs nothing for this batch.
-    fn has_any(&self, wanted: Option<&[String]>) -> bool {
-        match wanted {
-            Some(wanted) => wanted.iter().any(|name| self.numbers.contains_key(name.as_str())),
-            None => !self.name_of_row.is_empty(),
-        }
-    }
-
-    /// The numbers of these names that there are, each once; all where None.
-    fn numbers(&self, wanted: Option<&[String]>) -> Vec<usize> {
-        let is_wanted = |name: &Option<&str>| match wanted {
-            Some(wanted) => name.is_some_and(|name| wanted.iter().any(|other| other == name)),
-            None => true,
-        };
-        (0..self.names.len()).filter(|number| is_wanted(&self.names[*number])).collect()
-    }
-
-    /// Message ids are per source, of which a batch has one or few.
-    fn hash_ids(&self) -> Vec<u64> {
-        let mut seed = ("", xxh3_64(b""));
-        let hash = |row: usize| {
-            let source = self.sources.value(row);
-            if source != seed.0 {
-                seed = (source, xxh3_64(source.as_bytes()));
-            }
-            xxh3_64_with_seed(self.message_ids.value(row).as_bytes(), seed.1)
-        };
-        (0..self.name_of_row.len()).map(hash).collect()
     }
 }

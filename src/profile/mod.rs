@@ -8,6 +8,7 @@
 
 mod accumulator;
 mod apply;
+mod batch;
 mod columns;
 mod distinct;
 mod found;

@@ -35,7 +35,8 @@ impl Point {
 /// they fit), the time since the point before as a varint, and the id in four bytes.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Points {
-    bytes: Vec<u8>,
+    /// Most are a few: those lie with what else is known of the sequence.
+    bytes: SmallVec<[u8; 40]>,
     count: u32,
     first_at: TimeUs,
     /// The place of the last one.
@@ -54,7 +55,7 @@ const STEPS_APART: u32 = 63;
 
 impl Points {
     fn of(points: &[Point]) -> Points {
-        let mut all = Points { bytes: Vec::with_capacity(points.len() * 10), ..Points::default() };
+        let mut all = Points::default();
         points.iter().for_each(|point| all.push(point));
         all
     }
@@ -164,7 +165,7 @@ impl Points {
             return taken;
         };
         // The others follow each other as before: held points are few, but there are many profiles, so not in the old buffer.
-        let mut bytes = Vec::with_capacity(rest.len() + POINT_BYTES_MAX);
+        let mut bytes = SmallVec::new();
         write(&mut bytes, 0, &first);
         bytes.extend_from_slice(rest);
         (self.bytes, self.first_at) = (bytes, first.at);
@@ -174,7 +175,7 @@ impl Points {
 
     /// Bytes on the heap.
     pub fn weigh(&self) -> usize {
-        self.bytes.capacity()
+        if self.bytes.spilled() { self.bytes.capacity() } else { 0 }
     }
 }
 
@@ -186,7 +187,7 @@ pub(super) fn instants(points: &[Point]) -> impl Iterator<Item = (TimeUs, &[Poin
 /// No point takes more.
 const POINT_BYTES_MAX: usize = 1 + 10 + 4 + 5 + 5;
 
-fn write(bytes: &mut Vec<u8>, before: TimeUs, point: &Point) {
+fn write(bytes: &mut SmallVec<[u8; 40]>, before: TimeUs, point: &Point) {
     let mut buffer = [0; POINT_BYTES_MAX];
     let since = (point.at as u64).wrapping_sub(before as u64);
     let whole = since.is_multiple_of(1_000);
@@ -273,7 +274,7 @@ impl<'de> Deserialize<'de> for Points {
                     points.count += 1;
                     points.last = point.place();
                 }
-                points.bytes = bytes.to_vec();
+                points.bytes = SmallVec::from_slice(bytes);
                 Ok(points)
             }
         }
@@ -355,7 +356,7 @@ mod tests {
             }
             let stored = postcard::to_allocvec(&points).unwrap();
             assert_eq!(postcard::from_bytes::<Points>(&stored).unwrap(), points, "seed {seed}");
-            let mut damaged = points.bytes.clone();
+            let mut damaged = points.bytes.to_vec();
             for byte in &mut damaged {
                 *byte ^= if random.u8(0..8) == 0 { random.u8(..) } else { 0 };
             }
