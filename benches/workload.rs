@@ -313,6 +313,9 @@ impl People {
 /// off a message.
 pub fn write_pipeline(folder: &Path, segments: usize) {
     copy(Path::new("benches/pipeline"), folder);
+    // benches/latency.py runs the pipeline as it is kept.
+    let kept = std::fs::read_to_string(folder.join("definitions.yaml")).expect("the definitions");
+    assert_eq!(kept, definitions(100), "benches/pipeline/definitions.yaml is to be written anew");
     std::fs::write(folder.join("definitions.yaml"), definitions(segments)).expect("a file");
 }
 

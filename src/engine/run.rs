@@ -116,8 +116,9 @@ pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Resul
     let shipping = tokio::spawn(shipper.run(core.sink, core.outbox.keys().copied().collect()));
     let queues = Queues::start(&*store, destinations, &engine, &status).await?;
 
-    let (to_prepare, raw) = mpsc::channel(4);
-    let (prepared_out, prepared) = mpsc::channel(2);
+    // One each: while the loop is busy records wait at their source, where all that wait are the next batch.
+    let (to_prepare, raw) = mpsc::channel(1);
+    let (prepared_out, prepared) = mpsc::channel(1);
     if options.read {
         for plan in &pipeline.sources {
             let schemas = preparer.schemas(plan.name())?;
@@ -202,8 +203,8 @@ enum FromPrepare {
     Assigned(Arc<str>, Positions),
     /// A partition has records to be read.
     Behind(Arc<str>, Arc<str>, i32),
-    /// A partition is read to its end.
-    AtEnd(Arc<str>, Arc<str>, i32),
+    /// Partitions are read to their end.
+    AtEnd(Arc<str>, Arc<str>, Vec<i32>),
     CaughtUp(Arc<str>),
     Lag(Arc<str>, i64),
     Problem(Arc<str>, Option<String>),
@@ -228,7 +229,7 @@ async fn prepare_all(mut preparer: Preparer, mut raw: mpsc::Receiver<ToPrepare>,
                 SourceEvent::Rejects(rejects) => prepare(&mut preparer, &out, RawBatch::new(name), rejects, None).await,
                 SourceEvent::Assigned(positions) => FromPrepare::Assigned(name, positions),
                 SourceEvent::Behind(topic, partition) => FromPrepare::Behind(name, topic, partition),
-                SourceEvent::AtEnd(topic, partition) => FromPrepare::AtEnd(name, topic, partition),
+                SourceEvent::AtEnd(topic, partitions) => FromPrepare::AtEnd(name, topic, partitions),
                 SourceEvent::CaughtUp => FromPrepare::CaughtUp(name),
                 SourceEvent::Lag(lag) => FromPrepare::Lag(name, lag),
                 SourceEvent::Unavailable(problem) => FromPrepare::Problem(name, Some(problem)),
@@ -282,7 +283,7 @@ async fn prepare(
 
 /// The destinations' workers and what is in their hands.
 struct Queues {
-    senders: BTreeMap<String, mpsc::UnboundedSender<Queued>>,
+    senders: Arc<BTreeMap<String, mpsc::UnboundedSender<Queued>>>,
     open: BTreeMap<String, i64>,
 }
 
@@ -294,7 +295,7 @@ impl Queues {
         engine: &mpsc::Sender<Input>,
         status: &SharedStatus,
     ) -> Result<Queues, EngineError> {
-        let mut queues = Queues { senders: BTreeMap::new(), open: BTreeMap::new() };
+        let (mut senders, mut opened) = (BTreeMap::new(), BTreeMap::new());
         for (name, destination) in destinations {
             let (sender, queue) = mpsc::unbounded_channel();
             let (attempts, mut made) = mpsc::channel::<Attempt>(64);
@@ -322,24 +323,39 @@ impl Queues {
                 }
             }
             status.change(|status| status.destinations.entry(name.clone()).or_default().queued = open);
-            queues.open.insert(name.clone(), open);
-            queues.senders.insert(name, sender);
+            opened.insert(name.clone(), open);
+            senders.insert(name, sender);
         }
-        Ok(queues)
-    }
-
-    fn add(&mut self, queued: Vec<Queued>) {
-        for queued in queued {
-            let name = queued.delivery.destination.clone();
-            *self.open.entry(name.clone()).or_default() += 1;
-            if let Some(sender) = self.senders.get(&name) {
-                let _ = sender.send(queued);
-            }
-        }
+        Ok(Queues { senders: Arc::new(senders), open: opened })
     }
 
     fn is_empty(&self) -> bool {
         self.open.values().all(|open| *open <= 0)
+    }
+}
+
+/// What a commit says: once it is durable, rows go to the shipper and deliveries to their workers.
+struct Effects {
+    commit: u64,
+    rows: Rows,
+    queued: Vec<Queued>,
+    recent: Recent,
+    shipper: mpsc::UnboundedSender<u64>,
+    workers: Arc<BTreeMap<String, mpsc::UnboundedSender<Queued>>>,
+}
+
+impl Effects {
+    fn let_go(self) {
+        if !self.rows.is_empty() {
+            self.recent.put(self.commit, Arc::new(self.rows));
+            // The shipper is there for as long as the loop.
+            let _ = self.shipper.send(self.commit);
+        }
+        for queued in self.queued {
+            if let Some(worker) = self.workers.get(&queued.delivery.destination) {
+                let _ = worker.send(queued);
+            }
+        }
     }
 }
 
@@ -438,8 +454,12 @@ impl Loop {
                 }
             }
             started = true;
-            commands.append(&mut self.assigned);
             // Everything else that is waiting goes into the same commit.
+            while batch.is_none() {
+                let Ok(from) = self.prepared.try_recv() else { break };
+                batch = self.take(from)?;
+            }
+            commands.append(&mut self.assigned);
             while commands.len() < 10_000 {
                 match self.input.try_recv() {
                     Ok(Input::Command(command)) => commands.push(command),
@@ -496,8 +516,11 @@ impl Loop {
         let writes = std::mem::take(&mut staged.writes);
         metrics::counter!("tributary_state_bytes_total").increment(writes.bytes() as u64);
         let store = self.store.clone();
-        if broken::is(broken::Order::EffectsFirst) {
-            self.let_go(&mut staged);
+        let mut effects = Some(self.effects(&mut staged));
+        if broken::is(broken::Order::EffectsFirst)
+            && let Some(effects) = effects.take()
+        {
+            effects.let_go();
         }
         let handle = tokio::spawn(async move {
             let started = clock::instant();
@@ -507,6 +530,11 @@ impl Loop {
             }
             failpoint::pass(Point::CommitDurable);
             metrics::histogram!("tributary_commit_seconds").record(started.elapsed().as_secs_f64());
+            // From here: the loop may be in the middle of the next batch.
+            if let Some(effects) = effects {
+                effects.let_go();
+            }
+            failpoint::pass(Point::LetGo);
             Ok(())
         });
         self.in_flight = Some(InFlight { staged, commands, replayed, handle });
@@ -577,12 +605,10 @@ impl Loop {
         Ok(())
     }
 
-    /// The commit is durable: its effects may leave.
+    /// The commit is durable and its effects have left: whoever waits for it is told.
     fn after_commit(&mut self) {
         let Some(InFlight { mut staged, commands, replayed, .. }) = self.in_flight.take() else { return };
         self.core.durable(staged.commit);
-        self.let_go(&mut staged);
-        failpoint::pass(Point::LetGo);
         let mut begun = std::mem::take(&mut staged.begun).into_iter();
         let mut edited = std::mem::take(&mut staged.edited).into_iter();
         for command in commands {
@@ -627,15 +653,20 @@ impl Loop {
         metrics::counter!("tributary_records_total").increment(staged.records);
     }
 
-    /// Rows go to the shipper, deliveries to their workers.
-    fn let_go(&mut self, staged: &mut Staged) {
-        let rows: Rows = std::mem::take(&mut staged.rows);
-        if !rows.is_empty() {
-            self.recent.put(staged.commit, Arc::new(rows));
-            // The shipper is there for as long as the loop.
-            let _ = self.durable_rows.send(staged.commit);
+    /// Takes what a commit says out of it. From now on its deliveries count as open.
+    fn effects(&mut self, staged: &mut Staged) -> Effects {
+        let queued = std::mem::take(&mut staged.queued);
+        for queued in &queued {
+            *self.queues.open.entry(queued.delivery.destination.clone()).or_default() += 1;
         }
-        self.queues.add(std::mem::take(&mut staged.queued));
+        Effects {
+            commit: staged.commit,
+            rows: std::mem::take(&mut staged.rows),
+            queued,
+            recent: self.recent.clone(),
+            shipper: self.durable_rows.clone(),
+            workers: self.queues.senders.clone(),
+        }
     }
 
     fn attempted(&mut self, attempt: &Attempt) {
@@ -667,7 +698,9 @@ impl Loop {
             }
             FromPrepare::Assigned(source, positions) => self.assigned.push(Command::Assigned { source, positions }),
             FromPrepare::Behind(source, topic, partition) => self.reading_times.behind(&source, topic, partition),
-            FromPrepare::AtEnd(source, topic, partition) => self.reading_times.at_end(&source, &topic, partition),
+            FromPrepare::AtEnd(source, topic, partitions) => {
+                partitions.iter().for_each(|partition| self.reading_times.at_end(&source, &topic, *partition));
+            }
             FromPrepare::CaughtUp(name) => {
                 self.reading_times.all_at_end(&name);
                 self.caught_up.insert(name.to_string(), true);

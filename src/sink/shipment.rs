@@ -7,10 +7,14 @@
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
+use futures::{StreamExt as _, stream};
 use sha2::{Digest, Sha256};
 
 use super::{CommitRange, SinkError, Table};
 use crate::failpoint::{self, Point};
+
+/// Inserts of a range that are under way at once. Most of an insert is waiting for the server's disk.
+const AT_ONCE: usize = 8;
 
 /// One table's rows of one range: what names it to the server.
 #[derive(Debug, Clone)]
@@ -80,10 +84,16 @@ impl Shipping {
     ) -> Result<(), SinkError> {
         // Until all is well, and also when this future is dropped on the way: the next call must probe.
         let uncertain = std::mem::replace(&mut self.uncertain, true);
+        let mut inserts = Vec::with_capacity(rows.len());
         for (table, batch) in rows.iter().filter(|(_, batch)| batch.num_rows() > 0) {
             let shipment = Shipment::of(&self.pipeline, &self.generation, &table.name, range);
-            ship_table(server, &shipment, batch, uncertain).await?;
+            inserts.push(async move { ship_table(server, &shipment, batch, uncertain).await });
         }
+        // To the end of all: an insert that is let go of would be of unknown fate.
+        let ended: Vec<Result<(), SinkError>> = stream::iter(inserts).buffer_unordered(AT_ONCE).collect().await;
+        let (fatal, others): (Vec<_>, Vec<_>) =
+            ended.into_iter().partition(|result| matches!(result, Err(SinkError::Fatal(_))));
+        fatal.into_iter().chain(others).collect::<Result<(), SinkError>>()?;
         self.uncertain = false;
         Ok(())
     }
@@ -130,4 +140,84 @@ async fn is_there(server: &dyn Inserts, shipment: &Shipment, sealed: usize) -> R
         )));
     }
     Ok(count == sealed as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::{Arc, Mutex};
+
+    use arrow::array::{ArrayRef, UInt64Array};
+    use tokio::sync::Barrier;
+
+    use super::*;
+    use crate::sink::tables::TableKind;
+
+    /// Takes an insert only while as many others are under way; refuses one table once.
+    struct Server {
+        together: Barrier,
+        refuses: Mutex<Option<&'static str>>,
+        rows: Mutex<BTreeMap<String, u64>>,
+        probes: Mutex<Vec<String>>,
+    }
+
+    #[async_trait]
+    impl Inserts for Server {
+        async fn kill(&self, _: &Shipment) {}
+
+        async fn count(&self, shipment: &Shipment) -> Result<u64, SinkError> {
+            self.probes.lock().unwrap().push(shipment.table.clone());
+            Ok(self.rows.lock().unwrap().get(&shipment.table).copied().unwrap_or(0))
+        }
+
+        async fn insert(&self, shipment: &Shipment, batch: &RecordBatch) -> Result<(), SinkError> {
+            let refused = self.refuses.lock().unwrap().take_if(|table| *table == shipment.table);
+            self.together.wait().await;
+            if refused.is_some() {
+                return Err(SinkError::Retry("refused".to_string()));
+            }
+            *self.rows.lock().unwrap().entry(shipment.table.clone()).or_default() += batch.num_rows() as u64;
+            Ok(())
+        }
+    }
+
+    fn rows(table: &str, rows: u64) -> (Table, RecordBatch) {
+        let column: ArrayRef = Arc::new(UInt64Array::from_iter_values(0..rows));
+        let batch = RecordBatch::try_from_iter([("_batch", column)]).unwrap();
+        (Table { name: table.to_string(), kind: TableKind::Aggregate, schema: batch.schema() }, batch)
+    }
+
+    #[tokio::test]
+    async fn the_tables_of_a_range_go_out_beside_each_other_and_each_exactly_once() {
+        let server = Server {
+            together: Barrier::new(3),
+            refuses: Mutex::new(Some("b")),
+            rows: Mutex::default(),
+            probes: Mutex::default(),
+        };
+        let mut shipping = Shipping { uncertain: false, ..Shipping::new("p", "g") };
+        let (first, second) = (CommitRange { after: 0, upto: 1 }, CommitRange { after: 1, upto: 2 });
+        let all = [rows("a", 1), rows("b", 2), rows("c", 3), rows("empty", 0)];
+        let there =
+            |counts: [u64; 3]| ["a", "b", "c"].map(String::from).into_iter().zip(counts).collect::<BTreeMap<_, _>>();
+
+        assert!(matches!(shipping.ship(&server, first, &all).await, Err(SinkError::Retry(_))));
+        // The others came to their end.
+        let others: BTreeMap<String, u64> = there([1, 0, 3]).into_iter().filter(|(_, count)| *count > 0).collect();
+        assert_eq!((&*server.rows.lock().unwrap(), server.probes.lock().unwrap().len()), (&others, 0));
+
+        // What is there is not sent again; of the one that is, two others have to be thought of at the barrier.
+        let (done, (), ()) = tokio::join!(shipping.ship(&server, first, &all), wait(&server), wait(&server));
+        done.unwrap();
+        assert_eq!(*server.rows.lock().unwrap(), there([1, 2, 3]));
+        server.probes.lock().unwrap().clear();
+
+        shipping.ship(&server, second, &all).await.unwrap();
+        assert_eq!(*server.rows.lock().unwrap(), there([2, 4, 6]));
+        assert!(server.probes.lock().unwrap().is_empty(), "nothing is in doubt");
+    }
+
+    async fn wait(server: &Server) {
+        server.together.wait().await;
+    }
 }

@@ -321,15 +321,16 @@ impl Reader {
             self.send(SourceEvent::Records(batch))?;
             failpoint::pass(Point::HandedOver);
         }
-        for number in std::mem::take(&mut self.ended) {
-            let partition = self.partitions.get(usize::try_from(number).unwrap_or_default());
-            if partition.is_some_and(|partition| partition.as_ref().is_some_and(|partition| partition.at_end)) {
-                self.send(SourceEvent::AtEnd(self.topic.clone(), number))?;
-            }
-        }
+        let mut ended = std::mem::take(&mut self.ended);
+        ended.retain(|number| {
+            let partition = self.partitions.get(usize::try_from(*number).unwrap_or_default());
+            partition.is_some_and(|partition| partition.as_ref().is_some_and(|partition| partition.at_end))
+        });
         let at_end = self.at_end();
         if self.together.at_end(self.index, at_end) {
             self.send(SourceEvent::CaughtUp)?;
+        } else if !ended.is_empty() {
+            self.send(SourceEvent::AtEnd(self.topic.clone(), ended))?;
         } else if idle && self.limits.until_end && self.index == 0 && self.together.all_at_end() {
             self.try_send(SourceEvent::CaughtUp)?;
         }

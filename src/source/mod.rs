@@ -116,8 +116,8 @@ pub enum SourceEvent {
     Assigned(Positions),
     /// This partition of a topic has records that are still to be read; said before the first of them.
     Behind(Arc<str>, i32),
-    /// This partition of a topic has been read to its end as of now.
-    AtEnd(Arc<str>, i32),
+    /// These partitions of a topic have been read to their end as of now.
+    AtEnd(Arc<str>, Vec<i32>),
     /// All partitions have been read to their end as of now; said again after further records.
     /// With [`ReadLimits::until_end`] it is said again and again until the source is stopped.
     CaughtUp,
@@ -226,8 +226,9 @@ impl Drop for SourceControl {
     }
 }
 
-/// Batches that may wait between a source and the engine: enough to be busy on both sides, little enough to hold back.
-const EVENTS_WAITING_MAX: usize = 4;
+/// Batches that may wait between a source and the engine. One: what comes while it waits is in the next batch, so that batches
+/// grow with the load and an event waits behind few of them.
+const EVENTS_WAITING_MAX: usize = 1;
 
 /// Starts a source at the given positions. `schemas` are those that the source's records will be decoded with: a
 /// file source registers the schemas of its Avro containers there; other sources need none.

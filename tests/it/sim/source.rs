@@ -139,7 +139,7 @@ impl Reader {
                     told.push(if is {
                         SourceEvent::Behind(topic.clone(), number)
                     } else {
-                        SourceEvent::AtEnd(topic.clone(), number)
+                        SourceEvent::AtEnd(topic.clone(), vec![number])
                     });
                 }
             }
