@@ -454,12 +454,17 @@ impl Loop {
                 }
             }
             started = true;
-            // Everything else that is waiting goes into the same commit.
-            while batch.is_none() {
+            // A batch that waits goes along with acknowledgements and attempts. What changes profiles by itself (corrections,
+            // lists, fills) keeps a commit of its own.
+            let quick = |command: &Command| {
+                matches!(command, Command::Acknowledged { .. } | Command::Seal { .. } | Command::Attempted(_))
+            };
+            while batch.is_none() && commands.iter().all(quick) {
                 let Ok(from) = self.prepared.try_recv() else { break };
                 batch = self.take(from)?;
             }
             commands.append(&mut self.assigned);
+            // Everything else that is waiting goes into the same commit.
             while commands.len() < 10_000 {
                 match self.input.try_recv() {
                     Ok(Input::Command(command)) => commands.push(command),
