@@ -38,8 +38,9 @@ impl Core {
     pub(super) fn count_on(&self, profile: &mut Profile) {
         let Some(counted) = self.reborn.counted.get(&profile.id).copied() else { return };
         for segment in 0..self.segments.plans.len() {
-            let entries = &mut profile.membership_mut(segment as u16).entries;
-            *entries = counted.max(*entries);
+            // Who is a member already entered under another id, and leaves under this one.
+            let membership = profile.membership_mut(segment as u16);
+            membership.entries = membership.entries.max(counted + u32::from(membership.member));
         }
         for (index, plan) in self.traits.plans.iter().enumerate() {
             if matches!(plan.rule, TraitRule::Stages(_)) {

@@ -259,12 +259,13 @@ fn number_of(name: &str, default: u64) -> u64 {
 const SEEDS: u64 = 300;
 
 /// Seeds that found something, and what.
-const FOUND: [(u64, &str); 11] = [
+const FOUND: [(u64, &str); 12] = [
     (
         44,
         "a stage that was defined otherwise and then as before counted its changes anew: what they set off had ids of before",
     ),
     (70, "an id that was nobody's for a while counted its entries anew, likewise"),
+    (86, "who was a member under another id and came to have one that was nobody's left with the entry of before"),
     (91, "an event was struck whose owner had been read before an earlier correction: nothing was rebuilt"),
     (104, "a removed segment that was defined again before all had left it was forgotten"),
     (124, "a fill did not read the keys that have left the window of a trait with `by`"),
