@@ -19,7 +19,7 @@ mod rfm;
 mod switch;
 mod timers;
 
-pub use correct::{Begun, RebuildRecord};
+pub use correct::{Begun, Reading, RebuildRecord};
 pub use fill::{Chunk, FillRecord};
 pub use lists::ListEdit;
 pub use load::{Known, accept, compare};

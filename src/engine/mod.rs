@@ -29,7 +29,8 @@ mod ship;
 mod status;
 
 pub use core::{
-    Begun, Chunk, Core, FillRecord, Known, ListEdit, Look, Readiness, RebuildRecord, Staged, accept, compare, look,
+    Begun, Chunk, Core, FillRecord, Known, ListEdit, Look, Readiness, Reading, RebuildRecord, Staged, accept, compare,
+    look,
 };
 pub use digest::digest;
 pub use outbox::decode as sealed_rows;
@@ -103,8 +104,8 @@ pub enum Command {
     Fill { chunk: Box<Chunk>, done: tokio::sync::oneshot::Sender<()> },
     /// All events that the fill needs have been given.
     HistoryRead,
-    /// The history of the person being rebuilt was read, for this generation of the rebuild.
-    Rebuilt { generation: u32, shadow: Box<Shadow> },
+    /// The history of the person being rebuilt was read.
+    Rebuilt { reading: Reading, shadow: Box<Shadow> },
 }
 
 /// A correction as it is asked for.

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use self::time::ReadTimes;
 use super::broken;
-use super::core::{Begun, Core, Staged};
+use super::core::{Begun, Core, Reading, Staged};
 use super::history::{History, HistoryFilter, HistoryReader};
 use super::outbox::{Recent, Rows};
 use super::prepare::{Prepared, Preparer};
@@ -396,8 +396,8 @@ struct Loop {
     filling: bool,
     /// The last commit was a batch's: timers and sweeps come next.
     background_turn: bool,
-    /// The generation of the rebuild whose history is being read.
-    reading: Option<u32>,
+    /// The reading of history for the rebuild.
+    reading: Option<Reading>,
     /// Who waits for the rebuild; nobody after a restart, several where the same was asked for more than once.
     correcting: Vec<oneshot::Sender<Corrected>>,
     /// Where new partitions begin, to be recorded with the next commit.
@@ -482,8 +482,8 @@ impl Loop {
                 self.start_replay(answer).await?;
             }
             let rebuilt = commands.iter().position(|command| matches!(command, Command::Rebuilt { .. }));
-            if let Some(Command::Rebuilt { generation, shadow }) = rebuilt.map(|at| commands.remove(at)) {
-                self.finish_rebuild(generation, *shadow).await?;
+            if let Some(Command::Rebuilt { reading, shadow }) = rebuilt.map(|at| commands.remove(at)) {
+                self.finish_rebuild(reading, *shadow).await?;
             }
             let looks_up = |command: &Command| {
                 matches!(command, Command::Correct { .. } | Command::Fill { .. } | Command::EditList { .. })
@@ -548,7 +548,7 @@ impl Loop {
     /// Starts reading the history that a rebuild needs, once the tables hold all of it.
     async fn read_history(&mut self) -> Result<(), EngineError> {
         let Some(job) = self.core.rebuild.clone() else { return Ok(()) };
-        if self.reading == Some(job.generation) {
+        if self.reading == Some(job.reading()) {
             return Ok(());
         }
         let waiting = self.core.outbox.range(..=job.upto).count();
@@ -557,7 +557,7 @@ impl Loop {
             self.status.change(|status| status.rebuild = Some(text));
             return Ok(());
         }
-        self.reading = Some(job.generation);
+        self.reading = Some(job.reading());
         let profiles = Some(self.core.ids_to_rebuild().await?);
         let restore = Restore::new(&self.pipeline.transform.fields);
         let shadow = self.core.shadow(&self.pipeline, &restore.schema())?;
@@ -569,7 +569,7 @@ impl Loop {
             let input = match read_back(reader, shadow, &status).await {
                 Ok(shadow) => {
                     failpoint::pass(Point::RebuildRead);
-                    Input::Command(Command::Rebuilt { generation: job.generation, shadow: Box::new(shadow) })
+                    Input::Command(Command::Rebuilt { reading: job.reading(), shadow: Box::new(shadow) })
                 }
                 Err(error) => Input::Failed(error),
             };
@@ -580,9 +580,9 @@ impl Loop {
     }
 
     /// Switches to what was rebuilt, in a commit of its own that nothing overtakes.
-    async fn finish_rebuild(&mut self, generation: u32, shadow: Shadow) -> Result<(), EngineError> {
-        if self.core.rebuild.as_ref().is_none_or(|job| job.generation != generation) {
-            return Ok(()); // it has begun anew
+    async fn finish_rebuild(&mut self, reading: Reading, shadow: Shadow) -> Result<(), EngineError> {
+        if self.core.rebuild.as_ref().is_none_or(|job| job.reading() != reading) {
+            return Ok(()); // it has begun anew, or has ended and this is another
         }
         self.finish_commit().await?;
         let now = self.now(None);

@@ -1,6 +1,6 @@
 //! Where state lives: `--data PATH_OR_URL` as a folder, a bucket, or memory.
 //!
-//! Below the location lies `state/` with the store (`db/`) and the heartbeat (`heartbeat.json`); a folder may hold
+//! Below the location lies `state/` with the store (`db/` and `journal/`) and the heartbeat (`heartbeat.json`); a folder may hold
 //! other things beside it (the lake, cached schemas). Parsing touches nothing: only [`Location::create`] does.
 
 use std::path::{Path, PathBuf};

@@ -151,8 +151,8 @@ fn events_that_come_during_a_rebuild_are_in_it() {
                     world.restart();
                     continue; // what was read is gone with the process
                 }
-                let (generation, shadow) = early.unwrap_or_else(|| world.read_history());
-                if world.core.rebuild.as_ref().map(|job| job.generation) == Some(generation) {
+                let (reading, shadow) = early.unwrap_or_else(|| world.read_history());
+                if world.core.rebuild.as_ref().map(|job| job.reading()) == Some(reading) {
                     world.finish(shadow);
                     break;
                 }

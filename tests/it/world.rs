@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 use tributary::definition::{self, GroupPlan, Mode, Pipeline};
 use tributary::engine::history::{History, HistoryError, HistoryFilter, HistoryReader};
 use tributary::engine::{
-    Begun, Chunk, Command, Core, Corrected, CorrectionRequest, ListEdited, ListRequest, Preparer, Shadow, Staged,
+    Begun, Chunk, Command, Core, Corrected, CorrectionRequest, ListEdited, ListRequest, Preparer, Reading, Shadow,
+    Staged,
 };
 use tributary::event::{ProfileId, RawBatch};
 use tributary::identity::{Correction, Named};
@@ -310,8 +311,8 @@ impl World {
         edited
     }
 
-    /// Reads the history that the rebuild asks for: generation and what came of it.
-    pub fn read_history(&mut self) -> (u32, Shadow) {
+    /// Reads the history that the rebuild asks for: which it is and what came of it.
+    pub fn read_history(&mut self) -> (Reading, Shadow) {
         let job = self.core.rebuild.clone().expect("a rebuild");
         let profiles = self.runtime.block_on(self.core.ids_to_rebuild()).expect("ids");
         let restore = Restore::new(&self.pipeline.transform.fields);
@@ -323,7 +324,7 @@ impl World {
         while let Some(stored) = self.runtime.block_on(reader.next()).expect("history") {
             shadow.take(&stored).expect("taken in");
         }
-        (job.generation, shadow)
+        (job.reading(), shadow)
     }
 
     pub fn finish(&mut self, shadow: Shadow) -> Corrected {

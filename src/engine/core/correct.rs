@@ -31,7 +31,7 @@ pub struct RebuildRecord {
     /// History is read up to this commit.
     pub upto: u64,
     /// Goes up when the rebuild begins anew.
-    pub generation: u32,
+    generation: u32,
     /// Whether entries and exits that it finds set off activations.
     pub activate: bool,
 }
@@ -39,6 +39,18 @@ pub struct RebuildRecord {
 impl RebuildRecord {
     pub const VERSION: u8 = 1;
     pub const KEY: &str = "rebuild";
+
+    /// Which reading of the history it asks for: one for an earlier correction, or from before it began anew, may still come to its end.
+    pub fn reading(&self) -> Reading {
+        Reading { correction_number: self.correction_number, generation: self.generation }
+    }
+}
+
+/// A reading of one person's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    correction_number: u64,
+    generation: u32,
 }
 
 /// The tables had not heard of an earlier correction when someone asked.

@@ -259,7 +259,7 @@ fn number_of(name: &str, default: u64) -> u64 {
 const SEEDS: u64 = 300;
 
 /// Seeds that found something, and what.
-const FOUND: [(u64, &str); 12] = [
+const FOUND: [(u64, &str); 13] = [
     (
         44,
         "a stage that was defined otherwise and then as before counted its changes anew: what they set off had ids of before",
@@ -275,6 +275,7 @@ const FOUND: [(u64, &str); 12] = [
     (368, "as 300, of a ban"),
     (682, "as 348, of a ban"),
     (1072, "as 300, with a group"),
+    (4212, "history that had been read for a correction before was taken for that of the next"),
 ];
 
 #[test]
