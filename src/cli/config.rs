@@ -40,7 +40,7 @@ impl NodeConfig {
             ("cache_mib", "1024"),
             ("checkpoint_mib", "512"),
             ("batch_records", "50000"),
-            ("linger_ms", "5"),
+            ("linger_ms", "20"),
             ("log", "warn,tributary=info"),
             ("log_format", "text"),
         ];
