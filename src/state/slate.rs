@@ -15,6 +15,7 @@
 mod reader;
 mod settings;
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, clippy::print_stdout, reason = "figures are measured and printed")]
 mod tests;
 
 pub use reader::SlateReader;
