@@ -52,10 +52,16 @@ fn seconds_from_a_kill_at_full_load_to_the_first_row_and_to_no_lag() {
         )
     };
     eventually("the table is there", exists, |found| found == "1");
+    let inserting = || {
+        let sql = "SELECT count() FROM system.processes WHERE query_kind = 'Insert'";
+        clickhouse(&servers.clickhouse, &database, sql)
+    };
     for kill in 1..=KILLS {
         let wanted = EVENTS / (KILLS + 2) * kill;
         eventually("it has read so far", rows, |found| *found >= wanted);
         running.kill();
+        // What the dead process had sent is not what the next one is waited for.
+        eventually("its inserts have ended", inserting, |found| found == "0");
         let before = rows();
         assert!(before < EVENTS, "it was killed under load");
         let started = tributary::clock::instant();
@@ -67,6 +73,7 @@ fn seconds_from_a_kill_at_full_load_to_the_first_row_and_to_no_lag() {
         println!("kill {kill} at {before} rows: first row after {:.2} s", started.elapsed().as_secs_f64());
     }
     running.kill();
+    eventually("its inserts have ended", inserting, |found| found == "0");
     let (before, started) = (rows(), tributary::clock::instant());
     output_of(command(&["run", "--drain"]));
     let seconds = started.elapsed().as_secs_f64();
