@@ -4,11 +4,11 @@
 //! [`Activations::render`] seals one [`Delivery`] for each, its body to the letter, so that every repeat is the same.
 //! Ids are hashes of what caused them, never of chance or clocks (SEMANTICS §7).
 
+mod destination;
 mod template;
 
+pub use destination::{Delivery, DestinationKind, DestinationPlan};
 pub use template::{Template, TemplateError};
-
-use std::collections::BTreeMap;
 
 use arrow::array::{Array, BooleanArray};
 use arrow::datatypes::SchemaRef;
@@ -74,56 +74,6 @@ pub struct SendStep {
     pub to: String,
     /// A JSON value whose strings may be templates (`{{ … }}`); the full payload where None.
     pub body: Option<Value>,
-}
-
-/// A checked destination.
-#[derive(Debug, Clone)]
-pub struct DestinationPlan {
-    pub name: String,
-    pub kind: DestinationKind,
-}
-
-#[derive(Clone)]
-pub enum DestinationKind {
-    Webhook {
-        url: String,
-        /// Signing secret (`whsec_…` base64, or plain text); unsigned where None. Never printed.
-        secret: Option<String>,
-        headers: BTreeMap<String, String>,
-        /// Lets addresses inside (loopback, private) be called.
-        allow_private: bool,
-    },
-    Kafka {
-        brokers: String,
-        topic: String,
-        settings: BTreeMap<String, String>,
-    },
-}
-
-impl std::fmt::Debug for DestinationKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            DestinationKind::Webhook { url, .. } => write!(f, "Webhook({url})"),
-            DestinationKind::Kafka { topic, .. } => write!(f, "Kafka({topic})"),
-        }
-    }
-}
-
-/// One message to one destination, sealed: a repeat sends the same bytes.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Delivery {
-    /// Deterministic: hash of the entry and the step. The idempotency key.
-    pub id: String,
-    pub activation: String,
-    pub step: String,
-    pub destination: String,
-    pub profile_id: ProfileId,
-    /// The body to the letter.
-    pub body: String,
-    /// When it was set off (the cause's time), UTC microseconds.
-    pub created_at: TimeUs,
-    /// For `dry_run`: recorded, never sent.
-    pub dry_run: bool,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -8,9 +8,11 @@
 //! No step stops at its first fault, and what refers to something faulty is not reported as well, so that one run
 //! of `check` shows everything there is to mend. Secrets never reach a finding.
 
+mod activations;
 mod aggregates;
 mod cases;
 mod check;
+mod destinations;
 mod findings;
 mod groups;
 mod inputs;
@@ -274,12 +276,12 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, reader: &Reader) -> Option<
     let segments = segments::segments(&checker, specs, Whose::People, &traits, &identity);
     let groups = groups::groups(&checker, &definition, &identity);
     let destinations =
-        bodies(&definition.destinations).map(|(name, _, spec)| outputs::destination(name, spec)).collect();
+        bodies(&definition.destinations).map(|(name, _, spec)| destinations::destination(name, spec)).collect();
     let mut trait_names: Vec<&str> = definition.traits.iter().map(|other| other.name.as_str()).collect();
     trait_names.extend(crate::profile::BUILT_IN.iter().map(|(name, _)| *name));
     trait_names.extend(traits.iter().flat_map(|plan| &plan.columns).map(|column| column.name.as_str()));
     let activations = bodies(&definition.activations)
-        .filter_map(|(name, _, spec)| outputs::activation(&checker, name, spec, &trait_names, &traits))
+        .filter_map(|(name, _, spec)| activations::activation(&checker, name, spec, &trait_names, &traits))
         .collect();
     let aggregates = bodies(&definition.aggregates)
         .filter_map(|(name, span, sql)| aggregates::aggregate(&checker, name, span, sql))

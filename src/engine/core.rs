@@ -530,7 +530,10 @@ impl Core {
                             let next = Queued { attempts: queued.attempts + 1, next_attempt_at, ..queued.clone() };
                             staged.writes.put(key, codec::encode(Queued::VERSION, &next));
                         }
-                        AttemptOutcome::Sent | AttemptOutcome::Failed | AttemptOutcome::DryRun => {
+                        AttemptOutcome::Sent
+                        | AttemptOutcome::Failed
+                        | AttemptOutcome::Uncertain
+                        | AttemptOutcome::DryRun => {
                             staged.writes.delete(key);
                         }
                     }

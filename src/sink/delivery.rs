@@ -48,12 +48,29 @@ pub enum Outcome {
     Retry { detail: String, after: Option<Duration> },
     /// It will never be taken (a 4xx other than 408 and 429, a body that is refused).
     Failed(String),
+    /// It may have been taken or not, and the other side cannot tell a repeat: only a person may decide to send it again.
+    Uncertain(String),
 }
 
 /// The side that sends.
 #[async_trait]
 pub trait Destination: Send + Sync + 'static {
     async fn send(&self, delivery: &Delivery, attempted_at: TimeUs) -> Outcome;
+
+    /// Sends several as one request where the destination is defined with `batch`: an outcome for each, in order.
+    async fn send_batch(&self, deliveries: &[&Delivery], attempted_at: TimeUs) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            outcomes.push(self.send(delivery, attempted_at).await);
+        }
+        outcomes
+    }
+
+    /// Whether the other side drops repeats by the delivery's id. Where it does not (mail), one whose fate is unknown is
+    /// [`Outcome::Uncertain`] and never repeated by itself.
+    fn drops_repeats(&self) -> bool {
+        true
+    }
 }
 
 /// One attempt, for the engine to record: a row of `deliveries`, and the queue's entry changed or removed.
@@ -74,6 +91,8 @@ pub enum AttemptOutcome {
     },
     /// Given up: refused for good, or the attempts are used up.
     Failed,
+    /// It may have been taken or not, and is not repeated by itself.
+    Uncertain,
     /// The activation is a dry run: nothing was sent.
     DryRun,
 }
@@ -84,6 +103,7 @@ impl AttemptOutcome {
             AttemptOutcome::Sent => "sent",
             AttemptOutcome::Retry { .. } => "retry",
             AttemptOutcome::Failed => "failed",
+            AttemptOutcome::Uncertain => "uncertain",
             AttemptOutcome::DryRun => "dry_run",
         }
     }
@@ -151,6 +171,7 @@ async fn attempt(destination: Arc<dyn Destination>, queued: Queued) -> Attempt {
     let (outcome, detail) = match answer {
         Outcome::Sent(detail) => (AttemptOutcome::Sent, detail),
         Outcome::Failed(detail) => (AttemptOutcome::Failed, detail),
+        Outcome::Uncertain(detail) => (AttemptOutcome::Uncertain, detail),
         Outcome::Retry { detail, .. } if queued.attempts + 1 >= ATTEMPTS_MAX => {
             (AttemptOutcome::Failed, format!("{detail}; given up after {ATTEMPTS_MAX} attempts"))
         }

@@ -250,7 +250,7 @@ mod tests {
             let outcome = match judge(StatusCode::from_u16(status).unwrap(), None) {
                 Outcome::Sent(_) => "sent",
                 Outcome::Retry { .. } => "retry",
-                Outcome::Failed(_) => "failed",
+                Outcome::Failed(_) | Outcome::Uncertain(_) => "failed",
             };
             assert_eq!(outcome, expected, "{status}");
         }

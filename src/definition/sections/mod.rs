@@ -1,6 +1,8 @@
 //! Nodes → specs: every section and every entry by itself, so that one fault does not hide another.
 
+mod activation;
 mod case;
+mod destination;
 mod identity;
 mod input;
 mod output;
@@ -10,11 +12,13 @@ mod sessions;
 
 use std::collections::BTreeMap;
 
+use self::activation::activation;
 pub use self::case::read_time;
 use self::case::test;
+use self::destination::destination;
 use self::identity::identity;
 use self::input::{source, step, table};
-use self::output::{activation, destination, warehouse};
+use self::output::warehouse;
 use self::profile::{a_trait, segment};
 pub use self::reference::{FILE, event_keys};
 use self::sessions::sessions;

@@ -1,6 +1,6 @@
 //! Every key of the reference, section by section. `docs/pipeline-reference.md` tells the same at length.
 
-use super::{case, identity, input, output, profile, sessions};
+use super::{activation, case, identity, input, profile, sessions};
 use crate::definition::keys::{Holds, Section, key, names, required};
 use crate::definition::read::NOT_YET;
 use crate::profile::FunnelModes;
@@ -268,10 +268,10 @@ pub static KAFKA_DESTINATION: Section = Section::of(&[
 pub static ACTIVATION: Section = Section {
     keys: &[
         required("trigger", Map(&TRIGGER), "what sets it off"),
-        key("status", Choice(|| names(&output::STATUSES)), "dry_run if left out"),
+        key("status", Choice(|| names(&activation::STATUSES)), "dry_run if left out"),
         key(
             "on_backfill",
-            Choice(|| names(&output::ON_BACKFILL)),
+            Choice(|| names(&activation::ON_BACKFILL)),
             "what becomes of people whom a new definition finds in the past",
         ),
         required("do", List(&Map(&SEND_STEP)), "what is done, step by step"),
