@@ -19,6 +19,7 @@ pub mod clock;
 pub mod event;
 pub mod expression;
 pub mod failpoint;
+pub mod journey;
 pub mod kafka;
 pub mod telemetry;
 

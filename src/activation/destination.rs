@@ -28,6 +28,16 @@ pub enum DestinationKind {
     },
 }
 
+impl DestinationKind {
+    /// Also the channel of such destinations where none is said.
+    pub fn name(&self) -> &'static str {
+        match self {
+            DestinationKind::Webhook { .. } => "webhook",
+            DestinationKind::Kafka { .. } => "kafka",
+        }
+    }
+}
+
 impl std::fmt::Debug for DestinationKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -52,4 +62,6 @@ pub struct Delivery {
     pub created_at: TimeUs,
     /// For `dry_run`: recorded, never sent.
     pub dry_run: bool,
+    /// The purpose that the person must have agreed to, also when it is sent at last.
+    pub consent: Option<String>,
 }

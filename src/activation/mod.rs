@@ -1,48 +1,51 @@
-//! Activations: a trigger, and what it sends where.
+//! Activations: a trigger, and the steps that it sets off.
 //!
-//! [`Activations::triggered`] finds what the transitions and events of a batch set off;
-//! [`Activations::render`] seals one [`Delivery`] for each, its body to the letter, so that every repeat is the same.
-//! Ids are hashes of what caused them, never of chance or clocks (SEMANTICS §7).
+//! [`Activations::triggered`] finds what the transitions and events of a batch set off; [`Activations::enter`] begins a
+//! journey of it and goes as far as it goes at once, [`Activations::go_on`] takes those under way further. What is sent on
+//! the way is sealed as a [`Delivery`], its body to the letter, so that every repeat is the same. Ids are hashes of what
+//! caused them, never of chance or clocks (SEMANTICS §7).
 
 mod destination;
+mod plan;
 mod template;
+mod time;
+mod walk;
 
 pub use destination::{Delivery, DestinationKind, DestinationPlan};
+pub use plan::{
+    Action, ActivationPlan, Arm, Await, Cap, Channel, Consent, Messaging, OnChange, ReEntry, Status, Step, Trigger,
+};
 pub use template::{Template, TemplateError};
+pub use time::{EVERY_DAY, LocalTime, QuietHours, Schedule};
+pub use walk::{Fate, Happening, Person, Rendered, StepRow, View, Walked};
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use arrow::array::{Array, BooleanArray};
 use arrow::datatypes::SchemaRef;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::event::{EventBatch, ProfileId, TimeUs, column};
 use crate::expression::{BoundExpression, EvaluateError, Expression, ExpressionError};
-use crate::segment::{Cause, Transition};
+use crate::journey::SENDS_MAX;
+use crate::segment::{Cause, Condition, SegmentError, Segments, Transition};
 
-#[derive(Debug, Clone)]
-pub struct ActivationPlan {
+/// A version of an activation that a state knows, and the numbers that stand for it there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownPlan {
+    /// Of this version.
+    pub number: u32,
+    /// Of all versions of this name.
+    pub activation: u32,
     pub name: String,
     pub version: u64,
-    pub trigger: Trigger,
-    pub status: Status,
-    /// Whether entries and exits that a fill finds set it off.
-    pub on_backfill: bool,
-    pub steps: Vec<SendStep>,
-}
-
-#[derive(Debug, Clone)]
-pub enum Trigger {
-    Enters(String),
-    Exits(String),
-    Event {
-        events: Vec<String>,
-        filter: Option<Expression>,
-    },
-    /// Another stage of a trait; from and to any of these, or any at all.
-    Changes {
-        trait_name: String,
-        from: Option<Vec<String>>,
-        to: Option<Vec<String>>,
-    },
+    /// The ids of its steps.
+    pub steps: Vec<String>,
+    /// As it was written, as JSON.
+    pub written: String,
 }
 
 /// A profile that came into another stage of a trait.
@@ -61,44 +64,162 @@ pub struct StageMove {
     pub at: TimeUs,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    Paused,
-    DryRun,
-    Live,
-}
-
-#[derive(Debug, Clone)]
-pub struct SendStep {
-    pub id: String,
-    pub to: String,
-    /// A JSON value whose strings may be templates (`{{ … }}`); the full payload where None.
-    pub body: Option<Value>,
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum ActivationError {
     #[error("activation {name} cannot be bound to the events: {source}")]
     Bind { name: String, source: ExpressionError },
     #[error("activation {name}: {source}")]
     Template { name: String, source: TemplateError },
+    #[error(transparent)]
+    Condition(#[from] SegmentError),
     #[error("the condition of activation {name} cannot be evaluated: {source}")]
     Evaluate { name: String, source: EvaluateError },
 }
 
-/// All activations that are not paused, bound to the event columns.
+/// Gives every plan its numbers; those that are new are added to what the state knows.
+pub fn number_plans(known: &mut Vec<KnownPlan>, plans: &[ActivationPlan]) {
+    let mut last = known.iter().map(|plan| plan.number.max(plan.activation)).max().unwrap_or_default();
+    for plan in plans {
+        if known.iter().any(|other| other.name == plan.name && other.version == plan.version) {
+            continue;
+        }
+        let mut give = || {
+            last += 1;
+            last
+        };
+        let activation = known.iter().find(|other| other.name == plan.name).map(|other| other.activation);
+        let activation = activation.unwrap_or_else(&mut give);
+        known.push(KnownPlan {
+            number: give(),
+            activation,
+            name: plan.name.clone(),
+            version: plan.version,
+            steps: plan.steps.iter().map(|step| step.id.clone()).collect(),
+            written: plan.written.clone(),
+        });
+    }
+}
+
+/// All activations, bound to what they read.
 pub struct Activations {
     bound: Vec<Bound>,
+    /// By number of the plan.
+    ways: BTreeMap<u32, Way>,
+    names: BTreeMap<u32, (String, u64)>,
+    segments: Vec<String>,
     /// By index of the segment.
     segment_slots: Vec<u32>,
+    watches: Vec<Watch>,
+    schedules: Vec<Scheduled>,
+    messaging: Messaging,
+    suppression: Vec<u16>,
 }
 
 struct Bound {
     plan: ActivationPlan,
-    /// For segment triggers: the segment's index.
+    number: u32,
+    activation: u32,
+    /// The segment of the trigger.
     segment: Option<u16>,
     filter: Option<BoundExpression>,
+    exits: Vec<BoundAwait>,
+    /// By step.
     templates: Vec<Option<Template>>,
+    conditions: Vec<Option<Condition>>,
+    awaits: Vec<Option<BoundAwait>>,
+    /// The steps that split.
+    splits: Vec<u16>,
+    /// Whether a step after one that waits reads what set it off.
+    remembers: bool,
+}
+
+/// Where those go who are under way along a plan.
+enum Way {
+    Along(usize),
+    /// Along another one: by place of the step, its place there.
+    Moved(usize, Vec<Option<u16>>),
+    /// Nowhere, and why.
+    Ended(&'static str),
+}
+
+enum BoundAwait {
+    /// By index of the watch.
+    Event(usize),
+    Enters(u16),
+    Exits(u16),
+}
+
+/// Events that some journey waits for.
+struct Watch {
+    events: Vec<String>,
+    filter: Option<BoundExpression>,
+}
+
+/// Which rows of a batch are waited for, by watch.
+#[derive(Debug, Default)]
+pub struct Seen {
+    rows: Vec<Option<BooleanArray>>,
+}
+
+impl Seen {
+    fn has(&self, watch: usize, row: usize) -> bool {
+        self.rows.get(watch).and_then(Option::as_ref).is_some_and(|rows| rows.value(row))
+    }
+
+    /// Rows that anybody may wait for.
+    pub fn any(&self, row: usize) -> bool {
+        self.rows.iter().flatten().any(|rows| rows.value(row))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.iter().all(Option::is_none)
+    }
+}
+
+struct Scheduled {
+    bound: usize,
+    segment: u16,
+    schedule: Schedule,
+    /// A moment and the first time after it: the same for all people until it has come.
+    next: Mutex<(TimeUs, TimeUs)>,
+}
+
+impl Scheduled {
+    fn next_after(&self, at: TimeUs) -> TimeUs {
+        let mut known = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        if !(known.0 <= at && at < known.1) {
+            *known = (at, self.schedule.next_after(at).unwrap_or(TimeUs::MAX));
+        }
+        known.1
+    }
+}
+
+/// What may set something off: the events of a round, and what was found in it.
+#[derive(Clone, Copy)]
+pub struct Triggering<'a> {
+    pub events: &'a EventBatch,
+    pub profile_of_row: &'a [Option<u32>],
+    pub ids: &'a [ProfileId],
+    pub transitions: &'a [Transition],
+    pub stages: &'a [StageMove],
+    /// The moment, by profile.
+    pub now: &'a [TimeUs],
+    pub cause: Cause,
+    /// Whether a profile is in a segment.
+    pub is_member: &'a dyn Fn(usize, u16) -> bool,
+}
+
+/// What activations are bound to.
+pub struct Surroundings<'a> {
+    pub segments: &'a Segments,
+    /// In the order of their indices.
+    pub names: &'a [String],
+    /// What the segments' state is kept by.
+    pub slots: &'a [u32],
+    pub events: &'a SchemaRef,
+    pub messaging: Messaging,
+    /// With all of the plans in it.
+    pub known: &'a [KnownPlan],
 }
 
 /// Something that an activation reacts to.
@@ -111,61 +232,161 @@ pub struct Triggered {
     /// What tells this entry from every other of the activation and profile.
     cause: String,
     /// The row of the event, for event triggers.
-    row: Option<usize>,
-    segment: Option<u16>,
+    pub row: Option<usize>,
     /// For changes of a stage: from and to.
     stages: Option<(Option<String>, Option<String>)>,
     at: TimeUs,
 }
 
 impl Activations {
-    /// `segments` are the names in the order of their indices, `slots` what their state is kept by.
-    pub fn new(
-        plans: Vec<ActivationPlan>,
-        segments: &[String],
-        slots: &[u32],
-        events: &SchemaRef,
-    ) -> Result<Activations, ActivationError> {
-        let mut bound = Vec::new();
-        for plan in plans.into_iter().filter(|plan| plan.status != Status::Paused) {
-            let (segment, filter) = match &plan.trigger {
-                Trigger::Enters(name) | Trigger::Exits(name) => {
-                    (segments.iter().position(|known| known == name).map(|index| index as u16), None)
-                }
-                Trigger::Event { filter, .. } => (None, filter.as_ref().map(|filter| filter.bind(events))),
-                Trigger::Changes { .. } => (None, None),
-            };
-            let filter =
-                filter.transpose().map_err(|source| ActivationError::Bind { name: plan.name.clone(), source })?;
-            let compile = |step: &SendStep| step.body.as_ref().map(Template::compile).transpose();
-            let templates = plan.steps.iter().map(compile).collect::<Result<Vec<_>, _>>();
-            let templates =
-                templates.map_err(|source| ActivationError::Template { name: plan.name.clone(), source })?;
-            bound.push(Bound { plan, segment, filter, templates });
+    /// # Errors
+    /// An expression or template that does not fit what is there.
+    pub fn new(plans: Vec<ActivationPlan>, around: Surroundings<'_>) -> Result<Activations, ActivationError> {
+        let index = |name: &String| around.names.iter().position(|known| known == name).map(|index| index as u16);
+        let suppression = around.messaging.suppression.iter().filter_map(index).collect();
+        let mut all = Activations {
+            bound: Vec::new(),
+            ways: BTreeMap::new(),
+            names: around.known.iter().map(|plan| (plan.number, (plan.name.clone(), plan.version))).collect(),
+            segments: around.names.to_vec(),
+            segment_slots: around.slots.to_vec(),
+            watches: Vec::new(),
+            schedules: Vec::new(),
+            messaging: around.messaging.clone(),
+            suppression,
+        };
+        for plan in plans {
+            let bound = all.bind(plan, &around)?;
+            if let (Trigger::Schedule { schedule, .. }, Some(segment)) = (&bound.plan.trigger, bound.segment)
+                && bound.plan.enters()
+            {
+                let (bound, schedule) = (all.bound.len(), schedule.clone());
+                all.schedules.push(Scheduled { bound, segment, schedule, next: Mutex::new((0, 0)) });
+            }
+            all.ways.insert(bound.number, Way::Along(all.bound.len()));
+            all.bound.push(bound);
         }
-        Ok(Activations { bound, segment_slots: slots.to_vec() })
+        for earlier in around.known {
+            if all.ways.contains_key(&earlier.number) {
+                continue;
+            }
+            let now = all.bound.iter().position(|bound| bound.plan.name == earlier.name && !bound.plan.is_retired);
+            let way = match now {
+                Some(now) => walk::way(all.bound[now].plan.on_change, &earlier.steps, now, &all.bound[now].plan),
+                None => Way::Ended("its definition was removed"),
+            };
+            all.ways.insert(earlier.number, way);
+        }
+        Ok(all)
+    }
+
+    fn bind(&mut self, plan: ActivationPlan, around: &Surroundings<'_>) -> Result<Bound, ActivationError> {
+        let index = |name: &String| around.names.iter().position(|known| known == name).map(|index| index as u16);
+        let failed = |source| ActivationError::Bind { name: plan.name.clone(), source };
+        let bind = |filter: &Option<Expression>| {
+            filter.as_ref().map(|filter| filter.bind(around.events)).transpose().map_err(failed)
+        };
+        let (segment, filter) = match &plan.trigger {
+            Trigger::Enters(name) | Trigger::Exits(name) | Trigger::Schedule { over: name, .. } => (index(name), None),
+            Trigger::Event { filter, .. } => (None, bind(filter)?),
+            Trigger::Changes { .. } => (None, None),
+        };
+        let mut bind_await = |what: &Await| -> Result<Option<BoundAwait>, ActivationError> {
+            Ok(match what {
+                Await::Event { events, filter } => {
+                    self.watches.push(Watch { events: events.clone(), filter: bind(filter)? });
+                    Some(BoundAwait::Event(self.watches.len() - 1))
+                }
+                Await::Enters(name) => index(name).map(BoundAwait::Enters),
+                Await::Exits(name) => index(name).map(BoundAwait::Exits),
+            })
+        };
+        let mut exits = Vec::new();
+        for what in &plan.exit_when {
+            exits.extend(bind_await(what)?);
+        }
+        let known = around.known.iter().find(|known| known.name == plan.name && known.version == plan.version);
+        let (number, activation) = known.map_or((0, 0), |known| (known.number, known.activation));
+        let mut bound = Bound {
+            number,
+            activation,
+            segment,
+            filter,
+            exits,
+            templates: Vec::new(),
+            conditions: Vec::new(),
+            awaits: Vec::new(),
+            splits: Vec::new(),
+            remembers: plan.remembers(),
+            plan: plan.clone(),
+        };
+        for (place, step) in plan.steps.iter().enumerate() {
+            let (mut template, mut condition, mut awaits) = (None, None, None);
+            match &step.action {
+                Action::Send { body, .. } => {
+                    template = body
+                        .as_ref()
+                        .map(Template::compile)
+                        .transpose()
+                        .map_err(|source| ActivationError::Template { name: plan.name.clone(), source })?
+                }
+                Action::Branch { when, .. } => condition = Some(around.segments.condition(when)?),
+                Action::WaitFor { what, .. } => awaits = bind_await(what)?,
+                Action::Split(_) => bound.splits.push(place as u16),
+                Action::Wait { .. } | Action::WaitUntil(_) | Action::Stop => {}
+            }
+            bound.templates.push(template);
+            bound.conditions.push(condition);
+            bound.awaits.push(awaits);
+        }
+        Ok(bound)
     }
 
     fn slot(&self, segment: u16) -> u32 {
         self.segment_slots.get(usize::from(segment)).copied().unwrap_or_default()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.bound.is_empty()
+    fn channel(&self, destination: &str) -> Option<&Channel> {
+        let (_, name) = self.messaging.channel_of.iter().find(|(of, _)| of == destination)?;
+        self.messaging.channels.iter().find(|channel| channel.name == *name)
     }
 
-    /// What the batch sets off. Event triggers come in log order, then the segment triggers.
-    pub fn triggered(
-        &self,
-        events: &EventBatch,
-        profile_of_row: &[Option<u32>],
-        ids: &[ProfileId],
-        transitions: &[Transition],
-        stages: &[StageMove],
-    ) -> Result<Vec<Triggered>, ActivationError> {
+    pub fn is_empty(&self) -> bool {
+        self.bound.is_empty() && self.ways.is_empty()
+    }
+
+    /// Which rows of a batch some journey waits for.
+    ///
+    /// # Errors
+    /// A condition that cannot be evaluated.
+    pub fn see(&self, events: &EventBatch) -> Result<Seen, ActivationError> {
+        let names = events.strings(column::EVENT);
+        let see = |watch: &Watch| -> Result<Option<BooleanArray>, ActivationError> {
+            let named = |row: usize| names.is_valid(row) && watch.events.iter().any(|name| name == names.value(row));
+            let rows: BooleanArray = (0..events.len()).map(|row| Some(named(row))).collect();
+            if rows.true_count() == 0 {
+                return Ok(None);
+            }
+            let Some(filter) = &watch.filter else { return Ok(Some(rows)) };
+            let failed = |source| ActivationError::Evaluate { name: "that waits".to_string(), source };
+            let holds = filter.evaluate_predicate(&events.batch).map_err(failed)?;
+            let both =
+                rows.iter().zip(holds.iter()).map(|(named, holds)| Some(named == Some(true) && holds == Some(true)));
+            Ok(Some(both.collect()))
+        };
+        Ok(Seen { rows: self.watches.iter().map(see).collect::<Result<_, _>>()? })
+    }
+
+    /// What a round sets off. Event triggers come in log order, then those of stages, of segments and of schedules; what comes at
+    /// one moment in the order of priorities.
+    ///
+    /// # Errors
+    /// A condition that cannot be evaluated.
+    pub fn triggered(&self, round: &Triggering<'_>) -> Result<Vec<Triggered>, ActivationError> {
+        let Triggering { events, profile_of_row, ids, transitions, stages, .. } = *round;
         let mut triggered = Vec::new();
         let names = events.strings(column::EVENT);
-        for (activation, bound) in self.bound.iter().enumerate() {
+        for (activation, bound) in self.entered() {
             let Trigger::Event { events: wanted, .. } = &bound.plan.trigger else { continue };
             let named = |row: usize| names.is_valid(row) && wanted.iter().any(|name| name == names.value(row));
             if !(0..events.len()).any(named) {
@@ -186,20 +407,20 @@ impl Activations {
                         profile_id: ids[profile as usize],
                         cause: cause_of_row(events, row),
                         row: Some(row),
-                        segment: None,
                         stages: None,
                         at: events.times(column::TIMESTAMP).value(row),
                     });
                 }
             }
         }
-        triggered.sort_by_key(|trigger| trigger.row);
+        triggered.sort_by_key(|trigger| (trigger.row, -self.bound[trigger.activation].plan.priority));
+        let of_events = triggered.len();
         let reacts = |bound: &Bound, cause: Cause| match cause {
             Cause::Event | Cause::Time | Cause::Edit => true,
             Cause::Fill => bound.plan.on_backfill,
             Cause::Merge | Cause::Split | Cause::Removed => false,
         };
-        for (activation, bound) in self.bound.iter().enumerate() {
+        for (activation, bound) in self.entered() {
             let Trigger::Changes { trait_name, from, to } = &bound.plan.trigger else { continue };
             let fits = |wanted: &Option<Vec<String>>, stage: &Option<String>| match wanted {
                 Some(wanted) => stage.as_ref().is_some_and(|stage| wanted.contains(stage)),
@@ -213,18 +434,17 @@ impl Activations {
                     profile_id: ids[change.profile as usize],
                     cause: format!("change {}.{}", change.slot, change.number),
                     row: None,
-                    segment: None,
                     stages: Some((change.from.clone(), change.to.clone())),
                     at: change.at,
                 });
             }
         }
         for transition in transitions {
-            for (activation, bound) in self.bound.iter().enumerate().filter(|(_, b)| reacts(b, transition.cause)) {
+            for (activation, bound) in self.entered().filter(|(_, b)| reacts(b, transition.cause)) {
                 let matches = match bound.plan.trigger {
                     Trigger::Enters(_) => transition.entered,
                     Trigger::Exits(_) => !transition.entered,
-                    Trigger::Event { .. } | Trigger::Changes { .. } => false,
+                    Trigger::Event { .. } | Trigger::Changes { .. } | Trigger::Schedule { .. } => false,
                 };
                 if matches && bound.segment == Some(transition.segment) {
                     triggered.push(Triggered {
@@ -235,81 +455,93 @@ impl Activations {
                         // again after it was gone counts anew, in another slot.
                         cause: format!("entry {}.{}", self.slot(transition.segment), transition.entry),
                         row: None,
-                        segment: Some(transition.segment),
                         stages: None,
                         at: transition.at,
                     });
                 }
             }
         }
+        for scheduled in self.schedules.iter().filter(|_| round.cause == Cause::Time) {
+            for (profile, now) in round.now.iter().enumerate() {
+                if (round.is_member)(profile, scheduled.segment) && scheduled.next_after(*now - 1) == *now {
+                    triggered.push(Triggered {
+                        activation: scheduled.bound,
+                        profile: profile as u32,
+                        profile_id: ids[profile],
+                        cause: format!("schedule {now}"),
+                        row: None,
+                        stages: None,
+                        at: *now,
+                    });
+                }
+            }
+        }
+        triggered[of_events..].sort_by_key(|trigger| -self.bound[trigger.activation].plan.priority);
         Ok(triggered)
     }
 
-    /// Seals the deliveries of one trigger. `profile` is `{id, traits, identifiers, segments}`; it is lent, since one of many traits
-    /// takes longer to copy than to write.
-    pub fn render(
-        &self,
-        trigger: &Triggered,
-        events: &EventBatch,
-        segments: &[String],
-        profile: &mut Value,
-    ) -> Vec<Rendered> {
-        let bound = &self.bound[trigger.activation];
-        let plan = &bound.plan;
-        let mut context = Map::new();
-        context.insert("profile".to_string(), profile.take());
-        context.insert("activation".to_string(), json!(plan.name));
-        if let Some(segment) = trigger.segment.and_then(|index| segments.get(index as usize)) {
-            context.insert("segment".to_string(), json!(segment));
+    /// Those that anybody may enter.
+    fn entered(&self) -> impl Iterator<Item = (usize, &Bound)> {
+        self.bound.iter().enumerate().filter(|(_, bound)| bound.plan.enters())
+    }
+}
+
+impl ActivationPlan {
+    /// Whether anybody may enter.
+    fn enters(&self) -> bool {
+        self.status != Status::Paused && !self.is_retired
+    }
+
+    /// Whether a step after one that waits reads what set it off.
+    fn remembers(&self) -> bool {
+        let reads = |step: &Step| match &step.action {
+            Action::Send { body: None, .. } => true,
+            Action::Send { body: Some(body), .. } => {
+                let text = body.to_string();
+                text.contains("event") || text.contains("stage")
+            }
+            _ => false,
+        };
+        matches!(self.trigger, Trigger::Event { .. } | Trigger::Changes { .. }) && self.steps.iter().any(reads)
+    }
+}
+
+impl Bound {
+    fn changes(&self) -> Option<&str> {
+        match &self.plan.trigger {
+            Trigger::Changes { trait_name, .. } => Some(trait_name),
+            _ => None,
         }
-        if let (Trigger::Changes { trait_name, .. }, Some((from, to))) = (&plan.trigger, &trigger.stages) {
-            context.insert("stage".to_string(), json!({ "trait": trait_name, "from": from, "to": to }));
-        }
-        if let Some(row) = trigger.row {
-            context.insert("event".to_string(), event_json(events, row));
-        }
-        let trigger_kind = match plan.trigger {
+    }
+
+    fn is_set_off_by_event(&self) -> bool {
+        matches!(self.plan.trigger, Trigger::Event { .. })
+    }
+
+    fn trigger_name(&self) -> &'static str {
+        match self.plan.trigger {
             Trigger::Enters(_) => "enters",
             Trigger::Exits(_) => "exits",
             Trigger::Event { .. } => "event",
             Trigger::Changes { .. } => "changes",
-        };
-        context.insert("trigger".to_string(), json!(trigger_kind));
-        let mut context = Value::Object(context);
+            Trigger::Schedule { .. } => "schedule",
+        }
+    }
 
-        let entry = format!("{}\0{}\0{}\0{}", plan.name, plan.version, trigger.cause, trigger.profile_id);
-        let entry = xxhash_rust::xxh3::xxh3_128(entry.as_bytes());
-        let steps = plan.steps.iter().zip(&bound.templates).map(|(step, template)| {
-            let effect = xxhash_rust::xxh3::xxh3_128(format!("{entry:032x}\0{}", step.id).as_bytes());
-            let (body, error) = match template.as_ref().map(|template| template.render(&context)) {
-                Some(Ok(body)) => (body.to_string(), None),
-                Some(Err(error)) => (Value::Null.to_string(), Some(error.to_string())),
-                None => (context.to_string(), None),
-            };
-            let delivery = Delivery {
-                id: format!("msg_{effect:032x}"),
-                activation: plan.name.clone(),
-                step: step.id.clone(),
-                destination: step.to.clone(),
-                profile_id: trigger.profile_id,
-                body,
-                created_at: trigger.at,
-                dry_run: plan.status == Status::DryRun,
-            };
-            Rendered { delivery, error }
+    /// The caps that a message counts against, by number, and whose they are.
+    fn caps<'a>(&'a self, all: &'a Activations, to: &str) -> impl Iterator<Item = (u32, Cap, &'a str)> {
+        let own = self.plan.frequency_cap.map(|cap| (self.activation, cap, self.plan.name.as_str()));
+        let channel = all.channel(to).and_then(|channel| {
+            // Numbers of activations are small; names of channels may change, so they have no list of their own.
+            let number = xxh3_64(channel.name.as_bytes()) as u32 | 0x8000_0000;
+            Some((number, channel.frequency_cap?, channel.name.as_str()))
         });
-        let rendered = steps.collect();
-        *profile = context["profile"].take();
-        rendered
+        own.into_iter().chain(channel)
     }
 }
 
-/// A sealed delivery; with `error` set its body could not be made, and it is recorded as failed instead of sent.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rendered {
-    pub delivery: Delivery,
-    pub error: Option<String>,
-}
+/// The largest number that a cap can count to.
+pub const CAP_MAX: u32 = SENDS_MAX as u32;
 
 fn cause_of_row(events: &EventBatch, row: usize) -> String {
     let text = |index| events.text(index, row).unwrap_or("");

@@ -10,8 +10,8 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::{Exit, Failure, Global, NodeConfig, progress, say};
-use crate::activation::{DestinationKind, DestinationPlan};
-use crate::definition::{self, Mode, Pipeline, Warehouse};
+use crate::activation::{DestinationKind, DestinationPlan, KnownPlan, OnChange};
+use crate::definition::{self, Earlier, Mode, Pipeline, Warehouse};
 use crate::engine::control::{self, ControlFile};
 use crate::engine::{self, DecodeOn, EngineError, Input, Outcome, SharedStatus, Stop, Wiring};
 use crate::query::{TableHistory, Target};
@@ -176,6 +176,8 @@ impl Session {
             }
         });
         let state_id = engine::state_id(&*self.store).await.map_err(store_failure)?;
+        let with_earlier = with_earlier(pipeline, &*self.store).await?;
+        let pipeline = with_earlier.as_ref().unwrap_or(pipeline);
         let sink = table_sink(pipeline, &config.data, &state_id)?;
         status.change(|status| {
             status.sink.name = match &pipeline.warehouse {
@@ -227,6 +229,37 @@ impl Session {
             }
         }
     }
+}
+
+/// The pipeline with the earlier versions of activations that people are under way along; None: there are none.
+async fn with_earlier(pipeline: &Pipeline, store: &dyn Store) -> Result<Option<Pipeline>, Failure> {
+    let under_way = engine::plans_under_way(store).await.map_err(store_failure)?;
+    let is_defined =
+        |one: &KnownPlan| pipeline.activations.iter().any(|plan| plan.name == one.name && plan.version == one.version);
+    // Of one that is gone altogether nobody goes on, and of one that says otherwise nobody along the old one.
+    let finishes = |one: &KnownPlan| {
+        let now = pipeline.activations.iter().find(|plan| plan.name == one.name);
+        now.is_some_and(|plan| plan.on_change == OnChange::Finish)
+    };
+    let earlier: Vec<Earlier> = under_way
+        .into_iter()
+        .filter(|one| !is_defined(one) && finishes(one))
+        .map(|one| Earlier { name: one.name, version: one.version, written: one.written })
+        .collect();
+    if earlier.is_empty() {
+        return Ok(None);
+    }
+    let loaded = definition::load_earlier(pipeline, &earlier);
+    let (pipeline, left_out) = loaded.map_err(|findings| {
+        findings.iter().for_each(|finding| say(&finding.to_string()));
+        Failure::findings("the definitions have changed while they were read".to_string())
+    })?;
+    for why in left_out {
+        tracing::warn!(
+            "an earlier version of an activation does not fit any more, those under way along it end: {why}"
+        );
+    }
+    Ok(Some(pipeline))
 }
 
 fn store_failure(error: StoreError) -> Failure {

@@ -425,8 +425,7 @@ impl Cases<'_, '_> {
         if bodies.is_empty() && activation.is_some() || bodies.iter().any(Option::is_none) {
             return;
         }
-        let steps = bodies.into_iter().flatten().flat_map(|body| &body.steps);
-        let steps: Vec<&str> = steps.map(|step| step.id.text.as_str()).collect();
+        let steps: Vec<&str> = bodies.into_iter().flatten().flat_map(|body| body.sending_steps()).collect();
         if !steps.contains(&step.text.as_str()) {
             let whose = activation.map_or("no activation".to_string(), |of| format!("activation `{}`", of.text));
             let no = if activation.is_some() { "no" } else { "a" };

@@ -166,6 +166,16 @@ impl<'d> Checker<'d> {
         self.definition.segments.iter().map(|segment| segment.name.as_str()).collect()
     }
 
+    pub fn consent_names(&self) -> Vec<&'d str> {
+        self.definition.consent.iter().map(|consent| consent.name.as_str()).collect()
+    }
+
+    /// What holds for a purpose of which someone has never spoken.
+    pub fn consent_default(&self, purpose: &str) -> bool {
+        let consent = self.definition.consent.iter().find(|consent| consent.name == purpose);
+        consent.and_then(|consent| consent.body.as_ref()).is_some_and(|spec| spec.default)
+    }
+
     pub fn group_names(&self) -> Vec<&'d str> {
         self.definition.groups.iter().map(|group| group.name.as_str()).collect()
     }

@@ -5,14 +5,14 @@ use super::spec::*;
 use crate::activation::{DestinationKind, DestinationPlan};
 
 pub fn destination(name: &str, spec: &DestinationSpec) -> DestinationPlan {
-    let kind = match spec {
-        DestinationSpec::Webhook { url, secret, headers, allow_private } => DestinationKind::Webhook {
+    let kind = match &spec.kind {
+        DestinationKindSpec::Webhook { url, secret, headers, allow_private } => DestinationKind::Webhook {
             url: url.text.clone(),
             secret: secret.as_ref().map(|secret| secret.text.clone()),
             headers: texts(headers),
             allow_private: *allow_private,
         },
-        DestinationSpec::Kafka { brokers, topic, settings } => DestinationKind::Kafka {
+        DestinationKindSpec::Kafka { brokers, topic, settings } => DestinationKind::Kafka {
             brokers: brokers.text.clone(),
             topic: topic.text.clone(),
             settings: texts(settings),

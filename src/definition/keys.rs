@@ -55,6 +55,8 @@ pub enum Holds {
     Targets,
     /// An event of a test: keys of the envelope.
     Event,
+    /// Steps of an activation, which may hold steps.
+    Steps,
 }
 
 impl Section {

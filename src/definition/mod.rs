@@ -51,7 +51,7 @@ use self::scope::Whose;
 use self::spec::{Definition, Named};
 use self::yaml::{Node, Value};
 
-use crate::activation::{ActivationPlan, DestinationPlan};
+use crate::activation::{ActivationPlan, DestinationPlan, Messaging};
 use crate::aggregate::AggregatePlan;
 use crate::decode::DecodePlan;
 use crate::identity::IdentityPlan;
@@ -65,6 +65,8 @@ use crate::transform::TransformPlan;
 #[derive(Debug, Clone)]
 pub struct Pipeline {
     pub name: String,
+    /// The file or folder that it was read from.
+    pub path: PathBuf,
     /// The folder that relative paths start from.
     pub base: PathBuf,
     /// Sources and how their payloads are read; same order in both.
@@ -79,6 +81,7 @@ pub struct Pipeline {
     pub groups: Vec<GroupPlan>,
     pub destinations: Vec<DestinationPlan>,
     pub activations: Vec<ActivationPlan>,
+    pub messaging: Messaging,
     pub aggregates: Vec<AggregatePlan>,
     pub warehouse: Warehouse,
     pub tests: Vec<TestPlan>,
@@ -123,6 +126,12 @@ pub struct Diagnostic {
     pub help: Option<String>,
 }
 
+impl Diagnostic {
+    fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
     Error,
@@ -149,13 +158,66 @@ pub fn load(path: &Path, mode: Mode) -> Result<(Pipeline, Vec<Diagnostic>), Vec<
     load_with(path, None, mode, &|name| std::env::var(name).ok())
 }
 
+/// A version of an activation that people are under way along, though it is defined otherwise by now.
+#[derive(Debug, Clone)]
+pub struct Earlier {
+    pub name: String,
+    pub version: u64,
+    /// Its definition as JSON.
+    pub written: String,
+}
+
+/// The same pipeline with earlier versions of its activations, for those who are under way along them. Those that do not fit
+/// what is defined now are left out, with the reason.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_earlier(pipeline: &Pipeline, earlier: &[Earlier]) -> Result<(Pipeline, Vec<String>), Vec<Diagnostic>> {
+    let mut earlier = earlier.to_vec();
+    let mut left_out = Vec::new();
+    loop {
+        let sources = Sources { rules: None, earlier: &earlier };
+        match load_as(&pipeline.path, &sources, Mode::Run, false, &|name| std::env::var(name).ok()) {
+            Ok((pipeline, _)) => return Ok((pipeline, left_out)),
+            Err(findings) => {
+                let is_at_fault =
+                    |one: &Earlier| findings.iter().find(|finding| finding.file == one.file() && finding.is_error());
+                let before = earlier.len();
+                earlier.retain(|one| {
+                    let fault = is_at_fault(one);
+                    left_out.extend(fault.map(|finding| format!("{}: {}", one.name, finding.message)));
+                    fault.is_none()
+                });
+                if earlier.len() == before {
+                    return Err(findings);
+                }
+            }
+        }
+    }
+}
+
+impl Earlier {
+    /// What its findings name as their file.
+    fn file(&self) -> PathBuf {
+        PathBuf::from(format!("{} (version {:016x})", self.name, self.version))
+    }
+}
+
+/// What a pipeline is read from besides its own files.
+#[derive(Default)]
+struct Sources<'a> {
+    /// Where the `identity` section comes from instead.
+    rules: Option<&'a Path>,
+    earlier: &'a [Earlier],
+}
+
 /// [`load`] with [`Mode::Check`], where what tests expect may still be empty: it becomes [`Expected::Blank`] or expects
 /// nothing, for [`rewrite`] to fill in.
 ///
 /// # Errors
 /// As [`load`].
 pub fn load_to_fill(path: &Path) -> Result<(Pipeline, Vec<Diagnostic>), Vec<Diagnostic>> {
-    load_as(path, None, Mode::Check, true, &|name| std::env::var(name).ok())
+    load_as(path, &Sources::default(), Mode::Check, true, &|name| std::env::var(name).ok())
 }
 
 /// [`load`], with the `identity` section of the file (or folder) `rules` in place of the pipeline's own: what other
@@ -179,12 +241,12 @@ fn load_with(
     mode: Mode,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<(Pipeline, Vec<Diagnostic>), Vec<Diagnostic>> {
-    load_as(path, rules, mode, false, env)
+    load_as(path, &Sources { rules, ..Sources::default() }, mode, false, env)
 }
 
 fn load_as(
     path: &Path,
-    rules: Option<&Path>,
+    sources: &Sources<'_>,
     mode: Mode,
     fill: bool,
     env: &dyn Fn(&str) -> Option<String>,
@@ -192,11 +254,15 @@ fn load_as(
     let mut findings = Findings::default();
     let base = read_files(path, &mut findings);
     let first_rules = findings.files().len();
-    if let Some(rules) = rules {
+    if let Some(rules) = sources.rules {
         read_files(rules, &mut findings);
     }
+    for one in sources.earlier {
+        findings.add_file(one.file(), format!("{{\"activations\": {{\"{}\": {}}}}}", one.name, one.written));
+    }
     let reader = Reader { findings: &findings, mode, fill, base, env };
-    let pipeline = build(path, rules.map(|rules| (rules, first_rules)), &reader);
+    let rules = sources.rules.map(|rules| (rules, first_rules));
+    let pipeline = build(path, rules, sources.earlier, &reader);
     let any_error = findings.any_error();
     match pipeline {
         Some(pipeline) if !any_error => Ok((pipeline, findings.into_diagnostics())),
@@ -232,14 +298,17 @@ fn read_files(path: &Path, findings: &mut Findings) -> PathBuf {
 
 /// None where there are errors that would only make others. `rules`: where the `identity` section comes from instead,
 /// and the first of its files.
-fn build(path: &Path, rules: Option<(&Path, usize)>, reader: &Reader) -> Option<Pipeline> {
+fn build(path: &Path, rules: Option<(&Path, usize)>, earlier: &[Earlier], reader: &Reader) -> Option<Pipeline> {
     let findings = reader.findings;
     let mut parsed: Vec<Option<Vec<Node>>> =
         (0..findings.files().len()).map(|file| yaml::parse(file, findings)).collect();
     let unreadable = parsed.iter().any(Option::is_none) || findings.any_error() && parsed.is_empty();
+    let of_earlier = parsed.split_off(parsed.len() - earlier.len());
     let of_rules = rules.map(|(_, first)| parsed.split_off(first).into_iter().flatten().flatten().collect::<Vec<_>>());
     let documents: Vec<Node> = parsed.into_iter().flatten().flatten().collect();
-    let definition = sections::read(&documents, of_rules.as_deref(), reader);
+    let mut definition = sections::read(&documents, of_rules.as_deref(), reader);
+    let of_consent = activations::consent_traits(&definition.consent);
+    definition.traits.extend(of_consent);
     if let (Some((rules, first)), Some(documents)) = (rules, &of_rules) {
         let there = |document: &Node| match &document.value {
             Value::Map(sections) => sections.iter().any(|section| section.key.text == "identity"),
@@ -275,14 +344,23 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, reader: &Reader) -> Option<
     let specs = (definition.traits.as_slice(), definition.segments.as_slice());
     let segments = segments::segments(&checker, specs, Whose::People, &traits, &identity);
     let groups = groups::groups(&checker, &definition, &identity);
-    let destinations =
+    let destinations: Vec<DestinationPlan> =
         bodies(&definition.destinations).map(|(name, _, spec)| destinations::destination(name, spec)).collect();
+    let messaging = activations::messaging(&checker, &definition, &traits, &destinations, timezone);
     let mut trait_names: Vec<&str> = definition.traits.iter().map(|other| other.name.as_str()).collect();
     trait_names.extend(crate::profile::BUILT_IN.iter().map(|(name, _)| *name));
     trait_names.extend(traits.iter().flat_map(|plan| &plan.columns).map(|column| column.name.as_str()));
-    let activations = bodies(&definition.activations)
-        .filter_map(|(name, _, spec)| activations::activation(&checker, name, spec, &trait_names, &traits))
+    let scope = segments::scope(&checker, specs, Whose::People, &traits);
+    let names = activations::Names { traits: &trait_names, plans: &traits, scope: &scope, timezone };
+    let mut activations: Vec<ActivationPlan> = bodies(&definition.activations)
+        .filter_map(|(name, _, spec)| activations::activation(&checker, name, spec, &names, false))
         .collect();
+    for (one, documents) in earlier.iter().zip(&of_earlier) {
+        let read = sections::read(documents.as_deref().unwrap_or_default(), None, reader);
+        let plans = bodies(&read.activations)
+            .filter_map(|(name, _, spec)| activations::activation(&checker, name, spec, &names, true));
+        activations.extend(plans.map(|plan| ActivationPlan { version: one.version, ..plan }));
+    }
     let aggregates = bodies(&definition.aggregates)
         .filter_map(|(name, span, sql)| aggregates::aggregate(&checker, name, span, sql))
         .collect();
@@ -303,6 +381,7 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, reader: &Reader) -> Option<
     let contract_mode = definition.contracts.unwrap_or_default();
     Some(Pipeline {
         name,
+        path: path.to_path_buf(),
         base: reader.base.clone(),
         sources: source_plans,
         decode,
@@ -315,6 +394,7 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, reader: &Reader) -> Option<
         groups,
         destinations,
         activations,
+        messaging,
         aggregates,
         warehouse: outputs::warehouse(definition.warehouse.as_ref()),
         tests,

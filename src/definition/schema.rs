@@ -4,13 +4,14 @@ use serde_json::{Map, Value, json};
 
 use super::inputs;
 use super::keys::{Holds, Key, Section};
-use super::sections::{FILE, event_keys};
+use super::sections::{FILE, JOURNEY_STEP, event_keys};
 
 /// The schema, draft 2020-12. It is a little wider than `check`, which knows the other files, the contracts and SQL.
 pub fn json_schema() -> Value {
     let mut schema = map(&FILE);
     // A file of comments alone is one, too.
     schema["type"] = json!(["object", "null"]);
+    schema["$defs"] = json!({ "steps": { "type": "array", "items": map(&JOURNEY_STEP) } });
     let head = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A pipeline of Tributary",
@@ -61,7 +62,7 @@ fn kind(holds: &Holds) -> &'static str {
         Holds::Targets => "Column to SQL",
         Holds::List(inner) | Holds::OneOrMore(inner) | Holds::Any(inner) | Holds::Entries(inner) => kind(inner),
         Holds::OneOf(kinds) => kinds.first().map_or("", kind),
-        Holds::Map(_) | Holds::Named(_) | Holds::Single(_) | Holds::Nothing => "",
+        Holds::Map(_) | Holds::Named(_) | Holds::Single(_) | Holds::Steps | Holds::Nothing => "",
     }
 }
 
@@ -99,6 +100,7 @@ fn holds(holds_what: &Holds) -> Value {
         }),
         Holds::Nothing => json!({ "type": "null" }),
         Holds::Targets => targets(),
+        Holds::Steps => json!({ "$ref": "#/$defs/steps" }),
         Holds::Event => {
             let properties: Map<String, Value> =
                 event_keys().into_iter().map(|key| (key.to_string(), json!({}))).collect();

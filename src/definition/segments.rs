@@ -21,14 +21,13 @@ struct Waiting<'d> {
     text: String,
 }
 
-/// Plans in an order in which a segment comes after those it refers to.
-pub fn segments(
+/// What conditions over profiles may read.
+pub fn scope(
     checker: &Checker,
     (traits_specs, specs): (&[Named<TraitSpec>], &[Named<SegmentSpec>]),
     whose: Whose<'_>,
     traits: &[TraitPlan],
-    identity: &IdentityPlan,
-) -> Vec<SegmentPlan> {
+) -> ProfileScope {
     let sound: BTreeSet<&str> = traits.iter().map(|plan| plan.name.as_str()).collect();
     let broken = traits_specs.iter().filter(|other| !sound.contains(other.name.as_str()));
     let mut scope = ProfileScope {
@@ -38,6 +37,18 @@ pub fn segments(
         ..ProfileScope::new(whose)
     };
     traits.iter().for_each(|plan| scope.add(plan));
+    scope
+}
+
+/// Plans in an order in which a segment comes after those it refers to.
+pub fn segments(
+    checker: &Checker,
+    (traits_specs, specs): (&[Named<TraitSpec>], &[Named<SegmentSpec>]),
+    whose: Whose<'_>,
+    traits: &[TraitPlan],
+    identity: &IdentityPlan,
+) -> Vec<SegmentPlan> {
+    let scope = scope(checker, (traits_specs, specs), whose, traits);
     let mut waiting: Vec<Waiting> = Vec::new();
     for segment in specs {
         let Some(body) = &segment.body else { continue };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Blank;
 use super::findings::Span;
 use super::yaml::{Node, Scalar};
-use crate::activation::Status;
+use crate::activation::{Cap, LocalTime, OnChange, QuietHours, ReEntry, Status};
 use crate::decode::Framing;
 use crate::event::{TimeUs, ValueType};
 use crate::identity::{Limit, Normalize, OnConflict, Pattern};
@@ -54,6 +54,11 @@ pub struct Definition {
     pub traits: Vec<Named<TraitSpec>>,
     pub segments: Vec<Named<SegmentSpec>>,
     pub groups: Vec<Named<GroupSpec>>,
+    pub consent: Vec<Named<ConsentSpec>>,
+    /// Segments.
+    pub suppression: Vec<Literal>,
+    pub profile_timezone: Option<Literal>,
+    pub channels: Vec<Named<ChannelSpec>>,
     pub destinations: Vec<Named<DestinationSpec>>,
     pub activations: Vec<Named<ActivationSpec>>,
     pub aggregates: Vec<Named<Sql>>,
@@ -255,9 +260,28 @@ pub struct ListSpec {
 }
 
 #[derive(Debug)]
-pub enum DestinationSpec {
+pub struct DestinationSpec {
+    pub kind: DestinationKindSpec,
+    pub channel: Option<Literal>,
+}
+
+#[derive(Debug)]
+pub enum DestinationKindSpec {
     Webhook { url: Literal, secret: Option<Literal>, headers: BTreeMap<String, Literal>, allow_private: bool },
     Kafka { brokers: Literal, topic: Literal, settings: BTreeMap<String, Literal> },
+}
+
+#[derive(Debug)]
+pub struct ConsentSpec {
+    pub from: Sql,
+    /// For who has never said.
+    pub default: bool,
+}
+
+#[derive(Debug)]
+pub struct ChannelSpec {
+    pub frequency_cap: Option<Cap>,
+    pub quiet_hours: Option<QuietHours>,
 }
 
 #[derive(Debug)]
@@ -265,7 +289,40 @@ pub struct ActivationSpec {
     pub trigger: TriggerSpec,
     pub status: Status,
     pub on_backfill: bool,
-    pub steps: Vec<SendSpec>,
+    /// A purpose, or `none`.
+    pub consent: Literal,
+    pub re_entry: ReEntry,
+    pub priority: u32,
+    pub frequency_cap: Option<Cap>,
+    pub quiet_hours: Option<QuietHours>,
+    pub exit_when: Vec<AwaitSpec>,
+    pub on_change: OnChange,
+    pub steps: Vec<JourneyStepSpec>,
+    /// As it stands in the file.
+    pub written: serde_json::Value,
+}
+
+impl ActivationSpec {
+    /// The ids of all steps that send something, those within others too.
+    pub fn sending_steps(&self) -> Vec<&str> {
+        fn add<'s>(steps: &'s [JourneyStepSpec], ids: &mut Vec<&'s str>) {
+            for step in steps {
+                match &step.action {
+                    JourneyActionSpec::Send(_) => ids.push(&step.id.text),
+                    JourneyActionSpec::WaitFor { on_event: first, on_timeout: second, .. }
+                    | JourneyActionSpec::Branch { then: first, otherwise: second, .. } => {
+                        add(first, ids);
+                        add(second, ids);
+                    }
+                    JourneyActionSpec::Split(arms) => arms.iter().for_each(|arm| add(&arm.steps, ids)),
+                    JourneyActionSpec::Wait(_) | JourneyActionSpec::WaitUntil(_) | JourneyActionSpec::Stop => {}
+                }
+            }
+        }
+        let mut ids = Vec::new();
+        add(&self.steps, &mut ids);
+        ids
+    }
 }
 
 #[derive(Debug)]
@@ -274,11 +331,52 @@ pub enum TriggerSpec {
     Exits(Literal),
     Event { event: Vec<Literal>, filter: Option<Sql> },
     Changes { trait_name: Literal, from: Option<Vec<Literal>>, to: Option<Vec<Literal>> },
+    Schedule { cron: Literal, over: Literal, timezone: Option<Literal> },
+}
+
+#[derive(Debug)]
+pub enum AwaitSpec {
+    Event { event: Vec<Literal>, filter: Option<Sql> },
+    Enters(Literal),
+    Exits(Literal),
+}
+
+#[derive(Debug)]
+pub struct JourneyStepSpec {
+    pub id: Literal,
+    pub action: JourneyActionSpec,
+}
+
+#[derive(Debug)]
+pub enum JourneyActionSpec {
+    Send(SendSpec),
+    Wait(Duration),
+    WaitUntil(LocalTime),
+    WaitFor {
+        wait: AwaitSpec,
+        timeout: Option<Duration>,
+        on_event: Vec<JourneyStepSpec>,
+        on_timeout: Vec<JourneyStepSpec>,
+    },
+    Branch {
+        when: Sql,
+        then: Vec<JourneyStepSpec>,
+        otherwise: Vec<JourneyStepSpec>,
+    },
+    Split(Vec<ArmSpec>),
+    Stop,
+}
+
+#[derive(Debug)]
+pub struct ArmSpec {
+    pub name: String,
+    /// Of one.
+    pub share: f64,
+    pub steps: Vec<JourneyStepSpec>,
 }
 
 #[derive(Debug)]
 pub struct SendSpec {
-    pub id: Literal,
     pub to: Literal,
     pub body: Option<(serde_json::Value, Node)>,
 }

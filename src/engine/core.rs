@@ -9,6 +9,7 @@ mod correct;
 mod definitions;
 mod fill;
 mod groups;
+mod journeys;
 mod judge;
 mod lists;
 mod load;
@@ -21,6 +22,7 @@ mod timers;
 
 pub use correct::{Begun, Reading, RebuildRecord};
 pub use fill::{Chunk, FillRecord};
+pub use journeys::plans_under_way;
 pub use lists::ListEdit;
 pub use load::{Known, accept, compare};
 pub use look::{Look, Readiness, look};
@@ -52,7 +54,7 @@ use super::prepare::Prepared;
 use super::record::{DefinitionRecord, EngineRecord, SinkRecord, StoredReject, Totals, load_component};
 use super::rows::{self, Gone};
 use super::{Command, CorrectionRequest, EngineError, ListEdited, ListRequest};
-use crate::activation::{Activations, Rendered, time_text};
+use crate::activation::{Activations, StepRow, time_text};
 use crate::aggregate::Aggregator;
 use crate::definition::Pipeline;
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, ValueType};
@@ -133,6 +135,7 @@ struct CoreTables {
     group_segment_changes: Table,
     sessions: Table,
     stage_changes: Table,
+    journey_steps: Table,
     definitions: Table,
     rfm_borders: Table,
     deliveries: Table,
@@ -267,6 +270,7 @@ impl Core {
         self.add_sessions(&session_rows, staged)?;
         self.add_profile_columns(&touched.ids, &traits, now, &merged.moved, staged)?;
         self.add_findings(&findings, staged)?;
+        self.add_steps(&merged.steps, staged)?;
         self.keep_for_rebuild(&resolved, staged)?;
         self.count(&batch, &events, &resolved, &touched);
         self.count_transitions(&findings.transitions);
@@ -485,7 +489,7 @@ impl Core {
             }
             self.count_on(&mut profiles[index]);
         }
-        for (into, profile) in absorbed {
+        for (into, mut profile) in absorbed {
             let index = touched.index[&into];
             let mine = &mut profiles[index as usize];
             let shown = merged.shown.entry(index).or_insert_with(|| mine.segments().collect());
@@ -494,6 +498,9 @@ impl Core {
             } else {
                 merged.moved.push(Moved { into: index, id: profile.id, segments: profile.segments().collect() });
             }
+            let theirs = profile.journeys.take();
+            let ended = self.merge_journeys(mine, theirs);
+            merged.steps.extend(self.activations.merged(&ended, mine.id, self.record.now));
             self.traits.merge(mine, profile);
         }
         merged.whole = merged.shown.keys().copied().collect();
@@ -533,6 +540,7 @@ impl Core {
                         AttemptOutcome::Sent
                         | AttemptOutcome::Failed
                         | AttemptOutcome::Uncertain
+                        | AttemptOutcome::Skipped
                         | AttemptOutcome::DryRun => {
                             staged.writes.delete(key);
                         }
@@ -576,6 +584,8 @@ struct Merged {
     moved: Vec<Moved>,
     /// Whose they are: every segment is judged anew.
     whole: Vec<u32>,
+    /// Of journeys that end with it.
+    steps: Vec<StepRow>,
 }
 
 /// The profiles of a batch, each once, in order of first touch.

@@ -30,7 +30,7 @@ mod status;
 
 pub use core::{
     Begun, Chunk, Core, FillRecord, Known, ListEdit, Look, Readiness, Reading, RebuildRecord, Staged, accept, compare,
-    look,
+    look, plans_under_way,
 };
 pub use digest::digest;
 pub use outbox::decode as sealed_rows;

@@ -28,6 +28,8 @@ pub struct EngineRecord {
     pub totals: Totals,
     /// Members by segment name.
     pub segment_sizes: BTreeMap<String, i64>,
+    /// Journeys under way, by number of their plan.
+    pub running: BTreeMap<u32, u64>,
 }
 
 /// Counted since the state was made.
@@ -49,7 +51,7 @@ pub struct Totals {
 }
 
 impl EngineRecord {
-    pub const VERSION: u8 = 3;
+    pub const VERSION: u8 = 4;
     pub const KEY: &str = "record";
 }
 
@@ -63,10 +65,12 @@ pub struct DefinitionRecord {
     pub identity_rules: String,
     pub identity_key: [u8; 32],
     pub slots: Slots,
+    /// Schedules, and journeys that stand still: timers are set by them.
+    pub journey_times: Vec<String>,
 }
 
 impl DefinitionRecord {
-    pub const VERSION: u8 = 4;
+    pub const VERSION: u8 = 5;
     pub const KEY: &str = "definitions";
 }
 

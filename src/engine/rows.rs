@@ -11,6 +11,7 @@ use hashbrown::HashMap;
 
 use super::EngineError;
 use super::core::{StageChange, Told};
+use crate::activation::StepRow;
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, column};
 use crate::identity::{Cause, Conflict, Decision, Extracted, IdentifierRow, IdentityPlan, Merge};
 use crate::profile::{BUILT_IN, GROUP_BUILT_IN, Profile, RfmBorders, SessionsOf, TraitPlan};
@@ -323,6 +324,23 @@ pub fn stage_changes(
         Arc::new(changes.iter().map(|change| plan(change).stage(change.to)).collect::<StringArray>()),
         texts(changes.iter().map(|change| change.cause.name())),
         times(changes.iter().map(|change| change.at)),
+    ];
+    finish(table, columns, commit)
+}
+
+/// What happened in journeys.
+pub fn journey_steps(table: &Table, steps: &[StepRow], commit: u64) -> Result<RecordBatch, EngineError> {
+    let versions: Vec<String> = steps.iter().map(|row| format!("{:016x}", row.version)).collect();
+    let entries: Vec<String> = steps.iter().map(|row| format!("{:032x}", row.entry_id)).collect();
+    let columns: Vec<ArrayRef> = vec![
+        texts(steps.iter().map(|row| row.activation.as_str())),
+        texts(versions.iter().map(String::as_str)),
+        texts(entries.iter().map(String::as_str)),
+        ids(steps.iter().map(|row| Some(row.profile_id))),
+        texts(steps.iter().map(|row| row.step.as_str())),
+        texts(steps.iter().map(|row| row.what)),
+        texts(steps.iter().map(|row| row.detail.as_str())),
+        times(steps.iter().map(|row| row.at)),
     ];
     finish(table, columns, commit)
 }

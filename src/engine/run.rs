@@ -678,7 +678,11 @@ impl Loop {
         let name = attempt.queued.delivery.destination.clone();
         let problem = match attempt.outcome {
             AttemptOutcome::Retry { .. } => Some(attempt.detail.clone()),
-            AttemptOutcome::Sent | AttemptOutcome::Failed | AttemptOutcome::Uncertain | AttemptOutcome::DryRun => {
+            AttemptOutcome::Sent
+            | AttemptOutcome::Failed
+            | AttemptOutcome::Uncertain
+            | AttemptOutcome::Skipped
+            | AttemptOutcome::DryRun => {
                 *self.queues.open.entry(name.clone()).or_default() -= 1;
                 None
             }

@@ -8,6 +8,7 @@ use super::accumulator::Accumulator;
 use super::slots::Slots;
 use super::{LATENESS_US, TraitPlan};
 use crate::event::{ProfileId, ProfileNumber, TimeUs};
+use crate::journey::Journeys;
 use crate::session::Sessions;
 use crate::state::cache::Weigh;
 use crate::state::codec;
@@ -35,6 +36,8 @@ pub struct Profile {
     pub group: Option<Box<GroupOf>>,
     /// Of a person: groups that may have counted its id, in order. Who merges is called otherwise there.
     pub counted_in: Vec<ProfileNumber>,
+    /// None: there is nothing to know of any.
+    pub journeys: Option<Box<Journeys>>,
 }
 
 /// Which group a profile is of.
@@ -80,6 +83,7 @@ impl Profile {
             memberships: Vec::new(),
             group: None,
             counted_in: Vec::new(),
+            journeys: None,
         }
     }
 
@@ -130,6 +134,16 @@ impl Profile {
         &mut self.memberships[place].1
     }
 
+    /// Its journeys, to be changed; [`Profile::tidy_journeys`] after it.
+    pub fn journeys_mut(&mut self) -> &mut Journeys {
+        self.journeys.get_or_insert_default()
+    }
+
+    /// Nothing is kept where there is nothing to know.
+    pub fn tidy_journeys(&mut self) {
+        self.journeys = self.journeys.take().filter(|journeys| !journeys.is_empty());
+    }
+
     /// The segments that it is in.
     pub fn segments(&self) -> impl Iterator<Item = u16> + '_ {
         self.memberships.iter().filter(|(_, membership)| membership.member).map(|(segment, _)| *segment)
@@ -140,8 +154,8 @@ impl Profile {
         self.last_seen.saturating_sub(LATENESS_US)
     }
 
-    /// Takes over all of an absorbed profile. Equal to one profile that saw all events of both; only the number of
-    /// entries into a segment is added up.
+    /// Takes over all of an absorbed profile but its journeys, whose definitions are not known here. Equal to one profile that
+    /// saw all events of both; only the number of entries into a segment is added up.
     pub(super) fn merge(&mut self, plans: &[TraitPlan], other: Profile) {
         self.first_seen = self.first_seen.min(other.first_seen);
         self.last_seen = self.last_seen.max(other.last_seen);
@@ -190,6 +204,7 @@ impl Weigh for Profile {
             + self.sessions.weigh()
             + self.group.as_ref().map_or(0, |group| size_of::<GroupOf>() + group.id.len())
             + self.counted_in.capacity() * size_of::<ProfileNumber>()
+            + self.journeys.as_ref().map_or(0, |journeys| journeys.weigh())
             + heap
     }
 }
@@ -211,6 +226,7 @@ pub struct ProfileRecord {
     memberships: Vec<(u32, Membership)>,
     group: Option<Box<GroupOf>>,
     counted_in: Vec<ProfileNumber>,
+    journeys: Option<Box<Journeys>>,
 }
 
 /// The same, written without a copy.
@@ -228,6 +244,7 @@ struct ProfileView<'a> {
     memberships: BySlot<'a, Membership>,
     group: &'a Option<Box<GroupOf>>,
     counted_in: &'a [ProfileNumber],
+    journeys: &'a Option<Box<Journeys>>,
 }
 
 /// Entries by index, written by slot.
@@ -240,7 +257,7 @@ impl<T: Serialize> Serialize for BySlot<'_, T> {
 }
 
 impl ProfileRecord {
-    pub const VERSION: u8 = 8;
+    pub const VERSION: u8 = 9;
 
     pub fn encode(profile: &Profile, slots: &Slots) -> Bytes {
         let own = slots.of_kind(profile.kind());
@@ -257,6 +274,7 @@ impl ProfileRecord {
             memberships: BySlot(&profile.memberships, &own.segments),
             group: &profile.group,
             counted_in: &profile.counted_in,
+            journeys: &profile.journeys,
         };
         codec::encode(ProfileRecord::VERSION, &view)
     }
@@ -283,6 +301,7 @@ impl ProfileRecord {
             memberships: by_index(self.memberships, &own.segment_of_slot),
             group: self.group,
             counted_in: self.counted_in,
+            journeys: self.journeys,
         }
     }
 }

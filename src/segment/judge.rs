@@ -8,12 +8,12 @@ use arrow::array::{
 };
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::take;
-use arrow::datatypes::TimestampMicrosecondType;
+use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 use hashbrown::HashMap;
 
 use super::{Cause, MEMBERSHIP, Moved, SINCE, SegmentError, SegmentPlan, SegmentRule, Transition, is_sampled};
 use crate::event::TimeUs;
-use crate::expression::{NOW_COLUMN, Projected, TimeComparison};
+use crate::expression::{Expression, NOW_COLUMN, Projected, Resolved, TimeComparison};
 use crate::profile::{BUILT_IN, NOW_PLACE, Profile, TraitRule, Traits};
 
 /// All segments, bound to the trait columns.
@@ -28,6 +28,7 @@ pub struct Segments {
     watched: Vec<bool>,
     watches: bool,
     trait_columns: usize,
+    traits_schema: SchemaRef,
 }
 
 struct Bound {
@@ -51,6 +52,13 @@ struct Reads {
     identity: bool,
     /// Segments that it names itself.
     segments: Vec<u16>,
+}
+
+/// A condition over a profile that is no segment.
+#[derive(Debug)]
+pub struct Condition {
+    predicate: Projected,
+    sql: String,
 }
 
 /// Where a column of a predicate is found.
@@ -98,18 +106,7 @@ impl Segments {
         let trait_columns = traits.schema().fields().len();
         let names: HashMap<String, u16> =
             plans.iter().enumerate().map(|(index, plan)| (plan.name.clone(), index as u16)).collect();
-        let place = |column: &str| -> Option<Place> {
-            if column == NOW_COLUMN {
-                return Some(Place::Now);
-            }
-            if let Some(name) = column.strip_prefix(MEMBERSHIP) {
-                return names.get(name).map(|segment| Place::Member(*segment));
-            }
-            if let Some(name) = column.strip_prefix(SINCE) {
-                return names.get(name).map(|segment| Place::Since(*segment));
-            }
-            traits.schema().index_of(column).ok().map(Place::Trait)
-        };
+        let place = |column: &str| Place::find(column, &|name| names.get(name).copied(), traits.schema());
         let of_traits = reads_of_traits(traits);
         let mut segments = Segments {
             ready: vec![true; plans.len()],
@@ -118,6 +115,7 @@ impl Segments {
             watched: vec![false; traits.plans.len()],
             watches: false,
             trait_columns,
+            traits_schema: traits.schema().clone(),
             plans: Vec::new(),
         };
         let add_time = |comparison: &TimeComparison, times: &mut Vec<(Place, TimeComparison)>| {
@@ -304,6 +302,46 @@ impl Segments {
         Ok(transitions)
     }
 
+    /// Binds a condition that is no segment: of a branch.
+    ///
+    /// # Errors
+    /// It reads what is not there.
+    pub fn condition(&self, expression: &Expression) -> Result<Condition, SegmentError> {
+        let names: HashMap<&str, u16> =
+            self.plans.iter().enumerate().map(|(index, plan)| (plan.name.as_str(), index as u16)).collect();
+        let place = |column: &str| Place::find(column, &|name| names.get(name).copied(), &self.traits_schema);
+        let place = |input: &Resolved| place(&input.column).map(|place| place.code(self.trait_columns));
+        let failed = |source| SegmentError::Bind { name: expression.sql.clone(), source };
+        Ok(Condition { predicate: expression.project(&place).map_err(failed)?, sql: expression.sql.clone() })
+    }
+
+    /// Whether a condition holds for the profile in this row of the trait columns.
+    ///
+    /// # Errors
+    /// It cannot be evaluated.
+    pub fn holds(
+        &self,
+        condition: &Condition,
+        traits: &RecordBatch,
+        row: usize,
+        profile: &Profile,
+        now: TimeUs,
+    ) -> Result<bool, SegmentError> {
+        let column = |code: usize| -> ArrayRef {
+            match Place::of(code, self.trait_columns) {
+                Place::Trait(index) => traits.column(index).slice(row, 1),
+                Place::Now => times(std::iter::once(Some(now))),
+                Place::Member(segment) => Arc::new(BooleanArray::from(vec![profile.membership(segment).member])),
+                Place::Since(segment) => {
+                    let membership = profile.membership(segment);
+                    times(std::iter::once(membership.member.then_some(membership.since)))
+                }
+            }
+        };
+        let failed = |source| SegmentError::Evaluate { name: condition.sql.clone(), source };
+        Ok(condition.predicate.evaluate_predicate(&column, 1).map_err(failed)?.value(0))
+    }
+
     fn column(&self, code: usize, judged: &Judged<'_>, members: &[Vec<u32>], profiles: &[Profile]) -> ArrayRef {
         match Place::of(code, self.trait_columns) {
             Place::Trait(index) => judged.traits.column(index).clone(),
@@ -452,6 +490,19 @@ fn reads_of_traits(traits: &Traits) -> Vec<Reads> {
 }
 
 impl Place {
+    fn find(column: &str, segment: &dyn Fn(&str) -> Option<u16>, traits: &SchemaRef) -> Option<Place> {
+        if column == NOW_COLUMN {
+            return Some(Place::Now);
+        }
+        if let Some(name) = column.strip_prefix(MEMBERSHIP) {
+            return segment(name).map(Place::Member);
+        }
+        if let Some(name) = column.strip_prefix(SINCE) {
+            return segment(name).map(Place::Since);
+        }
+        traits.index_of(column).ok().map(Place::Trait)
+    }
+
     /// As one number, behind the trait columns; [`NOW_PLACE`] is the last of all.
     fn code(self, trait_columns: usize) -> usize {
         match self {

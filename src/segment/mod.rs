@@ -11,7 +11,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use sha2::{Digest, Sha256};
 
-pub use judge::{Judged, Segments, Touch};
+pub use judge::{Condition, Judged, Segments, Touch};
 
 use crate::event::{ProfileId, TimeUs};
 use crate::expression::{EvaluateError, Expression, ExpressionError};

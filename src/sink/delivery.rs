@@ -93,6 +93,8 @@ pub enum AttemptOutcome {
     Failed,
     /// It may have been taken or not, and is not repeated by itself.
     Uncertain,
+    /// It must not be sent: no consent, suppressed, more than a cap allows.
+    Skipped,
     /// The activation is a dry run: nothing was sent.
     DryRun,
 }
@@ -104,6 +106,7 @@ impl AttemptOutcome {
             AttemptOutcome::Retry { .. } => "retry",
             AttemptOutcome::Failed => "failed",
             AttemptOutcome::Uncertain => "uncertain",
+            AttemptOutcome::Skipped => "skipped",
             AttemptOutcome::DryRun => "dry_run",
         }
     }

@@ -130,6 +130,7 @@ mod tests {
             body: body.into(),
             created_at: 0,
             dry_run: false,
+            consent: None,
         }
     }
 

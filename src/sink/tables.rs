@@ -32,6 +32,7 @@ pub enum TableKind {
     GroupSegmentChanges,
     Sessions,
     StageChanges,
+    JourneySteps,
     Definitions,
     RfmBorders,
     Deliveries,
@@ -248,6 +249,26 @@ pub fn stage_changes() -> Table {
     )
 }
 
+/// One row per thing that happened to someone in a journey.
+pub fn journey_steps() -> Table {
+    table(
+        "journey_steps",
+        TableKind::JourneySteps,
+        vec![
+            ("activation", DataType::Utf8, false),
+            ("version", DataType::Utf8, false),
+            ("entry_id", DataType::Utf8, false),
+            ("profile_id", DataType::Utf8, false),
+            // empty for entering and leaving
+            ("step", DataType::Utf8, false),
+            // `entered`, `sent`, `skipped`, `failed`, `waits`, `waited`, `matched`, `timed_out`, `then`, `else`, `arm`, `left`
+            ("what", DataType::Utf8, false),
+            ("detail", DataType::Utf8, false),
+            ("happened_at", time_type(), false),
+        ],
+    )
+}
+
 /// One row per change of a trait's or segment's definition; the latest of (`kind`, `name`) counts.
 pub fn definitions() -> Table {
     table(
@@ -294,7 +315,7 @@ pub fn deliveries() -> Table {
             ("destination", DataType::Utf8, false),
             ("profile_id", DataType::Utf8, false),
             ("attempt", DataType::UInt32, false),
-            // `sent`, `retry`, `failed`, `dry_run`
+            // `sent`, `retry`, `failed`, `uncertain`, `skipped`, `dry_run`
             ("outcome", DataType::Utf8, false),
             // HTTP status or error, without secrets
             ("detail", DataType::Utf8, true),
@@ -502,6 +523,7 @@ pub(crate) mod tests {
             group_segment_changes(),
             sessions(),
             stage_changes(),
+            journey_steps(),
             definitions(),
             rfm_borders(),
             deliveries(),

@@ -95,6 +95,7 @@ pub fn views(tables: &[Table], dialect: Dialect) -> Vec<View> {
             | TableKind::IdentityConflicts
             | TableKind::EventMoves
             | TableKind::StageChanges
+            | TableKind::JourneySteps
             | TableKind::RfmBorders
             | TableKind::Deliveries
             | TableKind::RejectedEvents => {}

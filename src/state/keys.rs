@@ -65,6 +65,8 @@ pub enum Tag {
     List = b'l',
     /// Profile number → what it is scored by: who has changed since a scan began, as they were before.
     Scan = b'a',
+    /// Number → a version of an activation, as it was written.
+    Journey = b'j',
 }
 
 pub fn prefix(tag: Tag) -> Bytes {

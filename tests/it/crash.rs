@@ -70,7 +70,7 @@ fn twenty_kills_at_random_moments_change_nothing() {
         let pipeline = copy_pipeline("cdnow", &folder.path().join(data), &[("cdnow.orders", &topic)]);
         let activation = format!(
             "destinations:\n  crm: {{ webhook: {{ url: \"{url}\", allow_private: true }} }}\n\
-             activations:\n  welcome:\n    trigger: {{ enters: loyal }}\n    status: live\n    do: [ {{ id: hello, send: {{ to: crm }} }} ]\n"
+             activations:\n  welcome:\n    trigger: {{ enters: loyal }}\n    consent: none\n    status: live\n    do: [ {{ id: hello, send: {{ to: crm }} }} ]\n"
         );
         std::fs::write(pipeline.join("activation.yaml"), activation).expect("file");
         let data = folder.path().join(data).join("data");

@@ -93,7 +93,7 @@ impl Side {
              segments:\n  loyal: \"orders >= 3\"\n{segments}\
              aggregates:\n  revenue: \"SELECT date_trunc('day', timestamp) AS day, event, count(*) AS orders, sum(properties.total) AS total FROM events GROUP BY 1, 2\"\n\
              destinations:\n  crm: {{ webhook: {{ url: \"{}\", allow_private: true }} }}\n\
-             activations:\n  welcome:\n    trigger: {{ enters: loyal }}\n    status: live\n    do: [ {{ id: hello, send: {{ to: crm }} }} ]\n\
+             activations:\n  welcome:\n    trigger: {{ enters: loyal }}\n    consent: none\n    status: live\n    do: [ {{ id: hello, send: {{ to: crm }} }} ]\n\
              warehouse:\n  clickhouse: {{ url: \"${{env:CLICKHOUSE_URL}}\", database: \"${{env:CLICKHOUSE_DATABASE}}\" }}\n",
             self.topic, self.hook
         );

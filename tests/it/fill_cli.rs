@@ -52,8 +52,8 @@ groups:
     traits:   { people: { most_frequent: profile_id } }
     segments: { any: "events > 0" }
 activations:
-  silent: { trigger: { enters: buyers }, status: dry_run, do: [ { id: tell, send: { to: crm } } ] }
-  loud:   { trigger: { enters: big }, status: dry_run, on_backfill: fire, do: [ { id: tell, send: { to: crm } } ] }
+  silent: { trigger: { enters: buyers }, consent: none, status: dry_run, do: [ { id: tell, send: { to: crm } } ] }
+  loud:   { trigger: { enters: big }, consent: none, status: dry_run, on_backfill: fire, do: [ { id: tell, send: { to: crm } } ] }
 "#;
 
 struct Shop {

@@ -328,8 +328,8 @@ fn what_an_id_sets_off_after_a_correction_has_ids_of_its_own() {
     let folder = tempfile::tempdir().expect("folder");
     let more = r#"destinations: { crm: { webhook: { url: "http://127.0.0.1:9/" } } }
 activations:
-  welcome: { trigger: { enters: customers }, do: [ { id: tell, send: { to: crm } } ] }
-  staged:  { trigger: { changes: stage }, do: [ { id: tell, send: { to: crm } } ] }
+  welcome: { trigger: { enters: customers }, consent: none, do: [ { id: tell, send: { to: crm } } ] }
+  staged:  { trigger: { changes: stage }, consent: none, do: [ { id: tell, send: { to: crm } } ] }
 "#;
     let stage = r#"traits:
   stage:    { stages: [ { some: "orders > 0" } ] }"#;

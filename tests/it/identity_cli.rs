@@ -33,14 +33,14 @@ segments:
 destinations:
   crm: { webhook: { url: "http://127.0.0.1:9/" } }
 activations:
-  buyers_in:  { trigger: { enters: buyers }, do: [ { id: tell, send: { to: crm } } ] }
-  buyers_out: { trigger: { exits: buyers }, do: [ { id: tell, send: { to: crm } } ] }
-  good_in:    { trigger: { enters: good }, do: [ { id: tell, send: { to: crm } } ] }
-  good_out:   { trigger: { exits: good }, do: [ { id: tell, send: { to: crm } } ] }
-  loyal_in:   { trigger: { enters: loyal }, do: [ { id: tell, send: { to: crm } } ] }
-  loyal_out:  { trigger: { exits: loyal }, do: [ { id: tell, send: { to: crm } } ] }
-  local_in:   { trigger: { enters: local }, do: [ { id: tell, send: { to: crm } } ] }
-  local_out:  { trigger: { exits: local }, do: [ { id: tell, send: { to: crm } } ] }
+  buyers_in:  { trigger: { enters: buyers }, consent: none, do: [ { id: tell, send: { to: crm } } ] }
+  buyers_out: { trigger: { exits: buyers }, consent: none, do: [ { id: tell, send: { to: crm } } ] }
+  good_in:    { trigger: { enters: good }, consent: none, do: [ { id: tell, send: { to: crm } } ] }
+  good_out:   { trigger: { exits: good }, consent: none, do: [ { id: tell, send: { to: crm } } ] }
+  loyal_in:   { trigger: { enters: loyal }, consent: none, do: [ { id: tell, send: { to: crm } } ] }
+  loyal_out:  { trigger: { exits: loyal }, consent: none, do: [ { id: tell, send: { to: crm } } ] }
+  local_in:   { trigger: { enters: local }, consent: none, do: [ { id: tell, send: { to: crm } } ] }
+  local_out:  { trigger: { exits: local }, consent: none, do: [ { id: tell, send: { to: crm } } ] }
 warehouse:
   clickhouse: { url: "${env:CLICKHOUSE_URL:-}", database: "${env:CLICKHOUSE_DATABASE:-people}" }
 "#;

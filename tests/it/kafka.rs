@@ -116,7 +116,7 @@ fn a_topic_is_a_destination_with_one_message_for_each_entry() {
     let folder = tempfile::tempdir().expect("folder");
     let (topic, out) = (Topic::create(2), Topic::create(1));
     let more = format!(
-        "destinations:\n  out: {{ kafka: {{ brokers: \"{}\", topic: {} }} }}\nactivations:\n  welcome:\n    trigger: {{ enters: customers }}\n    \
+        "destinations:\n  out: {{ kafka: {{ brokers: \"{}\", topic: {} }} }}\nactivations:\n  welcome:\n    trigger: {{ enters: customers }}\n    consent: none\n    \
          status: live\n    do: [ {{ id: hello, send: {{ to: out, body: {{ orders: \"{{{{ profile.traits.orders }}}}\", who: \"{{{{ profile.identifiers.user_id }}}}\" }} }} }} ]\n",
         servers().kafka,
         out.name

@@ -19,8 +19,8 @@ const SEGMENTS: &str = r#"segments:
 destinations:
   crm: { webhook: { url: "http://127.0.0.1:9/" } }
 activations:
-  hello: { trigger: { enters: staff }, do: [ { id: tell, send: { to: crm } } ] }
-  bye:   { trigger: { exits: staff }, do: [ { id: tell, send: { to: crm } } ] }
+  hello: { trigger: { enters: staff }, consent: none, do: [ { id: tell, send: { to: crm } } ] }
+  bye:   { trigger: { exits: staff }, consent: none, do: [ { id: tell, send: { to: crm } } ] }
 "#;
 
 fn write(folder: &Path) {

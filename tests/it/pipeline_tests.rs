@@ -30,10 +30,12 @@ destinations:
 activations:
   hello:
     trigger: { enters: buyers }
+    consent: none
     status: live
     do: [ { id: greet, send: { to: crm, body: { to: "{{ profile.traits.email }}", n: "{{ profile.traits.orders }}" } } } ]
   plan:
     trigger: { event: Bought }
+    consent: none
     do:
       - { id: one, send: { to: crm, body: { where: "{{ event.properties.shop.city }}" } } }
       - { id: two, send: { to: crm } }
@@ -233,7 +235,7 @@ fn the_tests_of_the_shipped_pipelines_pass() {
 }
 
 /// Folders of worked cases.
-const CASES: [&str; 3] = ["identity", "sessions", "traits"];
+const CASES: [&str; 4] = ["identity", "journeys", "sessions", "traits"];
 
 /// The folders of `pipelines`, and the files of those that hold worked cases: each of these is a pipeline by itself.
 pub fn shipped_pipelines() -> Vec<PathBuf> {

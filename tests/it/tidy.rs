@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::support::root;
 
 /// What each module may import, besides itself. Imports point one way; what is missing here is forbidden.
-const MAY_IMPORT: [(&str, &[&str]); 19] = [
+const MAY_IMPORT: [(&str, &[&str]); 20] = [
     ("clock", &["event"]),
     ("event", &[]),
     ("failpoint", &[]),
@@ -18,10 +18,11 @@ const MAY_IMPORT: [(&str, &[&str]); 19] = [
     ("source", &["event", "clock", "failpoint", "kafka", "decode"]),
     ("transform", &["event", "expression", "decode"]),
     ("identity", &["event", "state"]),
-    ("profile", &["event", "expression", "session", "state"]),
+    ("journey", &["event"]),
+    ("profile", &["event", "expression", "journey", "session", "state"]),
     ("segment", &["event", "expression", "profile"]),
     ("session", &["event", "state"]),
-    ("activation", &["event", "expression", "segment"]),
+    ("activation", &["event", "expression", "journey", "profile", "segment"]),
     ("aggregate", &["event", "expression"]),
     ("sink", &["event", "clock", "failpoint", "kafka", "activation", "aggregate", "state"]),
     (
@@ -35,6 +36,7 @@ const MAY_IMPORT: [(&str, &[&str]); 19] = [
             "decode",
             "transform",
             "identity",
+            "journey",
             "profile",
             "segment",
             "session",

@@ -484,7 +484,7 @@ pub fn seen_of<'r>(tables: impl Iterator<Item = &'r (tributary::sink::Table, Rec
                         profiles.insert(id, shown.join(" "));
                     }
                     "rejected_events" | "identity_conflicts" | "deliveries" | "stage_changes" | "definitions"
-                    | "rfm_borders" | "sessions" => {}
+                    | "rfm_borders" | "sessions" | "journey_steps" => {}
                     other => panic!("unexpected table {other}"),
                 }
             }

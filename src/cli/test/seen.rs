@@ -278,6 +278,9 @@ impl Seen {
     }
 
     fn delivery(&mut self, row: &Columns) {
+        if row.text("outcome") == Some("skipped") {
+            return;
+        }
         let mut cells = Vec::new();
         for (key, column) in [("activation", "activation"), ("step", "step"), ("to", "destination")] {
             cells.extend(row.text(column).map(|text| (key, Found::Text(text.to_string()))));

@@ -12,7 +12,8 @@ use crate::definition::yaml::{Entry, Node};
 
 pub fn destination(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<DestinationSpec> {
     let fields = reader.section(node, what, span, &reference::DESTINATION)?;
-    match fields.one()? {
+    let channel = fields.get("channel").map(|node| reader.literal(node, "`channel`"));
+    let kind = match fields.one()? {
         ("webhook", node) => webhook(reader, node, fields.key_span("webhook")),
         (_, node) => {
             let span = fields.key_span("kafka");
@@ -20,16 +21,17 @@ pub fn destination(reader: &Reader, node: &Node, what: &str, span: Span) -> Opti
             let brokers = fields.get("brokers").and_then(|node| reader.literal(node, "`brokers`"));
             let topic = fields.get("topic").and_then(|node| reader.literal(node, "`topic`"));
             let settings = fields.get("settings").map(|node| settings(reader, node));
-            Some(DestinationSpec::Kafka {
+            Some(DestinationKindSpec::Kafka {
                 brokers: brokers?,
                 topic: topic?,
                 settings: settings.unwrap_or(Some(BTreeMap::new()))?,
             })
         }
-    }
+    };
+    Some(DestinationSpec { kind: kind?, channel: channel.map_or(Some(None), |channel| channel.map(Some))? })
 }
 
-fn webhook(reader: &Reader, node: &Node, span: Span) -> Option<DestinationSpec> {
+fn webhook(reader: &Reader, node: &Node, span: Span) -> Option<DestinationKindSpec> {
     let fields = reader.section(node, "`webhook`", span, &reference::WEBHOOK)?;
     let url = fields.get("url").and_then(|node| url(reader, node));
     let secret = fields.get("secret").map(|node| reader.secret(node, "`secret`"));
@@ -39,7 +41,7 @@ fn webhook(reader: &Reader, node: &Node, span: Span) -> Option<DestinationSpec> 
         let literal = header(reader, &key.text, value)?;
         headers.insert(key.text.clone(), literal);
     }
-    Some(DestinationSpec::Webhook {
+    Some(DestinationKindSpec::Webhook {
         url: url?,
         secret: secret.map_or(Some(None), |secret| secret.map(Some))?,
         headers,

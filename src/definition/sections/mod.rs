@@ -12,7 +12,7 @@ mod sessions;
 
 use std::collections::BTreeMap;
 
-use self::activation::activation;
+use self::activation::{activation, channel, consent};
 pub use self::case::read_time;
 use self::case::test;
 use self::destination::destination;
@@ -20,7 +20,7 @@ use self::identity::identity;
 use self::input::{source, step, table};
 use self::output::warehouse;
 use self::profile::{a_trait, segment};
-pub use self::reference::{FILE, event_keys};
+pub use self::reference::{FILE, JOURNEY_STEP, event_keys};
 use self::sessions::sessions;
 use super::findings::{Span, nearest_or_list};
 use super::read::Reader;
@@ -54,7 +54,14 @@ pub fn read(documents: &[Node], rules: Option<&[Node]>, reader: &Reader) -> Defi
             }
             let single = matches!(
                 name,
-                "pipeline" | "timezone" | "contracts" | "dedupe" | "identity" | "sessions" | "warehouse"
+                "pipeline"
+                    | "timezone"
+                    | "profile_timezone"
+                    | "contracts"
+                    | "dedupe"
+                    | "identity"
+                    | "sessions"
+                    | "warehouse"
             );
             if let Some(first) = written.insert(name.to_string(), key.span).filter(|_| single) {
                 let first = format!("first written at {}", reader.findings.place_name(first));
@@ -86,6 +93,10 @@ fn section(definition: &mut Definition, name: &str, span: Span, node: &Node, rea
         "traits" => named(&mut definition.traits, node, "trait", reader, a_trait),
         "segments" => named(&mut definition.segments, node, "segment", reader, segment),
         "groups" => named(&mut definition.groups, node, "group", reader, group),
+        "consent" => named(&mut definition.consent, node, "consent", reader, consent),
+        "channels" => named(&mut definition.channels, node, "channel", reader, channel),
+        "suppression" => definition.suppression.extend(reader.literals(node, "`suppression`").unwrap_or_default()),
+        "profile_timezone" => definition.profile_timezone = reader.literal(node, "`profile_timezone`"),
         "destinations" => named(&mut definition.destinations, node, "destination", reader, destination),
         "activations" => named(&mut definition.activations, node, "activation", reader, activation),
         "aggregates" => {

@@ -21,6 +21,10 @@ pub static FILE: Section = Section {
         key("traits", Named(&Map(&TRAIT)), "what is kept per person"),
         key("segments", Named(&OneOf(&[Sql, Map(&SEGMENT)])), "who belongs together: a condition over traits"),
         key("groups", Named(&Map(&GROUP)), "what is kept per account or the like, and which of them belong together"),
+        key("consent", Named(&Map(&CONSENT)), "what people agree to, by purpose"),
+        key("suppression", OneOrMore(&Text), "segments: whoever is in one of them is sent nothing"),
+        key("profile_timezone", Text, "the trait that holds a person's time zone, as Europe/Berlin"),
+        key("channels", Named(&Map(&CHANNEL)), "what holds for all messages of a channel, as email"),
         key("destinations", Named(&Map(&DESTINATION)), "where messages go"),
         key("activations", Named(&Map(&ACTIVATION)), "what sets off which message"),
         key("aggregates", Named(&Sql), "sums over all events, by key: SELECT … FROM events GROUP BY …"),
@@ -32,7 +36,7 @@ pub static FILE: Section = Section {
         key("tests", List(&Map(&TEST)), "what `tributary test` tries out"),
     ],
     one_of: &[],
-    later: &[("consent", NOT_YET), ("audiences", NOT_YET)],
+    later: &[("audiences", NOT_YET)],
 };
 
 // Sessions, traits and segments
@@ -247,6 +251,7 @@ pub static DESTINATION: Section = Section {
     keys: &[
         key("webhook", Map(&WEBHOOK), "an HTTP endpoint, called as Standard Webhooks have it"),
         key("kafka", Map(&KAFKA_DESTINATION), "a topic"),
+        key("channel", Text, "one of `channels`; its kind if left out"),
     ],
     one_of: &["webhook", "kafka"],
     later: &[("connector", NOT_YET), ("email", NOT_YET), ("with", NOT_YET)],
@@ -265,25 +270,40 @@ pub static KAFKA_DESTINATION: Section = Section::of(&[
     key("settings", Entries(&Text), "librdkafka's settings, as they are"),
 ]);
 
+pub static CONSENT: Section = Section::of(&[
+    required("from", Sql, "what an event says of it: true or false, granted or denied, yes or no"),
+    key("default", Choice(|| names(&activation::CONSENT_DEFAULTS)), "for who has never said; deny if left out"),
+]);
+
+pub static CHANNEL: Section = Section::of(&[
+    key("frequency_cap", Text, "as 3 per 7d: so many messages to one person, of all activations together"),
+    key("quiet_hours", Text, "as 21:00-08:00 where the person is: what falls into them waits for their end"),
+]);
+
 pub static ACTIVATION: Section = Section {
     keys: &[
         required("trigger", Map(&TRIGGER), "what sets it off"),
+        required("consent", Text, "the purpose of `consent` that the person must have agreed to, or none"),
         key("status", Choice(|| names(&activation::STATUSES)), "dry_run if left out"),
         key(
             "on_backfill",
             Choice(|| names(&activation::ON_BACKFILL)),
             "what becomes of people whom a new definition finds in the past",
         ),
-        required("do", List(&Map(&SEND_STEP)), "what is done, step by step"),
+        key("re_entry", Text, "once, always or `after 7d`; always if left out"),
+        key("priority", Count, "of several that want to send at one moment the highest goes first; 0 if left out"),
+        key("frequency_cap", Text, "as 1 per 7d: so many of its messages to one person"),
+        key("quiet_hours", Text, "as 21:00-08:00 where the person is: what falls into them waits for their end"),
+        key("exit_when", Any(&Map(&EXIT_WHEN)), "what ends it for a person, at whatever step"),
+        key(
+            "on_change",
+            Choice(|| names(&activation::ON_CHANGES)),
+            "what becomes of those under way when its definition is changed; finish if left out",
+        ),
+        required("do", Steps, "what is done, step by step"),
     ],
     one_of: &[],
-    later: &[
-        ("consent", NOT_YET),
-        ("re_entry", NOT_YET),
-        ("frequency_cap", NOT_YET),
-        ("exit_when", NOT_YET),
-        ("quiet_hours", NOT_YET),
-    ],
+    later: &[],
 };
 
 pub static TRIGGER: Section = Section {
@@ -292,30 +312,65 @@ pub static TRIGGER: Section = Section {
         key("exits", Text, "a segment that a person leaves"),
         key("event", OneOrMore(&Text), "events of these names"),
         key("changes", Text, "a trait with stages"),
+        key("schedule", Text, "as 0 9 * * MON: at these times, everybody in `over`"),
         key("where", Sql, "with `event`: only those for which it is true"),
         key("from", OneOrMore(&Text), "with `changes`: only from these stages"),
         key("to", OneOrMore(&Text), "with `changes`: only into these stages"),
+        key("over", Text, "with `schedule`: a segment"),
+        key("timezone", Text, "with `schedule`: its time zone; the pipeline's if left out"),
     ],
-    one_of: &["enters", "exits", "event", "changes"],
-    later: &[("schedule", NOT_YET), ("over", NOT_YET)],
+    one_of: &["enters", "exits", "event", "changes", "schedule"],
+    later: &[],
 };
 
-pub static SEND_STEP: Section = Section {
+pub static EXIT_WHEN: Section = Section {
+    keys: &[
+        key("event", OneOrMore(&Text), "events of these names"),
+        key("enters", Text, "a segment that the person enters"),
+        key("exits", Text, "a segment that the person leaves"),
+        key("where", Sql, "with `event`: only those for which it is true"),
+    ],
+    one_of: &["event", "enters", "exits"],
+    later: &[],
+};
+
+pub static WAIT_FOR: Section = Section {
+    keys: &[
+        key("event", OneOrMore(&Text), "events of these names"),
+        key("enters", Text, "a segment that the person enters"),
+        key("exits", Text, "a segment that the person leaves"),
+        key("where", Sql, "with `event`: only those for which it is true"),
+        key("timeout", Duration, "how long; for ever if left out"),
+    ],
+    one_of: &["event", "enters", "exits"],
+    later: &[],
+};
+
+pub static WAIT_UNTIL: Section = Section::of(&[
+    required("time", Text, "as 09:00, where the person is"),
+    key("days", Any(&Choice(activation::days)), "only on these days"),
+]);
+
+pub static ARM: Section =
+    Section::of(&[required("share", Text, "as 45%"), key("do", Steps, "its steps; a control group if left out")]);
+
+pub static JOURNEY_STEP: Section = Section {
     keys: &[
         required("id", Text, "its name, part of the idempotency key of what it sends"),
-        required("send", Map(&SEND), "a message"),
+        key("send", Map(&SEND), "a message"),
+        key("wait", Duration, "so long"),
+        key("wait_until", OneOf(&[Text, Map(&WAIT_UNTIL)]), "a time of day where the person is"),
+        key("wait_for", Map(&WAIT_FOR), "something that happens"),
+        key("on_event", Steps, "with `wait_for`: when it has happened"),
+        key("on_timeout", Steps, "with `wait_for`: when it has not"),
+        key("branch", Sql, "a condition over traits and segments"),
+        key("then", Steps, "with `branch`: where it holds"),
+        key("else", Steps, "with `branch`: where it does not"),
+        key("split", Entries(&Map(&ARM)), "arms that people are dealt to, always the same for one person"),
+        key("stop", Boolean, "ends it"),
     ],
-    one_of: &[],
-    later: &[
-        ("wait", NOT_YET),
-        ("wait_until", NOT_YET),
-        ("wait_for", NOT_YET),
-        ("on_timeout", NOT_YET),
-        ("branch", NOT_YET),
-        ("split", NOT_YET),
-        ("set", NOT_YET),
-        ("stop", NOT_YET),
-    ],
+    one_of: &["send", "wait", "wait_until", "wait_for", "branch", "split", "stop"],
+    later: &[("set", NOT_YET), ("emit", NOT_YET)],
 };
 
 pub static SEND: Section = Section::of(&[

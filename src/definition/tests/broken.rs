@@ -206,7 +206,7 @@ segments:
   vip: "orders > 3"
   fan: "in_segment('vip')"
 activations:
-  a: { trigger: { enters: vip }, do: [ { id: s, send: { to: crm, body: "{{ profile.traits.orders }}" } } ] }
+  a: { trigger: { enters: vip }, consent: none, do: [ { id: s, send: { to: crm, body: "{{ profile.traits.orders }}" } } ] }
 destinations:
   crm: { webhook: { url: "ftp://x.example" } }
 "#,
@@ -405,6 +405,7 @@ destinations:
 activations:
   a:
     trigger: { enters: vpi }
+    consent: none
     do:
       - { id: s, send: { to: crn, body: { a: "Dear {{ profile.traits.nmae }}", b: "{{ profil.id }}", c: "{{ event.type }}" } } }
       - { id: s, send: { to: crm, body: "{{ profile.id" } }
@@ -412,6 +413,7 @@ activations:
       - { id: u, send: { to: crm, body: [ "{{ profile.trait.name }} {{ segment }}" ] } }
   b:
     trigger: { event: X }
+    consent: none
     do: [ { id: s, send: { to: crm, body: "{{ event.propertys.a }} {{ segment }}" } } ]
 transforms:
   - enrich: { table: catalog, key: properties.sku, as: product }
@@ -429,95 +431,95 @@ tables:
   |                        ^^^
   = help: did you mean `vip`?
 error: there is no destination `crn`
- --> p.yaml:9:30
-  |
-9 |       - { id: s, send: { to: crn, body: { a: "Dear {{ profile.traits.nmae }}", b: "{{ profil.id }}", c: "{{ event.type }}" } } }
-  |                              ^^^
-  = help: did you mean `crm`?
-error: there is no trait `nmae`
- --> p.yaml:9:70
-  |
-9 |       - { id: s, send: { to: crn, body: { a: "Dear {{ profile.traits.nmae }}", b: "{{ profil.id }}", c: "{{ event.type }}" } } }
-  |                                                                      ^^^^
-  = help: there are `first_seen`, `last_seen`, `events` and `sessions`
-error: this template cannot know `profil`
- --> p.yaml:9:87
-  |
-9 |       - { id: s, send: { to: crn, body: { a: "Dear {{ profile.traits.nmae }}", b: "{{ profil.id }}", c: "{{ event.type }}" } } }
-  |                                                                                       ^^^^^^
-  = help: did you mean `profile`?
-error: this template cannot know `event`
- --> p.yaml:9:109
-  |
-9 |       - { id: s, send: { to: crn, body: { a: "Dear {{ profile.traits.nmae }}", b: "{{ profil.id }}", c: "{{ event.type }}" } } }
-  |                                                                                                             ^^^^^
-  = help: there are `profile`, `activation`, `trigger` and `segment`
-error: activation `a` has two steps `s`
-  --> p.yaml:10:15
+  --> p.yaml:10:30
    |
-10 |       - { id: s, send: { to: crm, body: "{{ profile.id" } }
+10 |       - { id: s, send: { to: crn, body: { a: "Dear {{ profile.traits.nmae }}", b: "{{ profil.id }}", c: "{{ event.type }}" } } }
+   |                              ^^^
+   = help: did you mean `crm`?
+error: there is no trait `nmae`
+  --> p.yaml:10:70
+   |
+10 |       - { id: s, send: { to: crn, body: { a: "Dear {{ profile.traits.nmae }}", b: "{{ profil.id }}", c: "{{ event.type }}" } } }
+   |                                                                      ^^^^
+   = help: there are `first_seen`, `last_seen`, `events` and `sessions`
+error: this template cannot know `profil`
+  --> p.yaml:10:87
+   |
+10 |       - { id: s, send: { to: crn, body: { a: "Dear {{ profile.traits.nmae }}", b: "{{ profil.id }}", c: "{{ event.type }}" } } }
+   |                                                                                       ^^^^^^
+   = help: did you mean `profile`?
+error: this template cannot know `event`
+  --> p.yaml:10:109
+   |
+10 |       - { id: s, send: { to: crn, body: { a: "Dear {{ profile.traits.nmae }}", b: "{{ profil.id }}", c: "{{ event.type }}" } } }
+   |                                                                                                             ^^^^^
+   = help: there are `profile`, `activation`, `trigger`, `journey` and `segment`
+error: activation `a` has two steps `s`
+  --> p.yaml:11:15
+   |
+11 |       - { id: s, send: { to: crm, body: "{{ profile.id" } }
    |               ^
    = help: a step's id is part of the idempotency key of what it sends
 error: the template cannot be read: unexpected end of input, expected end of variable block
-  --> p.yaml:10:41
-   |
-10 |       - { id: s, send: { to: crm, body: "{{ profile.id" } }
-   |                                         ^^^^^^^^^^^^^^^
-error: `${…}` is not filled in inside a body: bodies are kept and shown
   --> p.yaml:11:41
    |
-11 |       - { id: t, send: { to: crm, body: "${env:TOKEN}" } }
+11 |       - { id: s, send: { to: crm, body: "{{ profile.id" } }
+   |                                         ^^^^^^^^^^^^^^^
+error: `${…}` is not filled in inside a body: bodies are kept and shown
+  --> p.yaml:12:41
+   |
+12 |       - { id: t, send: { to: crm, body: "${env:TOKEN}" } }
    |                                         ^^^^^^^^^^^^^^
    = help: put it into a header of the destination
 error: a profile has no `trait`
-  --> p.yaml:12:55
+  --> p.yaml:13:55
    |
-12 |       - { id: u, send: { to: crm, body: [ "{{ profile.trait.name }} {{ segment }}" ] } }
+13 |       - { id: u, send: { to: crm, body: [ "{{ profile.trait.name }} {{ segment }}" ] } }
    |                                                       ^^^^^
    = help: did you mean `traits`?
 error: an event has no `propertys`
-  --> p.yaml:15:53
+  --> p.yaml:17:53
    |
-15 |     do: [ { id: s, send: { to: crm, body: "{{ event.propertys.a }} {{ segment }}" } } ]
+17 |     do: [ { id: s, send: { to: crm, body: "{{ event.propertys.a }} {{ segment }}" } } ]
    |                                                     ^^^^^^^^^
    = help: did you mean `properties`?
 error: this template cannot know `segment`
-  --> p.yaml:15:71
+  --> p.yaml:17:71
    |
-15 |     do: [ { id: s, send: { to: crm, body: "{{ event.propertys.a }} {{ segment }}" } } ]
+17 |     do: [ { id: s, send: { to: crm, body: "{{ event.propertys.a }} {{ segment }}" } } ]
    |                                                                       ^^^^^^^
-   = help: there are `profile`, `activation`, `trigger` and `event`
+   = help: there are `profile`, `activation`, `trigger`, `journey` and `event`
 error: there is no table `catalog`
-  --> p.yaml:17:22
+  --> p.yaml:19:22
    |
-17 |   - enrich: { table: catalog, key: properties.sku, as: product }
+19 |   - enrich: { table: catalog, key: properties.sku, as: product }
    |                      ^^^^^^^
    = help: did you mean `catalogue`?
 error: there is no source `wbe`
-  --> p.yaml:18:13
+  --> p.yaml:20:13
    |
-18 |     source: wbe
+20 |     source: wbe
    |             ^^^
    = help: did you mean `web`?
 error: this is not SQL: Expected: an expression, found: EOF
-  --> p.yaml:19:42
+  --> p.yaml:21:42
    |
-19 |   - enrich: { table: catalogue, key: "1 +", as: event }
+21 |   - enrich: { table: catalogue, key: "1 +", as: event }
    |                                          ^
 error: `event` is a column of every event
-  --> p.yaml:19:49
+  --> p.yaml:21:49
    |
-19 |   - enrich: { table: catalogue, key: "1 +", as: event }
+21 |   - enrich: { table: catalogue, key: "1 +", as: event }
    |                                                 ^^^^^
 error: the table nothing.csv cannot be read: No such file or directory (os error 2)
-  --> p.yaml:21:22
+  --> p.yaml:23:22
    |
-21 |   catalogue: { file: nothing.csv, key: skku, columns: { sku: string } }
+23 |   catalogue: { file: nothing.csv, key: skku, columns: { sku: string } }
    |                      ^^^^^^^^^^^
 error: the key `skku` is not among the columns
-  --> p.yaml:21:40
+  --> p.yaml:23:40
    |
-21 |   catalogue: { file: nothing.csv, key: skku, columns: { sku: string } }
+23 |   catalogue: { file: nothing.csv, key: skku, columns: { sku: string } }
    |                                        ^^^^
    = help: did you mean `sku`?"#,
     );
@@ -540,7 +542,7 @@ transforms:
   - event: X
   - unnest: { from: products, as: X }
 activations:
-  a: { trigger: { event: X }, status: on, do: [] }
+  a: { trigger: { event: X }, consent: none, status: on, do: [] }
 "#,
             ),
         ],
@@ -584,15 +586,15 @@ error: `from` is the path of a list in the event
   |                     ^^^^^^^^
   = help: write properties.NAME
 error: `status` is one of `paused`, `dry_run` and `live`, not `on`
-  --> p.yaml:11:39
+  --> p.yaml:11:54
    |
-11 |   a: { trigger: { event: X }, status: on, do: [] }
-   |                                       ^^
+11 |   a: { trigger: { event: X }, consent: none, status: on, do: [] }
+   |                                                      ^^
 error: activation `a` does nothing: `do` is empty
-  --> p.yaml:11:47
+  --> p.yaml:11:62
    |
-11 |   a: { trigger: { event: X }, status: on, do: [] }
-   |                                               ^^"#,
+11 |   a: { trigger: { event: X }, consent: none, status: on, do: [] }
+   |                                                              ^^"#,
     );
 }
 
@@ -608,14 +610,14 @@ fn what_comes_later_is_refused_by_name() {
     - email
     - Email
     - email
-consent: {}
+audiences: {}
 traits:
   a: { most_frequent: type, window: 7d }
   b: { stages: [] }
 segments:
   ten: { sample: 10% }
 activations:
-  a: { trigger: { schedule: daily }, re_entry: once, do: [ { id: x, wait: 1d } ] }
+  a: { trigger: { schedule: daily, over: ten }, consent: none, do: [ { id: x, emit: Y } ] }
 destinations:
   ads: { connector: google_ads }
 "#,
@@ -632,31 +634,21 @@ error: identifier type `email` is listed twice
   |
 5 |     - email
   |       ^^^^^
-error: `consent` is not there yet
+error: `audiences` is not there yet
  --> p.yaml:6:1
   |
-6 | consent: {}
-  | ^^^^^^^
+6 | audiences: {}
+  | ^^^^^^^^^
 error: `stages` is empty
  --> p.yaml:9:16
   |
 9 |   b: { stages: [] }
   |                ^^
-error: `schedule` is not there yet
-  --> p.yaml:13:19
+error: `emit` is not there yet
+  --> p.yaml:13:79
    |
-13 |   a: { trigger: { schedule: daily }, re_entry: once, do: [ { id: x, wait: 1d } ] }
-   |                   ^^^^^^^^
-error: `re_entry` is not there yet
-  --> p.yaml:13:38
-   |
-13 |   a: { trigger: { schedule: daily }, re_entry: once, do: [ { id: x, wait: 1d } ] }
-   |                                      ^^^^^^^^
-error: `wait` is not there yet
-  --> p.yaml:13:69
-   |
-13 |   a: { trigger: { schedule: daily }, re_entry: once, do: [ { id: x, wait: 1d } ] }
-   |                                                                     ^^^^
+13 |   a: { trigger: { schedule: daily, over: ten }, consent: none, do: [ { id: x, emit: Y } ] }
+   |                                                                               ^^^^
 error: `connector` is not there yet
   --> p.yaml:15:10
    |
@@ -702,15 +694,15 @@ fn yaml_unquoted_template() {
                 "p.yaml",
                 r#"destinations: { crm: { webhook: { url: "https://x.example" } } }
 activations:
-  a: { trigger: { event: X }, do: [ { id: s, send: { to: crm, body: { a: {{ profile.id }} } } } ] }
+  a: { trigger: { event: X }, consent: none, do: [ { id: s, send: { to: crm, body: { a: {{ profile.id }} } } } ] }
 "#,
             ),
         ],
         r#"error: a map cannot be a key: `{{` opens two YAML maps
- --> p.yaml:3:74
+ --> p.yaml:3:89
   |
-3 |   a: { trigger: { event: X }, do: [ { id: s, send: { to: crm, body: { a: {{ profile.id }} } } } ] }
-  |                                                                          ^^^^^^^^^^^^^^^^
+3 |   a: { trigger: { event: X }, consent: none, do: [ { id: s, send: { to: crm, body: { a: {{ profile.id }} } } } ] }
+  |                                                                                         ^^^^^^^^^^^^^^^^
   = help: quote the template: "{{ … }}""#,
     );
 }
@@ -1106,7 +1098,7 @@ fn event_names_are_checked_where_the_pipeline_has_contracts() {
   b: { count: "*", event: [Order Completed, Cart Emptied] }
   c: { sum: properties.totl, event: Cart Emptied }
 activations:
-  a: { trigger: { event: Cart Emtied }, do: [ { id: s, send: { to: crm } } ] }
+  a: { trigger: { event: Cart Emtied }, consent: none, do: [ { id: s, send: { to: crm } } ] }
 destinations: { crm: { webhook: { url: "https://x.example" } } }
 "#,
             ),
@@ -1134,7 +1126,7 @@ error: unknown name `properties.totl`
 error: no contract knows the event `Cart Emtied`
  --> p.yaml:6:26
   |
-6 |   a: { trigger: { event: Cart Emtied }, do: [ { id: s, send: { to: crm } } ] }
+6 |   a: { trigger: { event: Cart Emtied }, consent: none, do: [ { id: s, send: { to: crm } } ] }
   |                          ^^^^^^^^^^^
   = help: did you mean `Cart Emptied`?
 error: not an Avro schema: Unknown primitive type: dobule

@@ -17,7 +17,7 @@ segments:
 destinations:
   crm: { kafka: { brokers: b, topic: t } }
 activations:
-  hello: { trigger: { enters: buyers }, do: [ { id: greet, send: { to: crm } } ] }
+  hello: { trigger: { enters: buyers }, consent: none, do: [ { id: greet, send: { to: crm } } ] }
 "#,
 );
 

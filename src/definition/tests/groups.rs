@@ -195,6 +195,7 @@ activations:
   a:
     trigger: { enters: account.many }
     do: [ { id: tell, send: { to: crm } } ]
+    consent: none
 tests:
   - name: x
     steps:
@@ -211,21 +212,21 @@ tests:
   |                        ^^^^^^^^^^^^
   = help: a group cannot set off an activation so far, only people can
 error: there is no trait `user`
-  --> p.yaml:15:40
+  --> p.yaml:16:40
    |
-15 |           groups: { account: { acme: { user: 1 } }, acount: { acme: { events: 1 } } }
+16 |           groups: { account: { acme: { user: 1 } }, acount: { acme: { events: 1 } } }
    |                                        ^^^^
    = help: did you mean `users`?
 error: there is no group `acount`
-  --> p.yaml:15:53
+  --> p.yaml:16:53
    |
-15 |           groups: { account: { acme: { user: 1 } }, acount: { acme: { events: 1 } } }
+16 |           groups: { account: { acme: { user: 1 } }, acount: { acme: { events: 1 } } }
    |                                                     ^^^^^^
    = help: did you mean `account`?
 error: there is no segment of a group `account.much`
-  --> p.yaml:16:29
+  --> p.yaml:17:29
    |
-16 |           group_segments: { account.much: [acme] }
+17 |           group_segments: { account.much: [acme] }
    |                             ^^^^^^^^^^^^
    = help: did you mean `account.many`?"#,
     );

@@ -86,9 +86,11 @@ destinations:
 activations:
   a:
     trigger: { exits: vip }
+    consent: none
     do: [ { id: s, send: { to: crm, body: { n: 1, t: "{{ profile.traits.email }}" } } } ]
   b:
     trigger: { event: Order Completed, where: "properties.coupon IS NOT NULL" }
+    consent: none
     status: live
     do: [ { id: s, send: { to: log } } ]
 aggregates:
@@ -356,7 +358,7 @@ fn a_version_changes_with_the_meaning_and_with_nothing_else() {
         let (pipeline, _) = load_files(&[SOURCE, ("p.yaml", file)], Mode::Check).unwrap();
         (pipeline.traits[0].version, pipeline.segments[0].version, pipeline.activations[0].version)
     };
-    let file = "traits:\n  n: { count: \"*\", where: \"type = 'a b'\" }\nsegments:\n  s: \"n > 1\"\ndestinations:\n  c: { kafka: { brokers: b, topic: t } }\nactivations:\n  a: { trigger: { enters: s }, do: [ { id: x, send: { to: c } } ] }\n";
+    let file = "traits:\n  n: { count: \"*\", where: \"type = 'a b'\" }\nsegments:\n  s: \"n > 1\"\ndestinations:\n  c: { kafka: { brokers: b, topic: t } }\nactivations:\n  a: { trigger: { enters: s }, consent: none, do: [ { id: x, send: { to: c } } ] }\n";
     let first = versions(file);
     assert_eq!(first.0, 9_146_640_060_238_532_835, "on this machine as on every other");
     let same = file

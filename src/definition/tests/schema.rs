@@ -29,7 +29,11 @@ fn validate(schema: &Value, value: &Value, at: &str) -> Vec<String> {
     let entries = value.as_object();
     for (keyword, wanted) in keywords {
         match keyword.as_str() {
-            "$schema" | "title" | "description" => {}
+            "$schema" | "$defs" | "title" | "description" => {}
+            "$ref" => {
+                assert_eq!(wanted, "#/$defs/steps");
+                validate(&json_schema()["$defs"]["steps"], value, at).into_iter().for_each(&mut say);
+            }
             "type" => {
                 let fits = match wanted {
                     Value::Array(names) => names.iter().any(|name| is(name.as_str().unwrap())),
@@ -210,8 +214,10 @@ fn misspellings(schema: &Value, value: &Value) -> Vec<(Value, String)> {
     all
 }
 
-/// The branch of an `anyOf` that the value is of.
+/// The branch of an `anyOf` that the value is of, or what a `$ref` stands for.
 fn chosen<'s>(schema: &'s Value, value: &Value) -> &'s Value {
+    static STEPS: std::sync::LazyLock<Value> = std::sync::LazyLock::new(|| json_schema()["$defs"]["steps"].clone());
+    let schema = if schema["$ref"].is_string() { &*STEPS } else { schema };
     let branches = schema["anyOf"].as_array().into_iter().flatten();
     let fits = branches.into_iter().find(|branch| validate(branch, value, "").is_empty());
     fits.map_or(schema, |branch| chosen(branch, value))

@@ -44,6 +44,8 @@ pub struct FillRecord {
     pub events: u64,
     /// The profile up to which everyone was judged; None while history is read.
     pub swept: Option<ProfileNumber>,
+    /// Journeys have begun or ceased to wait for time: everyone's timer is set anew.
+    pub journeys: bool,
 }
 
 /// The next events of a fill.
@@ -55,7 +57,7 @@ pub struct Chunk {
 }
 
 impl FillRecord {
-    pub const VERSION: u8 = 2;
+    pub const VERSION: u8 = 3;
     pub const KEY: &str = "fill";
 
     /// What is left of a fill that was not finished, and what the definitions bring. `again` are the slots of traits that are to
@@ -66,13 +68,14 @@ impl FillRecord {
         again: &[u32],
         slots: &mut Slots,
         pipeline: &Pipeline,
+        journeys: bool,
         commit: u64,
     ) -> Option<FillRecord> {
         let defined: usize = pipeline.defined().iter().map(|of| of.segments.len()).sum();
         // One whose members were leaving, and that is defined again as it was.
         let comes_back = |gone: &SlotOf| slots.segments()[..defined].iter().any(|slot| slot.slot == gone.slot);
         let comes_back = unfinished.iter().flat_map(|fill| &fill.removed).any(comes_back);
-        if *differences == Differences::default() && again.is_empty() && !comes_back {
+        if *differences == Differences::default() && again.is_empty() && !comes_back && !journeys {
             return unfinished;
         }
         let old = unfinished.unwrap_or_default();
@@ -109,12 +112,23 @@ impl FillRecord {
             slots.dedup();
         }
         let let_go = (!gone.is_empty()).then_some(0);
-        let mut record =
-            FillRecord { traits, segments, groups, removed, gone, let_go, upto: commit, ..FillRecord::default() };
+        let journeys = journeys || old.journeys;
+        let mut record = FillRecord {
+            traits,
+            segments,
+            groups,
+            removed,
+            gone,
+            let_go,
+            upto: commit,
+            journeys,
+            ..FillRecord::default()
+        };
         if !record.reads_history(slots, pipeline) {
             record.swept = Some(0);
         }
-        let nothing = record.traits.is_empty() && record.segments.is_empty() && record.let_go.is_none();
+        let nothing =
+            record.traits.is_empty() && record.segments.is_empty() && record.let_go.is_none() && !record.journeys;
         (!nothing).then_some(record)
     }
 
@@ -127,6 +141,7 @@ impl FillRecord {
     pub fn progress(&self, next_profile: ProfileNumber) -> String {
         let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
         let not_ready = match (self.traits.len(), self.segments.len()) {
+            (0, 0) => "the times of journeys".to_string(),
             (0, segments) => count(segments, "segment"),
             (traits, 0) => count(traits, "trait"),
             (traits, segments) => format!("{} and {}", count(traits, "trait"), count(segments, "segment")),

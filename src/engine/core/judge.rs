@@ -77,9 +77,16 @@ impl Core {
             profile.as_of = profile.as_of.max(now);
             profile.timer = own_segments.next_flip(own_traits, &traits, row, profile, now);
         }
-        if round.activate && kind == 0 {
-            let moves: Vec<StageMove> = stages.iter().map(|change| self.stage_move(change, &round)).collect();
-            self.activate(&round, &traits, profiles, &transitions, &moves, staged).await?;
+        if kind == 0 {
+            if round.activate {
+                let moves: Vec<StageMove> = stages.iter().map(|change| self.stage_move(change, &round)).collect();
+                self.activate(&round, &traits, profiles, &transitions, &moves, staged).await?;
+            }
+            for (row, profile) in profiles.iter_mut().enumerate() {
+                let is_member = |segment| profile.membership(segment).member;
+                let due = self.activations.next_due(profile.journeys.as_deref(), &is_member, round.now[row]);
+                profile.timer = profile.timer.min(due);
+            }
         }
         findings.stages.extend(stages.iter().map(|change| StageChange {
             trait_index: change.trait_index,

@@ -1,6 +1,7 @@
 //! What a start reads: the records, the definitions and their slots, every identifier once.
 
 use super::*;
+use crate::activation::Surroundings;
 use crate::profile::{Differences, SlotOf};
 use crate::segment::SegmentPlan;
 
@@ -59,8 +60,16 @@ impl Core {
         let timers = Timers::load(&*store).await?;
         let lists = Lists::load(&*store, &segments.plans, &pipeline.identity).await?;
         let segment_names: Vec<String> = segments.plans.iter().map(|plan| plan.name.clone()).collect();
-        let activations =
-            Activations::new(pipeline.activations.clone(), &segment_names, &slots.of_kind(0).segments, events)?;
+        let known = journeys::assign_numbers(&*store, &pipeline.activations, &record).await?;
+        let around = Surroundings {
+            segments: &segments,
+            names: &segment_names,
+            slots: &slots.of_kind(0).segments,
+            events,
+            messaging: pipeline.messaging.clone(),
+            known: &known,
+        };
+        let activations = Activations::new(pipeline.activations.clone(), around)?;
         let mut aggregates = Vec::new();
         for plan in &pipeline.aggregates {
             let aggregator = Aggregator::new(plan, events)
@@ -91,6 +100,7 @@ impl Core {
                 group_segment_changes: tables::group_segment_changes(),
                 sessions: tables::sessions(),
                 stage_changes: tables::stage_changes(),
+                journey_steps: tables::journey_steps(),
                 definitions: tables::definitions(),
                 rfm_borders: tables::rfm_borders(),
                 deliveries: tables::deliveries(),
@@ -132,6 +142,7 @@ impl Core {
             tables::group_segment_changes(),
             tables::sessions(),
             tables::stage_changes(),
+            tables::journey_steps(),
             tables::definitions(),
             tables::rfm_borders(),
             tables::deliveries(),
@@ -258,10 +269,16 @@ async fn definitions(
     }
     let mut writes = WriteBatch::default();
     let recount = keys::name(Tag::Engine, groups::RECOUNT);
+    let times = journeys::times(&pipeline.activations);
+    let other_times = record.journey_times != times;
+    record.journey_times = times;
     let is_noted = store.get(&recount).await?.is_some();
     let again = if is_noted { groups::traits_of_people(pipeline, &record.slots) } else { Vec::new() };
     let fill = match used {
-        true => FillRecord::plan(unfinished, &differences, &again, &mut record.slots, pipeline, engine.commit),
+        true => {
+            let slots = &mut record.slots;
+            FillRecord::plan(unfinished, &differences, &again, slots, pipeline, other_times, engine.commit)
+        }
         false => None,
     };
     if is_noted {

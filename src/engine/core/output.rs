@@ -1,85 +1,12 @@
 //! What a commit says: rows of the tables, deliveries, counters.
 
-use super::judge::{Findings, Round};
+use super::judge::Findings;
 use super::*;
-use crate::activation::StageMove;
 use crate::engine::session_rows;
-use crate::profile::{BUILT_IN, SessionsOf};
+use crate::profile::SessionsOf;
 use crate::session::SessionRow;
 
 impl Core {
-    /// Seals what the transitions and events of a round set off.
-    pub(super) async fn activate(
-        &mut self,
-        round: &Round<'_>,
-        traits: &RecordBatch,
-        profiles: &[Profile],
-        transitions: &[Transition],
-        stages: &[StageMove],
-        staged: &mut Staged,
-    ) -> Result<(), EngineError> {
-        if self.activations.is_empty() {
-            return Ok(());
-        }
-        let none = EventBatch { batch: RecordBatch::new_empty(self.restore.schema()) };
-        let (events, profile_of_row) = round.events.unwrap_or((&none, &[]));
-        let ids: Vec<ProfileId> = profiles.iter().map(|profile| profile.id).collect();
-        let triggered = self.activations.triggered(events, profile_of_row, &ids, transitions, stages)?;
-        if triggered.is_empty() {
-            return Ok(());
-        }
-        let mut numbers: Vec<ProfileNumber> =
-            triggered.iter().map(|trigger| round.numbers[trigger.profile as usize]).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        numbers.retain(|number| self.identities.components.get(number).is_none());
-        self.load_components(numbers).await?;
-        let mut described: HashMap<u32, Value> = HashMap::new();
-        let mut failed = Vec::new();
-        for trigger in &triggered {
-            let index = trigger.profile;
-            let profile = described.entry(index).or_insert_with(|| {
-                let component = self.identities.components.get(&round.numbers[index as usize]).map(Box::as_ref);
-                let profile = &profiles[index as usize];
-                describe(
-                    &self.identities,
-                    &self.traits,
-                    &self.segment_names,
-                    profile,
-                    component,
-                    traits,
-                    index as usize,
-                )
-            });
-            for Rendered { delivery, error } in self.activations.render(trigger, events, &self.segment_names, profile) {
-                let number = self.record.next_delivery;
-                self.record.next_delivery += 1;
-                self.record.totals.deliveries += 1;
-                let queued = Queued { number, delivery, attempts: 0, next_attempt_at: 0 };
-                let now = self.record.now;
-                match error {
-                    Some(detail) => {
-                        failed.push(Attempt { queued, outcome: AttemptOutcome::Failed, detail, attempted_at: now })
-                    }
-                    None if queued.delivery.dry_run => {
-                        let detail = "the activation's status is dry_run".to_string();
-                        failed.push(Attempt { queued, outcome: AttemptOutcome::DryRun, detail, attempted_at: now });
-                    }
-                    None if !self.send => {
-                        let detail = "sending is switched off (--no-send)".to_string();
-                        failed.push(Attempt { queued, outcome: AttemptOutcome::DryRun, detail, attempted_at: now });
-                    }
-                    None => {
-                        let key = keys::numbered_name(Tag::Delivery, &queued.delivery.destination, number);
-                        staged.writes.put(key, codec::encode(Queued::VERSION, &queued));
-                        staged.queued.push(queued);
-                    }
-                }
-            }
-        }
-        self.add_attempts(failed, staged)
-    }
-
     /// Rows about the batch's events and what identity made of them.
     #[expect(clippy::too_many_arguments, reason = "the one place where all that a batch brought becomes rows")]
     pub(super) fn add_event_rows(
@@ -282,50 +209,7 @@ pub(super) fn add(table: &Table, rows: RecordBatch, staged: &mut Staged) -> Resu
     Ok(())
 }
 
-/// A profile as bodies of deliveries see it: `{id, traits, identifiers, segments}`.
-fn describe(
-    identities: &Identities,
-    plans: &Traits,
-    segments: &[String],
-    profile: &Profile,
-    component: Option<&Component>,
-    traits: &RecordBatch,
-    row: usize,
-) -> Value {
-    let mut values = Map::new();
-    for ((name, _), column) in BUILT_IN.iter().zip(traits.columns()) {
-        values.insert(name.to_string(), json_value(column, row));
-    }
-    let mut columns = traits.columns()[BUILT_IN.len()..].iter();
-    for plan in &plans.plans {
-        // One without a main value is an object of its parts: `checkout.level`.
-        let parts = plan.columns.iter().all(|column| !column.part.is_empty());
-        let mut object = Map::new();
-        for (column, array) in plan.columns.iter().zip(&mut columns) {
-            let mut value = json_value(array, row);
-            if let (ValueType::Json, Value::String(text)) = (column.value_type, &value) {
-                value = serde_json::from_str(text).unwrap_or(Value::Null);
-            }
-            match parts {
-                true => object.insert(column.part.to_string(), value),
-                false => values.insert(column.name.clone(), value),
-            };
-        }
-        if parts {
-            values.insert(plan.name.clone(), Value::Object(object));
-        }
-    }
-    let mut identifiers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for identifier in component.iter().flat_map(|component| component.identifiers()) {
-        let name = identities.plan().types[identifier.kind as usize].name.as_str();
-        identifiers.entry(name).or_default().push(&identifier.value);
-    }
-    identifiers.values_mut().for_each(|values| values.sort_unstable());
-    let segments: Vec<&str> = profile.segments().map(|segment| segments[usize::from(segment)].as_str()).collect();
-    json!({ "id": profile.id.to_string(), "traits": values, "identifiers": identifiers, "segments": segments })
-}
-
-fn json_value(column: &arrow::array::ArrayRef, row: usize) -> Value {
+pub(super) fn json_value(column: &arrow::array::ArrayRef, row: usize) -> Value {
     use arrow::array::{Array, AsArray};
     use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMicrosecondType};
     if column.is_null(row) {

@@ -64,6 +64,7 @@ impl Core {
 
         let (components, mut profiles): (Vec<Component>, Vec<Profile>) =
             groups.into_iter().map(|group| (group.component, group.profile)).unzip();
+        Core::part_journeys(&live, &components, &mut profiles);
         let ids: Vec<ProfileId> = profiles.iter().map(|profile| profile.id).collect();
         let now = self.record.now;
         // Identifiers first: bodies and lists are made of them.

@@ -26,6 +26,7 @@ pub fn create_table(table: &Table) -> Result<String, String> {
         TableKind::GroupSegmentChanges => include_str!("../../../deploy/clickhouse/group_segment_changes.sql"),
         TableKind::Sessions => include_str!("../../../deploy/clickhouse/sessions.sql"),
         TableKind::StageChanges => include_str!("../../../deploy/clickhouse/stage_changes.sql"),
+        TableKind::JourneySteps => include_str!("../../../deploy/clickhouse/journey_steps.sql"),
         TableKind::Definitions => include_str!("../../../deploy/clickhouse/definitions.sql"),
         TableKind::RfmBorders => include_str!("../../../deploy/clickhouse/rfm_borders.sql"),
         TableKind::Deliveries => include_str!("../../../deploy/clickhouse/deliveries.sql"),

@@ -49,7 +49,7 @@ pub struct Written {
 pub fn time_column(kind: TableKind) -> Option<&'static str> {
     match kind {
         TableKind::Events => Some("timestamp"),
-        TableKind::IdentityConflicts => Some("happened_at"),
+        TableKind::IdentityConflicts | TableKind::JourneySteps => Some("happened_at"),
         TableKind::Sessions => Some("started_at"),
         TableKind::SegmentChanges | TableKind::GroupSegmentChanges | TableKind::StageChanges => Some("changed_at"),
         TableKind::Deliveries => Some("attempted_at"),

@@ -9,6 +9,8 @@ use std::path::Path;
 
 use tributary::definition::{self, Mode, Pipeline};
 
+use super::journeys::NURTURE;
+
 const HEAD: &str = r#"pipeline: sim
 sources:
   site: { kafka: { brokers: "nowhere:9092", topics: [events] }, format: { json: segment } }
@@ -23,13 +25,13 @@ destinations:
   crm: { webhook: { url: "https://crm.example/hook" } }
   ads: { webhook: { url: "https://ads.example/hook" } }
 activations:
-  welcome: { trigger: { enters: customers }, status: live, do: [ { id: tell, send: { to: crm } } ] }
-  lively:  { trigger: { enters: busy }, status: live, do: [ { id: tell, send: { to: ads } } ] }
-  calmed:  { trigger: { exits: busy }, status: live, do: [ { id: tell, send: { to: ads } } ] }
-  missed:  { trigger: { enters: quiet }, status: live, do: [ { id: tell, send: { to: crm } } ] }
-  thanks:  { trigger: { event: Order Completed }, status: live, do: [ { id: tell, send: { to: crm } } ] }
-  hot:     { trigger: { changes: stage, to: hot }, status: live, do: [ { id: tell, send: { to: ads } } ] }
-  joined:  { trigger: { enters: staff }, status: live, do: [ { id: tell, send: { to: crm } } ] }
+  welcome: { trigger: { enters: customers }, consent: none, status: live, do: [ { id: tell, send: { to: crm } } ] }
+  lively:  { trigger: { enters: busy }, consent: none, status: live, do: [ { id: tell, send: { to: ads } } ] }
+  calmed:  { trigger: { exits: busy }, consent: none, status: live, do: [ { id: tell, send: { to: ads } } ] }
+  missed:  { trigger: { enters: quiet }, consent: none, status: live, do: [ { id: tell, send: { to: crm } } ] }
+  thanks:  { trigger: { event: Order Completed }, consent: none, status: live, do: [ { id: tell, send: { to: crm } } ] }
+  hot:     { trigger: { changes: stage, to: hot }, consent: none, status: live, do: [ { id: tell, send: { to: ads } } ] }
+  joined:  { trigger: { enters: staff }, consent: none, status: live, do: [ { id: tell, send: { to: crm } } ] }
 "#;
 
 /// Where a visit ends is the same throughout: another definition would begin anew instead of reading the past.
@@ -275,7 +277,7 @@ impl Drawn {
     }
 
     fn text(&self) -> String {
-        let mut text = format!("{HEAD}{}traits:\n", SESSIONS[self.sessions]);
+        let mut text = format!("{HEAD}{NURTURE}{}traits:\n", SESSIONS[self.sessions]);
         text += &lines(TRAITS, &self.traits, &[], "  ", false);
         text += "segments:\n";
         text += &lines(SEGMENTS, &self.segments, &names(TRAITS, &self.traits), "  ", true);

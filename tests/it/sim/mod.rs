@@ -21,6 +21,7 @@ mod asks;
 mod check;
 mod definitions;
 mod faults;
+mod journeys;
 mod life;
 mod receiver;
 mod rest;

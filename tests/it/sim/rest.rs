@@ -13,11 +13,11 @@ use tributary::sink::Table;
 use tributary::state::keys::{self, Tag};
 use tributary::state::{Store, codec, scan_all};
 
-use super::World;
 use super::check::{Checked, accounted, engine_record, ensure, text, watermark};
 use super::definitions::{LISTS, OF_THE_MOMENT};
 use super::source::SOURCES;
 use super::tables::{conform, in_order};
+use super::{World, journeys};
 use crate::identity::{Taken, without};
 use crate::world::{self, Seen, TINY};
 
@@ -38,6 +38,9 @@ pub const AT_REST: &[(&str, fn(&Rest) -> Checked)] = &[
     ("what people were told is in force", what_was_told_is_in_force),
     ("state and tables are those of one batch, by digest and row by row", as_one_batch),
     ("one delivery for each cause, attempts from 1, one end", deliveries),
+    ("every journey goes its way, each step once and at its time", |rest| {
+        journeys::hold(&rest.tables, rest.record.now)
+    }),
 ];
 
 pub fn all(world: &World) -> Checked {
