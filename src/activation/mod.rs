@@ -7,7 +7,7 @@
 mod destination;
 mod template;
 
-pub use destination::{Delivery, DestinationKind, DestinationPlan};
+pub use destination::{BatchPlan, Delivery, DeliveryPlan, DestinationKind, DestinationPlan, RateLimit};
 pub use template::{Template, TemplateError};
 
 use arrow::array::{Array, BooleanArray};

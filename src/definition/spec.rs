@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Blank;
 use super::findings::Span;
 use super::yaml::{Node, Scalar};
-use crate::activation::Status;
+use crate::activation::{BatchPlan, RateLimit, Status};
 use crate::decode::Framing;
 use crate::event::{TimeUs, ValueType};
 use crate::identity::{Limit, Normalize, OnConflict, Pattern};
@@ -54,7 +54,7 @@ pub struct Definition {
     pub traits: Vec<Named<TraitSpec>>,
     pub segments: Vec<Named<SegmentSpec>>,
     pub groups: Vec<Named<GroupSpec>>,
-    pub destinations: Vec<Named<DestinationSpec>>,
+    pub destinations: Vec<Named<DestinationEntry>>,
     pub activations: Vec<Named<ActivationSpec>>,
     pub aggregates: Vec<Named<Sql>>,
     pub warehouse: Option<WarehouseSpec>,
@@ -252,6 +252,23 @@ pub struct ListSpec {
     pub file: Literal,
     /// An identifier type.
     pub matches: Literal,
+}
+
+#[derive(Debug)]
+pub struct DestinationEntry {
+    pub kind: DestinationSpec,
+    pub delivery: DeliverySpec,
+}
+
+/// What stands beside the kind; None where it is left out.
+#[derive(Debug)]
+pub struct DeliverySpec {
+    pub rate_limit: Option<RateLimit>,
+    pub concurrency: Option<u32>,
+    pub timeout: Option<Duration>,
+    pub retry_for: Option<Duration>,
+    pub in_order: bool,
+    pub batch: Option<BatchPlan>,
 }
 
 #[derive(Debug)]

@@ -2,16 +2,23 @@
 
 use std::collections::BTreeMap;
 
+use super::delivery::delivery;
 use super::input::settings;
 use super::output::url;
 use super::reference;
 use crate::definition::findings::Span;
-use crate::definition::read::Reader;
+use crate::definition::read::{Fields, Reader};
 use crate::definition::spec::*;
 use crate::definition::yaml::{Entry, Node};
 
-pub fn destination(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<DestinationSpec> {
+pub fn destination(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<DestinationEntry> {
     let fields = reader.section(node, what, span, &reference::DESTINATION)?;
+    let kind = kind(reader, &fields);
+    let delivery = delivery(reader, &fields);
+    Some(DestinationEntry { kind: kind?, delivery: delivery? })
+}
+
+fn kind(reader: &Reader, fields: &Fields) -> Option<DestinationSpec> {
     match fields.one()? {
         ("webhook", node) => webhook(reader, node, fields.key_span("webhook")),
         (_, node) => {

@@ -55,7 +55,7 @@ impl Core {
                 let number = self.record.next_delivery;
                 self.record.next_delivery += 1;
                 self.record.totals.deliveries += 1;
-                let queued = Queued { number, delivery, attempts: 0, next_attempt_at: 0 };
+                let queued = Queued::new(number, delivery);
                 let now = self.record.now;
                 match error {
                     Some(detail) => {
