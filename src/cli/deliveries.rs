@@ -95,6 +95,7 @@ impl Held {
             Held::Queued(queued) if queued.next_attempt_at > 0 => {
                 format!("next attempt not before {}", time_text(queued.next_attempt_at))
             }
+            Held::Queued(queued) if queued.attempts > 0 => "put into the queue again by hand".to_string(),
             Held::Queued(_) => "not tried yet".to_string(),
         }
     }

@@ -17,7 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::status::{SharedStatus, Status};
 use super::{
-    Command, Corrected, CorrectionRequest, DeliveriesEdited, DeliveriesRequest, Input, ListEdited, ListRequest, Replayed,
+    Command, Corrected, CorrectionRequest, DeliveriesEdited, DeliveriesRequest, Input, ListEdited, ListRequest,
+    Replayed,
 };
 
 /// What a command needs to speak to the running process; in `control.json` of the data folder.

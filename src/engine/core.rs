@@ -6,8 +6,8 @@
 
 mod aliases;
 mod correct;
-mod deliveries;
 mod definitions;
+mod deliveries;
 mod fill;
 mod groups;
 mod judge;

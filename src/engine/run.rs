@@ -409,10 +409,7 @@ impl Loop {
             let quick = |command: &Command| {
                 matches!(
                     command,
-                    Command::Acknowledged { .. }
-                        | Command::Seal { .. }
-                        | Command::Begun { .. }
-                        | Command::Attempted(_)
+                    Command::Acknowledged { .. } | Command::Seal { .. } | Command::Begun { .. } | Command::Attempted(_)
                 )
             };
             while batch.is_none() && commands.iter().all(quick) {

@@ -150,7 +150,10 @@ impl AttemptOutcome {
 #[derive(Debug)]
 pub enum Report {
     /// A request is about to leave that must not be repeated by itself: answered once that is durable.
-    Begun { queued: Vec<Queued>, done: oneshot::Sender<()> },
+    Begun {
+        queued: Vec<Queued>,
+        done: oneshot::Sender<()>,
+    },
     Attempted(Attempt),
     /// The queue cannot be read.
     Failed(StoreError),

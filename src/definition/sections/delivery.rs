@@ -53,7 +53,8 @@ fn rate_limit(reader: &Reader, node: &Node) -> Option<RateLimit> {
     let requests = parts.and_then(|(requests, _)| requests.trim().parse::<u32>().ok());
     let (Some((_, per)), Some(requests)) = (parts, requests.filter(|requests| (1..=REQUESTS_MAX).contains(requests)))
     else {
-        let message = format!("`rate_limit` is so many requests in a time, from 1 to {REQUESTS_MAX}, not `{}`", literal.text);
+        let message =
+            format!("`rate_limit` is so many requests in a time, from 1 to {REQUESTS_MAX}, not `{}`", literal.text);
         reader.findings.error(node.span, message, "write 10 per 1s, or 500 per 1m".to_string());
         return None;
     };

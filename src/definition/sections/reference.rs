@@ -251,7 +251,11 @@ pub static DESTINATION: Section = Section {
         key("concurrency", Count, "requests that are under way at once; 16 if left out"),
         key("timeout", Duration, "how long one request may take; 15s if left out, 1m for kafka"),
         key("retry_for", Duration, "a delivery is tried for about so long; 3d if left out"),
-        key("order", Choice(|| names(&delivery::ORDERS)), "with profile, a profile's deliveries go one after the other"),
+        key(
+            "order",
+            Choice(|| names(&delivery::ORDERS)),
+            "with profile, a profile's deliveries go one after the other",
+        ),
         key("batch", Map(&BATCH), "several deliveries in one request"),
     ],
     one_of: &["webhook", "kafka"],

@@ -251,7 +251,11 @@ impl Working {
     }
 
     /// Takes a page of the queue in. One that was begun before this process, and must not be repeated, is uncertain.
-    async fn take_page(&mut self, page: Page, found: Result<Vec<(Bytes, Bytes)>, StoreError>) -> Result<(), StoreError> {
+    async fn take_page(
+        &mut self,
+        page: Page,
+        found: Result<Vec<(Bytes, Bytes)>, StoreError>,
+    ) -> Result<(), StoreError> {
         let found = found?;
         let now = clock::now_us();
         let whole = found.len() >= page.limit;
