@@ -157,4 +157,6 @@ pub enum Report {
     Attempted(Attempt),
     /// The queue cannot be read.
     Failed(StoreError),
+    /// A fault of ours: sending panicked.
+    Broken(String),
 }

@@ -112,6 +112,7 @@ impl Bench {
                 self.handle.recorded(number);
             }
             Report::Failed(error) => panic!("{error}"),
+            Report::Broken(error) => panic!("{error}"),
         }
     }
 
@@ -612,10 +613,10 @@ impl Switch {
     }
 }
 
-fn order(number: usize) -> String {
+fn ping(number: usize) -> String {
     let now = clock::now_us();
     format!(
-        r#"{{"type":"track","event":"Order Completed","messageId":"m{number}","userId":"u{number}","properties":{{"at":{now}}}}}"#
+        r#"{{"type":"track","event":"Ping","messageId":"m{number}","userId":"u{number}","properties":{{"at":{now}}}}}"#
     ) + "\n"
 }
 
@@ -625,6 +626,12 @@ fn append(folder: &Path, text: &str) {
     let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
     file.write_all(text.as_bytes()).unwrap();
 }
+
+const PIPELINE_HEAD: &str = r#"pipeline: delivery
+sources:
+  site: { file: { path: events.ndjson }, format: { json: segment } }
+identity: { identifiers: [user_id] }
+"#;
 
 fn write_pipeline(folder: &Path, destinations: &[(&str, &str, &str)]) {
     let mut yaml =
@@ -637,7 +644,7 @@ fn write_pipeline(folder: &Path, destinations: &[(&str, &str, &str)]) {
     yaml += "activations:\n";
     for (name, ..) in destinations {
         yaml += &format!(
-            "  to_{name}: {{ trigger: {{ event: Order Completed }}, status: live, do: [ {{ id: tell, send: {{ to: {name}, \
+            "  to_{name}: {{ trigger: {{ event: Ping }}, status: live, do: [ {{ id: tell, send: {{ to: {name}, \
              body: {{ at: \"{{{{ event.properties.at }}}}\" }} }} }} ] }}\n"
         );
     }
@@ -667,7 +674,7 @@ fn what_was_given_up_is_listed_sent_again_with_the_same_id_and_body_and_dropped(
     let folder = folder.path();
     let (url, switch) = Switch::start(Some(404));
     write_pipeline(folder, &[("crm", &url, ", retry_for: 1s")]);
-    append(folder, &(0..3).map(order).collect::<String>());
+    append(folder, &(0..3).map(ping).collect::<String>());
     output_of(program(folder, &["run", "--drain"]));
     let first = switch.heard();
     assert_eq!(first.len(), 3);
@@ -696,7 +703,10 @@ fn what_was_given_up_is_listed_sent_again_with_the_same_id_and_body_and_dropped(
     assert_eq!(switch.heard().len(), 3, "nothing was sent yet");
     assert_eq!(listed(folder, &["--state", "queued"]).len(), 3);
     let text = explained(&failed[0][0]);
-    assert!(text.contains("it waits: put into the queue again by hand; at most 3 more attempts; no process is running"), "{text}");
+    assert!(
+        text.contains("it waits: put into the queue again by hand; at most 3 more attempts; no process is running"),
+        "{text}"
+    );
     switch.answer(200);
     output_of(program(folder, &["run", "--drain"]));
     let text = explained(&failed[0][0]);
@@ -711,7 +721,7 @@ fn what_was_given_up_is_listed_sent_again_with_the_same_id_and_body_and_dropped(
     // Through the running process.
     switch.answer(422);
     let running = Running::start(program(folder, &["run"]));
-    append(folder, &(3..6).map(order).collect::<String>());
+    append(folder, &(3..6).map(ping).collect::<String>());
     let failed = eventually("three are given up", || listed(folder, &[]), |rows| rows.len() == 3);
     switch.answer(200);
     output_of(program(folder, &["deliveries", "retry", &failed[0][0]]));
@@ -726,6 +736,26 @@ fn what_was_given_up_is_listed_sent_again_with_the_same_id_and_body_and_dropped(
     eventually("none is left", || listed(folder, &[]).len(), |count| *count == 0);
     assert_eq!((sent(&failed[1][0]), sent(&failed[2][0])), (1, 1), "dropped ones are not sent");
     drop(running);
+
+    // What waits for a destination that is gone can be neither sent nor, unless it is dropped, forgotten.
+    append(folder, &ping(6));
+    output_of(program(folder, &["run", "--drain"]));
+    switch.answer(404);
+    append(folder, &(7..9).map(ping).collect::<String>());
+    output_of(program(folder, &["run", "--drain"]));
+    let failed = listed(folder, &[]);
+    output_of(program(folder, &["deliveries", "retry", &failed[0][0]]));
+    std::fs::write(folder.join("delivery.yaml"), PIPELINE_HEAD).unwrap();
+    let refused = program(folder, &["deliveries", "retry", "--all"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text_of(&refused).contains("1 are for destinations that are not defined any more"),
+        "{}",
+        text_of(&refused)
+    );
+    assert_eq!(listed(folder, &["--state", "queued"]).len(), 1);
+    output_of(program(folder, &["deliveries", "drop", "--all", "--destination", "crm"]));
+    assert!(listed(folder, &[]).is_empty());
 }
 
 /// The real program with real connections: one destination hangs with every request; how long the other's events take does not
@@ -740,10 +770,10 @@ fn one_destination_that_hangs_does_not_slow_another_down() {
         write_pipeline(folder, &[("good", &good, ""), ("bad", &bad, ", timeout: 500ms")]);
         append(folder, "");
         let running = Running::start(program(folder, &["run"]));
-        append(folder, &order(0));
+        append(folder, &ping(0));
         eventually("the first arrives", || heard.heard().len(), |count| *count == 1);
         for number in 1..300 {
-            append(folder, &order(number));
+            append(folder, &ping(number));
             std::thread::sleep(Duration::from_millis(10));
         }
         let all = eventually("all arrive", || heard.heard(), |heard| heard.len() == 300);

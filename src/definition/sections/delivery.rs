@@ -20,8 +20,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 pub fn delivery(reader: &Reader, fields: &Fields) -> Option<DeliverySpec> {
     let rate_limit = fields.get("rate_limit").map(|node| rate_limit(reader, node));
     let concurrency = fields.get("concurrency").map(|node| count(reader, node, "`concurrency`", CONCURRENCY_MAX));
-    let timeout = fields.get("timeout").map(|node| at_most(reader, node, "`timeout`", DAY));
-    let retry_for = fields.get("retry_for").map(|node| at_most(reader, node, "`retry_for`", 365 * DAY));
+    let timeout = fields.get("timeout").map(|node| at_most(reader, node, "`timeout`", (DAY, "a day")));
+    let retry_for = fields.get("retry_for").map(|node| at_most(reader, node, "`retry_for`", (365 * DAY, "365 days")));
     let order = fields.get("order").map(|node| reader.choice(node, "`order`", &ORDERS));
     let batch = fields.get("batch").map(|node| batch(reader, node, fields));
     Some(DeliverySpec {
@@ -74,7 +74,7 @@ fn batch(reader: &Reader, node: &Node, fields: &Fields) -> Option<BatchPlan> {
     }
     let fields = reader.section(node, "`batch`", fields.key_span("batch"), &reference::BATCH)?;
     let max = fields.get("max").and_then(|node| count(reader, node, "`max`", BATCH_MAX));
-    let within = fields.get("within").and_then(|node| at_most(reader, node, "`within`", DAY));
+    let within = fields.get("within").and_then(|node| at_most(reader, node, "`within`", (DAY, "a day")));
     Some(BatchPlan { max: max? as usize, within: within? })
 }
 
@@ -87,11 +87,10 @@ fn count(reader: &Reader, node: &Node, what: &str, most: u32) -> Option<u32> {
     Some(count)
 }
 
-fn at_most(reader: &Reader, node: &Node, what: &str, most: Duration) -> Option<Duration> {
+fn at_most(reader: &Reader, node: &Node, what: &str, (most, written): (Duration, &str)) -> Option<Duration> {
     let duration = reader.duration(node, what)?;
     if duration > most {
-        let message = format!("{what} is {} at most", humantime::format_duration(most));
-        reader.findings.error(node.span, message, None);
+        reader.findings.error(node.span, format!("{what} is {written} at most"), None);
         return None;
     }
     Some(duration)

@@ -79,7 +79,7 @@ error: `15` is not a duration: time unit needed, for example 15sec or 15ms
 6 |     timeout: 15
   |              ^^
   = help: write 30s, 15m, 2h, 7d or 1h 30m
-error: `retry_for` is 365days at most
+error: `retry_for` is 365 days at most
  --> p.yaml:7:16
   |
 7 |     retry_for: 2y

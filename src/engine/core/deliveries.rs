@@ -47,36 +47,61 @@ impl Core {
         handled: &mut HashSet<u64>,
         staged: &mut Staged,
     ) -> Result<DeliveriesEdited, EngineError> {
-        let prefix = match &request.destination {
-            Some(name) => keys::named_prefix(Tag::DeadLetter, name),
-            None => keys::prefix(Tag::DeadLetter),
-        };
         let ids: Option<HashSet<&str>> = request.ids.as_ref().map(|ids| ids.iter().map(String::as_str).collect());
         let mut edited = DeliveriesEdited::default();
+        // What waits for a destination that is gone is nobody's any more, and can be forgotten too.
+        let gone = request.destination.as_ref().is_some_and(|name| !self.destinations.contains(name));
+        let tags: &[Tag] = if gone && !request.retry { &[Tag::DeadLetter, Tag::Delivery] } else { &[Tag::DeadLetter] };
+        for tag in tags {
+            let prefix = match &request.destination {
+                Some(name) => keys::named_prefix(*tag, name),
+                None => keys::prefix(*tag),
+            };
+            if !self
+                .edit_page_by_page((request.retry, *tag, &prefix), ids.as_ref(), handled, &mut edited, staged)
+                .await?
+            {
+                break;
+            }
+        }
+        Ok(edited)
+    }
+
+    /// False when the commit has taken as many as it may.
+    async fn edit_page_by_page(
+        &mut self,
+        (retry, tag, prefix): (bool, Tag, &[u8]),
+        ids: Option<&HashSet<&str>>,
+        handled: &mut HashSet<u64>,
+        edited: &mut DeliveriesEdited,
+        staged: &mut Staged,
+    ) -> Result<bool, EngineError> {
         let mut after: Option<Bytes> = None;
         loop {
-            let page = self.store.scan(&prefix, after.as_deref(), 1_000).await?;
-            let Some((last, _)) = page.last() else { return Ok(edited) };
+            let page = self.store.scan(prefix, after.as_deref(), 1_000).await?;
+            let Some((last, _)) = page.last() else { return Ok(true) };
             after = Some(last.clone());
             for (key, value) in page {
-                let DeadLetter { queued, .. } = codec::decode(DeadLetter::VERSION, "dead letter", &value)?;
-                if ids.as_ref().is_some_and(|ids| !ids.contains(queued.delivery.id.as_str()))
-                    || handled.contains(&queued.number)
+                let queued: Queued = match tag {
+                    Tag::Delivery => codec::decode(Queued::VERSION, "delivery", &value)?,
+                    _ => codec::decode::<DeadLetter>(DeadLetter::VERSION, "dead letter", &value)?.queued,
+                };
+                if ids.is_some_and(|ids| !ids.contains(queued.delivery.id.as_str())) || handled.contains(&queued.number)
                 {
                     continue;
                 }
-                if request.retry && !self.destinations.contains(&queued.delivery.destination) {
+                if retry && !self.destinations.contains(&queued.delivery.destination) {
                     edited.without_destination += 1;
                     continue;
                 }
                 if edited.changed as usize == EDITED_MAX {
                     edited.more = true;
-                    return Ok(edited);
+                    return Ok(false);
                 }
                 edited.changed += 1;
                 handled.insert(queued.number);
                 staged.writes.delete(key);
-                if request.retry {
+                if retry {
                     let number = self.record.next_delivery;
                     self.record.next_delivery += 1;
                     let attempts_before = queued.attempts;

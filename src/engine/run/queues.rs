@@ -121,6 +121,7 @@ async fn forward_reports(mut reports: mpsc::Receiver<Report>, engine: mpsc::Send
             Report::Begun { queued, done } => Input::Command(Command::Begun { queued, done }),
             Report::Attempted(attempt) => Input::Command(Command::Attempted(attempt)),
             Report::Failed(error) => Input::Failed(EngineError::Store(error)),
+            Report::Broken(error) => Input::Failed(EngineError::Internal(format!("a delivery failed: {error}"))),
         };
         if engine.send(input).await.is_err() {
             return;

@@ -146,8 +146,10 @@ impl Working {
                 reading = self.window.next_page(now).map(|page| (page, self.worker.read(page)));
             }
             self.tell();
-            let until = |due: TimeUs| Duration::from_micros(due.saturating_sub(now).max(0) as u64);
-            let wait = IDLE.min(until(next_due.min(self.window.next_again()))).min(next_begin);
+            // What is due and finds no room is read when something makes room.
+            let next_again = Some(self.window.next_again()).filter(|due| *due > now).unwrap_or(TimeUs::MAX);
+            let until_due = Duration::from_micros(next_due.min(next_again).saturating_sub(now).max(0) as u64);
+            let wait = IDLE.min(until_due).min(next_begin);
             tokio::select! {
                 biased;
                 queued = queue.recv() => match queued {
@@ -159,9 +161,14 @@ impl Working {
                 },
                 Some(number) = settled.recv() => self.window.settled(number),
                 Some(done) = self.under_way.join_next() => {
-                    let Ok(ended) = done else { continue };
-                    if !self.end(ended).await {
-                        return;
+                    match done {
+                        Ok(ended) => if !self.end(ended).await {
+                            return;
+                        },
+                        Err(error) => {
+                            let _ = self.worker.reports.send(Report::Broken(error.to_string())).await;
+                            return;
+                        }
                     }
                 }
                 found = next_of(&mut reading) => {
