@@ -71,6 +71,17 @@ fn describe() {
     describe_gauge!("tributary_segment_members", "members, by segment");
     describe_gauge!("tributary_sink_waiting_commits", "commits whose rows the table sink has not acknowledged");
     describe_gauge!("tributary_delivery_queue", "deliveries not yet taken or given up, by destination");
+    describe_gauge!(
+        "tributary_destination_breaker",
+        "0 closed; 1 half open, one request is on its way to see whether the other side is back; 2 open, nothing is sent; by destination"
+    );
+    describe_gauge!(
+        "tributary_delivery_oldest_timestamp_seconds",
+        Unit::Seconds,
+        "when the oldest delivery that waits was set off, 0 where none waits, by destination"
+    );
+    describe_gauge!("tributary_delivery_held", "deliveries in memory, by destination; the others wait in the state");
+    describe_histogram!("tributary_delivery_seconds", Unit::Seconds, "time of one request, by destination");
     describe_histogram!("tributary_apply_seconds", Unit::Seconds, "time to apply one batch");
     describe_histogram!("tributary_commit_seconds", Unit::Seconds, "time until a commit is durable");
     describe_histogram!("tributary_ship_seconds", Unit::Seconds, "time to ship one range to the table sink");

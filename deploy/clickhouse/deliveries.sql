@@ -7,7 +7,7 @@ CREATE TABLE IF NOT EXISTS deliveries
     destination     LowCardinality(String)            COMMENT 'destination in the definitions',
     profile_id      String                            COMMENT 'the profile it is about',
     attempt         UInt32                            COMMENT 'from 1',
-    outcome         LowCardinality(String)            COMMENT 'sent, retry, failed or dry_run',
+    outcome         LowCardinality(String)            COMMENT 'sent, retry, failed, uncertain or dry_run',
     detail          Nullable(String)                  COMMENT 'HTTP status or error',
     body            String                            COMMENT 'what was sent',
     attempted_at    DateTime64(6, 'UTC')              COMMENT 'when',

@@ -1,6 +1,7 @@
 //! Destinations as they are defined, and the messages that go to them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::event::{ProfileId, TimeUs};
 
@@ -9,6 +10,58 @@ use crate::event::{ProfileId, TimeUs};
 pub struct DestinationPlan {
     pub name: String,
     pub kind: DestinationKind,
+    pub delivery: DeliveryPlan,
+}
+
+/// How deliveries go to a destination, whatever its kind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeliveryPlan {
+    pub rate_limit: Option<RateLimit>,
+    /// Requests that are under way at once, from 1.
+    pub concurrency: usize,
+    /// How long one request may take, with its answer.
+    pub timeout: Duration,
+    /// The attempts of one delivery span about so long; then it is given up.
+    pub retry_for: Duration,
+    /// The deliveries of one profile go one after the other, in order.
+    pub in_order: bool,
+    /// Several deliveries in one request.
+    pub batch: Option<BatchPlan>,
+}
+
+impl DeliveryPlan {
+    pub const CONCURRENCY: usize = 16;
+    pub const TIMEOUT: Duration = Duration::from_secs(15);
+    /// A producer of Kafka tries for itself meanwhile, and must not be left before it has given up.
+    pub const TIMEOUT_OF_KAFKA: Duration = Duration::from_secs(60);
+    pub const RETRY_FOR: Duration = Duration::from_secs(3 * 86_400);
+}
+
+impl Default for DeliveryPlan {
+    fn default() -> DeliveryPlan {
+        DeliveryPlan {
+            rate_limit: None,
+            concurrency: DeliveryPlan::CONCURRENCY,
+            timeout: DeliveryPlan::TIMEOUT,
+            retry_for: DeliveryPlan::RETRY_FOR,
+            in_order: false,
+            batch: None,
+        }
+    }
+}
+
+/// At most so many requests begin in any time of this length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    pub requests: u32,
+    pub per: Duration,
+}
+
+/// A request leaves when so many deliveries have come together, or when the first of them has waited so long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchPlan {
+    pub max: usize,
+    pub within: Duration,
 }
 
 #[derive(Clone)]

@@ -11,7 +11,7 @@ mod template;
 mod time;
 mod walk;
 
-pub use destination::{Delivery, DestinationKind, DestinationPlan};
+pub use destination::{BatchPlan, Delivery, DeliveryPlan, DestinationKind, DestinationPlan, RateLimit};
 pub use plan::{
     Action, ActivationPlan, Arm, Await, Cap, Channel, Consent, Messaging, OnChange, ReEntry, Status, Step, Trigger,
 };

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod config;
+mod deliveries;
 mod demo;
 mod dry_run;
 mod explain;
@@ -143,6 +144,11 @@ enum Command {
         #[command(subcommand)]
         command: rejected::RejectedCommand,
     },
+    /// Deliveries that wait or were given up: look at them, send them again, drop them
+    Deliveries {
+        #[command(subcommand)]
+        command: deliveries::DeliveriesCommand,
+    },
     /// Positions, lag, profiles, segments, queues
     Status,
     /// Print the JSON Schema of pipeline files, for editors
@@ -194,6 +200,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Identity { command } => identity::identity(&cli.global, &config, command).await,
         Command::Segment { command } => segment::segment(&cli.global, &config, command).await,
         Command::Rejected { command } => rejected::rejected(&cli.global, &config, command).await,
+        Command::Deliveries { command } => deliveries::deliveries(&cli.global, &config, command).await,
         Command::Status => status::status(&cli.global, &config).await,
         Command::Schema => {
             output::print(&format!("{:#}", crate::definition::json_schema()));

@@ -188,7 +188,8 @@ impl Session {
         let wiring = Wiring {
             store: self.store.clone() as Arc<dyn Store>,
             sink,
-            destinations: destinations(&pipeline.destinations)?,
+            // What waits in the queues stays there.
+            destinations: if options.no_send { BTreeMap::new() } else { destinations(&pipeline.destinations)? },
             history: Arc::new(TableHistory { target: tables_of(pipeline, config) }),
             schema_cache: self.location.folder().map(std::path::Path::to_path_buf),
             status,

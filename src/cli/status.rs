@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::output::{Output, print, render};
 use super::{Exit, Failure, Global, NodeConfig, say};
+use crate::clock;
 use crate::engine::control::ControlFile;
 use crate::engine::{EngineRecord, FillRecord, RebuildRecord, Status};
+use crate::sink::delivery::BreakerState;
 use crate::state::Store;
 use crate::state::codec;
 use crate::state::keys::{self, Tag};
@@ -130,6 +132,15 @@ fn rows(status: &Status) -> Vec<[String; 4]> {
     }
     for (name, destination) in &status.destinations {
         rows.push(row("to deliver", name, destination.queued.to_string(), destination.problem.as_deref()));
+        if let Some(oldest) = destination.oldest {
+            let age = Duration::from_secs(clock::now_us().saturating_sub(oldest).max(0) as u64 / 1_000_000);
+            let age = humantime::format_duration(age).to_string();
+            rows.push(row("oldest delivery", name, age, Some("since it was set off")));
+        }
+        if destination.breaker != BreakerState::Closed {
+            let remark = "the destination did not answer: it is asked now and then, and nothing is sent meanwhile";
+            rows.push(row("breaker", name, destination.breaker.name().to_string(), Some(remark)));
+        }
     }
     rows
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Blank;
 use super::findings::Span;
 use super::yaml::{Node, Scalar};
-use crate::activation::{Cap, LocalTime, OnChange, QuietHours, ReEntry, Status};
+use crate::activation::{BatchPlan, Cap, LocalTime, OnChange, QuietHours, RateLimit, ReEntry, Status};
 use crate::decode::Framing;
 use crate::event::{TimeUs, ValueType};
 use crate::identity::{Limit, Normalize, OnConflict, Pattern};
@@ -59,7 +59,7 @@ pub struct Definition {
     pub suppression: Vec<Literal>,
     pub profile_timezone: Option<Literal>,
     pub channels: Vec<Named<ChannelSpec>>,
-    pub destinations: Vec<Named<DestinationSpec>>,
+    pub destinations: Vec<Named<DestinationEntry>>,
     pub activations: Vec<Named<ActivationSpec>>,
     pub aggregates: Vec<Named<Sql>>,
     pub warehouse: Option<WarehouseSpec>,
@@ -260,13 +260,25 @@ pub struct ListSpec {
 }
 
 #[derive(Debug)]
-pub struct DestinationSpec {
-    pub kind: DestinationKindSpec,
+pub struct DestinationEntry {
+    pub kind: DestinationSpec,
+    pub delivery: DeliverySpec,
     pub channel: Option<Literal>,
 }
 
+/// What stands beside the kind; None where it is left out.
 #[derive(Debug)]
-pub enum DestinationKindSpec {
+pub struct DeliverySpec {
+    pub rate_limit: Option<RateLimit>,
+    pub concurrency: Option<u32>,
+    pub timeout: Option<Duration>,
+    pub retry_for: Option<Duration>,
+    pub in_order: bool,
+    pub batch: Option<BatchPlan>,
+}
+
+#[derive(Debug)]
+pub enum DestinationSpec {
     Webhook { url: Literal, secret: Option<Literal>, headers: BTreeMap<String, Literal>, allow_private: bool },
     Kafka { brokers: Literal, topic: Literal, settings: BTreeMap<String, Literal> },
 }

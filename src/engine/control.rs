@@ -16,7 +16,10 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
 use super::status::{SharedStatus, Status};
-use super::{Command, Corrected, CorrectionRequest, Input, ListEdited, ListRequest, Replayed};
+use super::{
+    Command, Corrected, CorrectionRequest, DeliveriesEdited, DeliveriesRequest, Input, ListEdited, ListRequest,
+    Replayed,
+};
 
 /// What a command needs to speak to the running process; in `control.json` of the data folder.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -77,6 +80,7 @@ pub async fn serve(
         .route("/control/replay", post(replay))
         .route("/control/correct", post(correct))
         .route("/control/list", post(edit_list))
+        .route("/control/deliveries", post(edit_deliveries))
         .with_state(control);
     axum::serve(listener, router).await
 }
@@ -142,6 +146,25 @@ async fn edit_list(
     }
     match edited.await {
         Ok(edited) => Json::<ListEdited>(edited).into_response(),
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
+/// Answers when it is durable.
+async fn edit_deliveries(
+    State(control): State<Arc<Control>>,
+    headers: HeaderMap,
+    Json(request): Json<DeliveriesRequest>,
+) -> Response {
+    if !control.allows(&headers) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let (answer, edited) = oneshot::channel();
+    if control.engine.send(Input::Command(Command::EditDeliveries { request, answer })).await.is_err() {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    match edited.await {
+        Ok(edited) => Json::<DeliveriesEdited>(edited).into_response(),
         Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }

@@ -7,6 +7,7 @@
 mod aliases;
 mod correct;
 mod definitions;
+mod deliveries;
 mod fill;
 mod groups;
 mod journeys;
@@ -53,7 +54,7 @@ use super::outbox::{self, Rows, Sealer};
 use super::prepare::Prepared;
 use super::record::{DefinitionRecord, EngineRecord, SinkRecord, StoredReject, Totals, load_component};
 use super::rows::{self, Gone};
-use super::{Command, CorrectionRequest, EngineError, ListEdited, ListRequest};
+use super::{Command, CorrectionRequest, DeliveriesEdited, DeliveriesRequest, EngineError, ListEdited, ListRequest};
 use crate::activation::{Activations, StepRow, time_text};
 use crate::aggregate::Aggregator;
 use crate::definition::Pipeline;
@@ -65,7 +66,7 @@ use crate::identity::{
 };
 use crate::profile::{Input, Profile, ProfileRecord, Slots, Traits};
 use crate::segment::{Cause, Moved, SegmentRule, Segments, Touch, Transition};
-use crate::sink::{Attempt, AttemptOutcome, CommitRange, Queued, Table, tables};
+use crate::sink::{Attempt, AttemptOutcome, CommitRange, DeadLetter, Queued, Table, tables};
 use crate::source::Next;
 use crate::state::cache::Cache;
 use crate::state::keys::{self, Tag};
@@ -120,6 +121,8 @@ pub struct Core {
     /// Commits whose rows the table sink has not acknowledged, with their tables.
     pub outbox: BTreeMap<u64, Vec<String>>,
     send: bool,
+    /// Names of the destinations that are defined.
+    destinations: Vec<String>,
     /// Profiles that are judged in one commit of a sweep.
     pub profiles_at_once: usize,
 }
@@ -156,6 +159,8 @@ pub struct Staged {
     pub begun: Vec<Begun>,
     /// What the changes of lists among the commands came to, in their order.
     pub edited: Vec<ListEdited>,
+    /// And those of deliveries.
+    pub deliveries_edited: Vec<DeliveriesEdited>,
 }
 
 impl Core {
@@ -510,6 +515,7 @@ impl Core {
 
     async fn take_commands(&mut self, commands: &[Command], staged: &mut Staged) -> Result<(), EngineError> {
         let mut attempts = Vec::new();
+        let mut handled = HashSet::new();
         let mut sink_changed = false;
         for command in commands {
             match command {
@@ -529,23 +535,14 @@ impl Core {
                     self.sink.sealed = self.sink.sealed.filter(|sealed| sealed.upto > *upto);
                     sink_changed = true;
                 }
+                Command::Begun { queued, .. } => self.begin_deliveries(queued, staged),
                 Command::Attempted(attempt) => {
-                    let queued = &attempt.queued;
-                    let key = keys::numbered_name(Tag::Delivery, &queued.delivery.destination, queued.number);
-                    match attempt.outcome {
-                        AttemptOutcome::Retry { next_attempt_at } => {
-                            let next = Queued { attempts: queued.attempts + 1, next_attempt_at, ..queued.clone() };
-                            staged.writes.put(key, codec::encode(Queued::VERSION, &next));
-                        }
-                        AttemptOutcome::Sent
-                        | AttemptOutcome::Failed
-                        | AttemptOutcome::Uncertain
-                        | AttemptOutcome::Skipped
-                        | AttemptOutcome::DryRun => {
-                            staged.writes.delete(key);
-                        }
-                    }
+                    self.end_attempt(attempt, staged);
                     attempts.push(attempt.clone());
+                }
+                Command::EditDeliveries { request, .. } => {
+                    let edited = self.edit_deliveries(request, &mut handled, staged).await?;
+                    staged.deliveries_edited.push(edited);
                 }
                 Command::Assigned { source, positions } => {
                     for ((topic, partition), next) in positions {

@@ -46,7 +46,7 @@ use crate::event::ProfileId;
 use crate::identity::Correction;
 use crate::profile::TraitError;
 use crate::segment::SegmentError;
-use crate::sink::{Attempt, CommitRange};
+use crate::sink::{Attempt, CommitRange, Queued};
 use crate::state::StoreError;
 
 /// Why the engine stops other than by being asked to.
@@ -92,8 +92,12 @@ pub enum Command {
     Acknowledged { upto: u64, done: tokio::sync::oneshot::Sender<()> },
     /// Partitions of a source that have no position yet begin here.
     Assigned { source: std::sync::Arc<str>, positions: crate::source::Positions },
+    /// Requests are about to leave that must not be repeated by themselves; answered once that is durable.
+    Begun { queued: Vec<Queued>, done: tokio::sync::oneshot::Sender<()> },
     /// A delivery was tried.
     Attempted(Attempt),
+    /// Send deliveries that were given up once more, or forget them; answered once that is durable.
+    EditDeliveries { request: DeliveriesRequest, answer: tokio::sync::oneshot::Sender<DeliveriesEdited> },
     /// Read all rejected input again; answered when it has been applied durably.
     Replay { answer: tokio::sync::oneshot::Sender<Replayed> },
     /// Put identity right; answered when the rebuild it asks for is durable.
@@ -161,6 +165,26 @@ pub struct ListEdited {
     /// Segments entered and exited, those that build on the list among them.
     pub entered: u64,
     pub exited: u64,
+}
+
+/// What is to become of deliveries that were given up.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct DeliveriesRequest {
+    /// True: they are put into the queue again, with the same ids and bodies. False: they are forgotten.
+    pub retry: bool,
+    /// Ids of deliveries; None for all.
+    pub ids: Option<Vec<String>>,
+    pub destination: Option<String>,
+}
+
+/// What an edit of deliveries came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DeliveriesEdited {
+    pub changed: u64,
+    /// Left as they are: their destinations are not defined any more.
+    pub without_destination: u64,
+    /// There were more than one commit takes: ask again.
+    pub more: bool,
 }
 
 /// What a replay came to.

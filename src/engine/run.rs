@@ -1,6 +1,7 @@
 //! The loop: waits for input, applies it, commits it, and lets the sinks go once a commit is durable.
 
 mod background;
+mod queues;
 mod time;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use self::queues::Queues;
 use self::time::ReadTimes;
 use super::broken;
 use super::core::{Begun, Core, Reading, Staged};
@@ -26,7 +28,8 @@ use crate::decode::registry::Schemas;
 use crate::definition::Pipeline;
 use crate::event::{RawBatch, TimeUs};
 use crate::failpoint::{self, Point};
-use crate::sink::{Attempt, AttemptOutcome, CommitRange, Destination, Queued, TableSink, delivery};
+use crate::sink::delivery::Handle;
+use crate::sink::{CommitRange, Destination, Queued, TableSink};
 use crate::source::{Next, Positions, ReadLimits, SourceError, SourceEvent, SourceHandle, SourcePlan};
 use crate::state::keys::{self, Tag};
 use crate::state::{Store, StoreError, codec};
@@ -114,7 +117,7 @@ pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Resul
         status: status.clone(),
     };
     let shipping = tokio::spawn(shipper.run(core.sink, core.outbox.keys().copied().collect()));
-    let queues = Queues::start(&*store, destinations, &engine, &status).await?;
+    let queues = Queues::start(&store, pipeline, destinations, &engine, &status).await?;
 
     // One each: while the loop is busy records wait at their source, where all that wait are the next batch.
     let (to_prepare, raw) = mpsc::channel(1);
@@ -281,59 +284,6 @@ async fn prepare(
     }
 }
 
-/// The destinations' workers and what is in their hands.
-struct Queues {
-    senders: Arc<BTreeMap<String, mpsc::UnboundedSender<Queued>>>,
-    open: BTreeMap<String, i64>,
-}
-
-impl Queues {
-    /// Starts a worker for every destination and hands over what the state still holds for it.
-    async fn start(
-        store: &dyn Store,
-        destinations: BTreeMap<String, Arc<dyn Destination>>,
-        engine: &mpsc::Sender<Input>,
-        status: &SharedStatus,
-    ) -> Result<Queues, EngineError> {
-        let (mut senders, mut opened) = (BTreeMap::new(), BTreeMap::new());
-        for (name, destination) in destinations {
-            let (sender, queue) = mpsc::unbounded_channel();
-            let (attempts, mut made) = mpsc::channel::<Attempt>(64);
-            tokio::spawn(delivery::work(destination, queue, attempts));
-            let engine = engine.clone();
-            tokio::spawn(async move {
-                while let Some(attempt) = made.recv().await {
-                    if engine.send(Input::Command(Command::Attempted(attempt))).await.is_err() {
-                        return;
-                    }
-                }
-            });
-            let prefix = keys::named_prefix(Tag::Delivery, &name);
-            let mut after: Option<bytes::Bytes> = None;
-            let mut open = 0;
-            loop {
-                let page = store.scan(&prefix, after.as_deref(), 1_000).await?;
-                let Some((last, _)) = page.last() else { break };
-                after = Some(last.clone());
-                for (_, value) in &page {
-                    let queued: Queued = codec::decode(Queued::VERSION, "delivery", value)?;
-                    open += 1;
-                    // The worker lives as long as its sender.
-                    let _ = sender.send(queued);
-                }
-            }
-            status.change(|status| status.destinations.entry(name.clone()).or_default().queued = open);
-            opened.insert(name.clone(), open);
-            senders.insert(name, sender);
-        }
-        Ok(Queues { senders: Arc::new(senders), open: opened })
-    }
-
-    fn is_empty(&self) -> bool {
-        self.open.values().all(|open| *open <= 0)
-    }
-}
-
 /// What a commit says: once it is durable, rows go to the shipper and deliveries to their workers.
 struct Effects {
     commit: u64,
@@ -341,7 +291,7 @@ struct Effects {
     queued: Vec<Queued>,
     recent: Recent,
     shipper: mpsc::UnboundedSender<u64>,
-    workers: Arc<BTreeMap<String, mpsc::UnboundedSender<Queued>>>,
+    workers: Arc<BTreeMap<String, Handle>>,
 }
 
 impl Effects {
@@ -353,7 +303,7 @@ impl Effects {
         }
         for queued in self.queued {
             if let Some(worker) = self.workers.get(&queued.delivery.destination) {
-                let _ = worker.send(queued);
+                worker.queued(queued);
             }
         }
     }
@@ -457,7 +407,10 @@ impl Loop {
             // A batch that waits goes along with acknowledgements and attempts. What changes profiles by itself (corrections,
             // lists, fills) keeps a commit of its own.
             let quick = |command: &Command| {
-                matches!(command, Command::Acknowledged { .. } | Command::Seal { .. } | Command::Attempted(_))
+                matches!(
+                    command,
+                    Command::Acknowledged { .. } | Command::Seal { .. } | Command::Begun { .. } | Command::Attempted(_)
+                )
             };
             while batch.is_none() && commands.iter().all(quick) {
                 let Ok(from) = self.prepared.try_recv() else { break };
@@ -486,7 +439,13 @@ impl Loop {
                 self.finish_rebuild(reading, *shadow).await?;
             }
             let looks_up = |command: &Command| {
-                matches!(command, Command::Correct { .. } | Command::Fill { .. } | Command::EditList { .. })
+                matches!(
+                    command,
+                    Command::Correct { .. }
+                        | Command::Fill { .. }
+                        | Command::EditList { .. }
+                        | Command::EditDeliveries { .. }
+                )
             };
             if commands.iter().any(looks_up) {
                 // They look up in the store what the commit in flight may be writing.
@@ -616,14 +575,18 @@ impl Loop {
         self.core.durable(staged.commit);
         let mut begun = std::mem::take(&mut staged.begun).into_iter();
         let mut edited = std::mem::take(&mut staged.edited).into_iter();
+        let mut deliveries_edited = std::mem::take(&mut staged.deliveries_edited).into_iter();
         for command in commands {
             match command {
-                Command::Seal { done, .. } | Command::Acknowledged { done, .. } | Command::Fill { done, .. } => {
+                Command::Seal { done, .. }
+                | Command::Acknowledged { done, .. }
+                | Command::Begun { done, .. }
+                | Command::Fill { done, .. } => {
                     let _ = done.send(());
                 }
                 Command::Attempted(attempt) => {
                     failpoint::pass(Point::AttemptRecorded);
-                    self.attempted(&attempt);
+                    self.queues.attempted(&attempt, &self.status);
                 }
                 Command::Correct { answer, .. } => match begun.next() {
                     Some(Begun::Rebuilding) => self.correcting.push(answer),
@@ -640,19 +603,16 @@ impl Loop {
                 Command::EditList { answer, .. } => {
                     let _ = answer.send(edited.next().unwrap_or_default());
                 }
+                Command::EditDeliveries { answer, .. } => {
+                    let _ = answer.send(deliveries_edited.next().unwrap_or_default());
+                }
                 Command::Assigned { .. } | Command::Replay { .. } | Command::Rebuilt { .. } | Command::HistoryRead => {}
             }
         }
         if let Some(done) = replayed {
             self.replayed(done);
         }
-        let open = self.queues.open.clone();
-        self.status.change(|status| {
-            for (name, open) in open {
-                metrics::gauge!("tributary_delivery_queue", "destination" => name.clone()).set(open as f64);
-                status.destinations.entry(name).or_default().queued = open;
-            }
-        });
+        self.queues.tell(&self.status);
         self.status.committed(&self.core.record, self.core.outbox.len());
         self.tell_fill();
         metrics::counter!("tributary_records_total").increment(staged.records);
@@ -661,33 +621,15 @@ impl Loop {
     /// Takes what a commit says out of it. From now on its deliveries count as open.
     fn effects(&mut self, staged: &mut Staged) -> Effects {
         let queued = std::mem::take(&mut staged.queued);
-        for queued in &queued {
-            *self.queues.open.entry(queued.delivery.destination.clone()).or_default() += 1;
-        }
+        self.queues.count(&queued);
         Effects {
             commit: staged.commit,
             rows: std::mem::take(&mut staged.rows),
             queued,
             recent: self.recent.clone(),
             shipper: self.durable_rows.clone(),
-            workers: self.queues.senders.clone(),
+            workers: self.queues.workers.clone(),
         }
-    }
-
-    fn attempted(&mut self, attempt: &Attempt) {
-        let name = attempt.queued.delivery.destination.clone();
-        let problem = match attempt.outcome {
-            AttemptOutcome::Retry { .. } => Some(attempt.detail.clone()),
-            AttemptOutcome::Sent
-            | AttemptOutcome::Failed
-            | AttemptOutcome::Uncertain
-            | AttemptOutcome::Skipped
-            | AttemptOutcome::DryRun => {
-                *self.queues.open.entry(name.clone()).or_default() -= 1;
-                None
-            }
-        };
-        self.status.change(|status| status.destinations.entry(name).or_default().problem = problem);
     }
 
     fn take(&mut self, from: FromPrepare) -> Result<Option<Prepared>, EngineError> {

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::record::{EngineRecord, Totals};
+use crate::event::TimeUs;
+use crate::sink::delivery::BreakerState;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Status {
@@ -47,6 +49,11 @@ pub struct SinkStatus {
 pub struct DestinationStatus {
     pub queued: i64,
     pub problem: Option<String>,
+    #[serde(default)]
+    pub breaker: BreakerState,
+    /// When the first delivery that waits was set off, UTC microseconds; None where none waits.
+    #[serde(default)]
+    pub oldest: Option<TimeUs>,
 }
 
 /// A status that the engine writes and others read.

@@ -1,42 +1,82 @@
 //! Destinations: each has a worker of its own with its queue, so that a dead one holds up nobody else.
 //!
-//! The queue is durable in the state; a worker holds what is due in memory, sends, and reports every attempt to
+//! The queue is durable in the state; a worker holds a window of it in memory, sends, and reports every attempt to
 //! the engine, which records it in the next commit. A crash between sending and that commit sends the same id
-//! and body once more: at least once, with an idempotency key.
+//! and body once more: at least once, with an idempotency key. Where the other side cannot tell a repeat, the beginning of an attempt is
+//! durable before its request leaves, and after a crash the delivery is uncertain instead of sent again.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::sync::Arc;
+mod breaker;
+mod pace;
+#[cfg(test)]
+mod tests;
+mod window;
+mod worker;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::sync::oneshot;
 
 use crate::activation::Delivery;
-use crate::clock;
 use crate::event::TimeUs;
-use crate::failpoint::{self, Point};
+use crate::state::StoreError;
 
-/// Requests to one destination that are under way at once.
-const AT_ONCE: usize = 16;
-/// The waits grow from a second to six hours; with them the attempts span about three days.
-const ATTEMPTS_MAX: u32 = 25;
-const WAIT_MAX: Duration = Duration::from_secs(6 * 3600);
+pub use breaker::BreakerState;
+pub use pace::{attempts_within, retry_after};
+pub use worker::{Handle, Health, Worker};
 
 /// A delivery in its queue; stored under `keys::numbered_name(Tag::Delivery, destination, number)`.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Queued {
+    /// Its place in the order of all deliveries.
     pub number: u64,
     pub delivery: Delivery,
     /// Attempts already made.
     pub attempts: u32,
+    /// Those of them from before it was last put into the queue by hand.
+    pub attempts_before: u32,
     /// Not before this time, UTC microseconds.
     pub next_attempt_at: TimeUs,
+    /// A request was about to leave and what came of it is not recorded: only where the other side does not drop repeats.
+    pub begun: bool,
 }
 
 impl Queued {
+    pub const VERSION: u8 = 2;
+
+    pub fn new(number: u64, delivery: Delivery) -> Queued {
+        Queued { number, delivery, attempts: 0, attempts_before: 0, next_attempt_at: 0, begun: false }
+    }
+
+    /// Attempts since it was last put into the queue.
+    pub fn attempts_in_round(&self) -> u32 {
+        self.attempts.saturating_sub(self.attempts_before)
+    }
+
+    /// As it is after an attempt that is to be repeated.
+    pub fn again(&self, next_attempt_at: TimeUs) -> Queued {
+        Queued { attempts: self.attempts + 1, next_attempt_at, begun: false, ..self.clone() }
+    }
+}
+
+/// A delivery that is not sent any more by itself; stored under `keys::numbered_name(Tag::DeadLetter, destination, number)`.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct DeadLetter {
+    pub queued: Queued,
+    /// It may have been taken; otherwise it was not.
+    pub uncertain: bool,
+    /// What its last attempt ended with.
+    pub detail: String,
+    /// When that was, UTC microseconds.
+    pub died_at: TimeUs,
+}
+
+impl DeadLetter {
     pub const VERSION: u8 = 1;
+
+    pub fn state(&self) -> &'static str {
+        if self.uncertain { "uncertain" } else { "failed" }
+    }
 }
 
 /// What the other side made of an attempt.
@@ -57,17 +97,14 @@ pub enum Outcome {
 pub trait Destination: Send + Sync + 'static {
     async fn send(&self, delivery: &Delivery, attempted_at: TimeUs) -> Outcome;
 
-    /// Sends several as one request where the destination is defined with `batch`: an outcome for each, in order.
+    /// Sends several as one request where the destination is defined with `batch`: an outcome for each, in order. By itself it
+    /// sends them one by one, all at once.
     async fn send_batch(&self, deliveries: &[&Delivery], attempted_at: TimeUs) -> Vec<Outcome> {
-        let mut outcomes = Vec::with_capacity(deliveries.len());
-        for delivery in deliveries {
-            outcomes.push(self.send(delivery, attempted_at).await);
-        }
-        outcomes
+        futures::future::join_all(deliveries.iter().map(|delivery| self.send(delivery, attempted_at))).await
     }
 
     /// Whether the other side drops repeats by the delivery's id. Where it does not (mail), one whose fate is unknown is
-    /// [`Outcome::Uncertain`] and never repeated by itself.
+    /// [`Outcome::Uncertain`] and never repeated by itself; [`Outcome::Retry`] then says that it was not taken.
     fn drops_repeats(&self) -> bool {
         true
     }
@@ -112,84 +149,17 @@ impl AttemptOutcome {
     }
 }
 
-/// Sends what is in the queue until the queue's sender is gone, and reports every attempt.
-pub async fn work(
-    destination: Arc<dyn Destination>,
-    mut queue: mpsc::UnboundedReceiver<Queued>,
-    attempts: mpsc::Sender<Attempt>,
-) {
-    // What is not due or not yet started, earliest first; ties in order of the queue.
-    let mut waiting: BinaryHeap<Reverse<(TimeUs, u64)>> = BinaryHeap::new();
-    let mut entries = hashbrown::HashMap::new();
-    let mut under_way: JoinSet<Attempt> = JoinSet::new();
-    loop {
-        let now = clock::now_us();
-        while under_way.len() < AT_ONCE {
-            match waiting.peek() {
-                Some(Reverse((due, number))) if *due <= now => {
-                    let number = *number;
-                    waiting.pop();
-                    if let Some(queued) = entries.remove(&number) {
-                        under_way.spawn(attempt(destination.clone(), queued));
-                    }
-                }
-                _ => break,
-            }
-        }
-        let next_due = waiting.peek().filter(|_| under_way.len() < AT_ONCE).map(|Reverse((due, _))| *due);
-        let until_due =
-            next_due.map_or(Duration::from_secs(3600), |due| Duration::from_micros((due - now).max(0) as u64));
-        tokio::select! {
-            biased;
-            queued = queue.recv() => match queued {
-                Some(queued) => {
-                    waiting.push(Reverse((queued.next_attempt_at, queued.number)));
-                    entries.insert(queued.number, queued);
-                }
-                None => return,
-            },
-            Some(done) = under_way.join_next() => {
-                let Ok(attempt) = done else { continue };
-                if let AttemptOutcome::Retry { next_attempt_at } = attempt.outcome {
-                    let queued = &attempt.queued;
-                    let again = Queued { attempts: queued.attempts + 1, next_attempt_at, ..queued.clone() };
-                    waiting.push(Reverse((next_attempt_at, again.number)));
-                    entries.insert(again.number, again);
-                }
-                failpoint::pass(Point::BeforeAttempt);
-                if attempts.send(attempt).await.is_err() {
-                    return;
-                }
-            },
-            () = clock::sleep(until_due) => {}
-        }
-    }
-}
-
-async fn attempt(destination: Arc<dyn Destination>, queued: Queued) -> Attempt {
-    let attempted_at = clock::now_us();
-    failpoint::pass(Point::BeforeRequest);
-    let answer = destination.send(&queued.delivery, attempted_at).await;
-    failpoint::pass(Point::Answered);
-    let (outcome, detail) = match answer {
-        Outcome::Sent(detail) => (AttemptOutcome::Sent, detail),
-        Outcome::Failed(detail) => (AttemptOutcome::Failed, detail),
-        Outcome::Uncertain(detail) => (AttemptOutcome::Uncertain, detail),
-        Outcome::Retry { detail, .. } if queued.attempts + 1 >= ATTEMPTS_MAX => {
-            (AttemptOutcome::Failed, format!("{detail}; given up after {ATTEMPTS_MAX} attempts"))
-        }
-        Outcome::Retry { detail, after } => {
-            let wait = after.unwrap_or_else(|| backoff(&queued)).min(WAIT_MAX);
-            (AttemptOutcome::Retry { next_attempt_at: clock::now_us() + wait.as_micros() as TimeUs }, detail)
-        }
-    };
-    Attempt { queued, outcome, detail, attempted_at }
-}
-
-/// Full jitter between half and the whole of a doubling wait. The jitter comes from the delivery's id and attempt,
-/// so that a stampede spreads without any chance in it.
-fn backoff(queued: &Queued) -> Duration {
-    let whole = Duration::from_secs(1u64 << queued.attempts.min(15)).min(WAIT_MAX);
-    let spread = xxhash_rust::xxh3::xxh3_64_with_seed(queued.delivery.id.as_bytes(), u64::from(queued.attempts));
-    whole / 2 + (whole / 2).mul_f64(spread as f64 / u64::MAX as f64)
+/// What a worker tells the engine.
+#[derive(Debug)]
+pub enum Report {
+    /// A request is about to leave that must not be repeated by itself: answered once that is durable.
+    Begun {
+        queued: Vec<Queued>,
+        done: oneshot::Sender<()>,
+    },
+    Attempted(Attempt),
+    /// The queue cannot be read.
+    Failed(StoreError),
+    /// A fault of ours: sending panicked.
+    Broken(String),
 }

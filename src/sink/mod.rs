@@ -13,7 +13,7 @@ pub mod webhook;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 
-pub use delivery::{Attempt, AttemptOutcome, Destination, Outcome, Queued};
+pub use delivery::{Attempt, AttemptOutcome, DeadLetter, Destination, Outcome, Queued};
 pub use tables::Table;
 
 /// The commits `(after, upto]` of one shipment. Sealed before it is first sent, so that a repeat is identical.

@@ -15,12 +15,11 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, StatusCode, Url};
 
-use super::delivery::{Destination, Outcome};
+use super::delivery::{Destination, Outcome, retry_after};
 use crate::activation::Delivery;
+use crate::clock;
 use crate::event::TimeUs;
 use crate::failpoint::{self, Point};
-
-const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A receiver of webhooks.
 pub struct Webhook {
@@ -52,7 +51,7 @@ impl Webhook {
         let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         let url = parsed.ok_or_else(|| WebhookError::Url { url: url.to_string() })?;
         let key = secret.map(signing_key).transpose()?;
-        let mut client = Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(TIMEOUT).no_proxy();
+        let mut client = Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
         if !allow_private {
             client = client.dns_resolver(Arc::new(PublicOnly));
         }
@@ -115,9 +114,8 @@ impl Destination for Webhook {
         }
         match failpoint::waiting(Point::RequestSent, request.send()).await {
             Ok(response) => {
-                let retry_after =
-                    response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-                judge(response.status(), retry_after.map(Duration::from_secs))
+                let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+                judge(response.status(), asked.and_then(|asked| retry_after(asked, clock::now_us())))
             }
             // `without_url`: the address may carry a token.
             Err(error) => Outcome::Retry { detail: describe(&error.without_url()), after: None },
@@ -143,7 +141,7 @@ fn describe(error: &reqwest::Error) -> String {
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    if error.is_timeout() { format!("no answer within {} s", TIMEOUT.as_secs()) } else { cause.to_string() }
+    cause.to_string()
 }
 
 /// Resolves names and keeps only addresses outside.

@@ -55,6 +55,8 @@ pub enum Tag {
     Sink = b'k',
     /// Delivery queue: destination, delivery number → delivery.
     Delivery = b'q',
+    /// Destination, delivery number → delivery that was given up, or may have been taken.
+    DeadLetter = b'f',
     /// Rejected input by number.
     Rejected = b'r',
     /// Definition versions.
@@ -99,6 +101,11 @@ pub fn numbered_name(tag: Tag, name: &str, number: u64) -> Bytes {
     key.put_u8(0);
     key.put_u64(number);
     key.freeze()
+}
+
+/// The number of a [`numbered_name`] key.
+pub fn parse_numbered_name(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(key.len().checked_sub(8)?..)?.try_into().ok()?))
 }
 
 /// All keys made by [`numbered_name`] for this name.

@@ -17,6 +17,7 @@ mod bad_input;
 mod cdnow;
 mod crash;
 mod definitions;
+mod delivery;
 mod demo;
 mod deploy;
 mod disk;

@@ -2,6 +2,7 @@
 //!
 //! All of it is read from the state and the tables beside whatever runs; nothing is changed.
 
+mod delivery;
 mod events;
 mod moments;
 mod profile;
@@ -53,6 +54,11 @@ pub enum ExplainCommand {
         /// A profile id, an id it had before, or type:value
         who: String,
     },
+    /// What became of a delivery: every attempt, what is to come, and why
+    Delivery {
+        /// Its id, as in `deliveries` and `webhook-id`
+        id: String,
+    },
 }
 
 pub async fn explain(global: &Global, config: &NodeConfig, command: ExplainCommand) -> Result<Exit, Failure> {
@@ -77,6 +83,7 @@ pub async fn explain(global: &Global, config: &NodeConfig, command: ExplainComma
             let person = Person::find(config, &pipeline, who).await?;
             segment::explain(global, config, &pipeline, &person, segment::What::Segment { index, deep }).await
         }
+        ExplainCommand::Delivery { id } => delivery::explain(global, config, &pipeline, &id).await,
         ExplainCommand::Trait { name, who } => {
             let index = index_of("trait", &name, pipeline.traits.iter().map(|plan| plan.name.as_str()))?;
             let person = Person::find(config, &pipeline, who).await?;

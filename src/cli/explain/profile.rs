@@ -130,7 +130,8 @@ async fn supports(
     Ok(supports)
 }
 
-fn rows<const N: usize>(batches: &[RecordBatch]) -> Vec<[String; N]> {
+/// Cells as texts, empty for null.
+pub(super) fn rows<const N: usize>(batches: &[RecordBatch]) -> Vec<[String; N]> {
     let mut all = Vec::new();
     for batch in batches {
         let columns: Vec<_> = batch

@@ -2,18 +2,26 @@
 
 use std::collections::BTreeMap;
 
+use super::delivery::delivery;
 use super::input::settings;
 use super::output::url;
 use super::reference;
 use crate::definition::findings::Span;
-use crate::definition::read::Reader;
+use crate::definition::read::{Fields, Reader};
 use crate::definition::spec::*;
 use crate::definition::yaml::{Entry, Node};
 
-pub fn destination(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<DestinationSpec> {
+pub fn destination(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<DestinationEntry> {
     let fields = reader.section(node, what, span, &reference::DESTINATION)?;
+    let kind = kind(reader, &fields);
+    let delivery = delivery(reader, &fields);
     let channel = fields.get("channel").map(|node| reader.literal(node, "`channel`"));
-    let kind = match fields.one()? {
+    let channel = channel.map_or(Some(None), |channel| channel.map(Some));
+    Some(DestinationEntry { kind: kind?, delivery: delivery?, channel: channel? })
+}
+
+fn kind(reader: &Reader, fields: &Fields) -> Option<DestinationSpec> {
+    match fields.one()? {
         ("webhook", node) => webhook(reader, node, fields.key_span("webhook")),
         (_, node) => {
             let span = fields.key_span("kafka");
@@ -21,17 +29,16 @@ pub fn destination(reader: &Reader, node: &Node, what: &str, span: Span) -> Opti
             let brokers = fields.get("brokers").and_then(|node| reader.literal(node, "`brokers`"));
             let topic = fields.get("topic").and_then(|node| reader.literal(node, "`topic`"));
             let settings = fields.get("settings").map(|node| settings(reader, node));
-            Some(DestinationKindSpec::Kafka {
+            Some(DestinationSpec::Kafka {
                 brokers: brokers?,
                 topic: topic?,
                 settings: settings.unwrap_or(Some(BTreeMap::new()))?,
             })
         }
-    };
-    Some(DestinationSpec { kind: kind?, channel: channel.map_or(Some(None), |channel| channel.map(Some))? })
+    }
 }
 
-fn webhook(reader: &Reader, node: &Node, span: Span) -> Option<DestinationKindSpec> {
+fn webhook(reader: &Reader, node: &Node, span: Span) -> Option<DestinationSpec> {
     let fields = reader.section(node, "`webhook`", span, &reference::WEBHOOK)?;
     let url = fields.get("url").and_then(|node| url(reader, node));
     let secret = fields.get("secret").map(|node| reader.secret(node, "`secret`"));
@@ -41,7 +48,7 @@ fn webhook(reader: &Reader, node: &Node, span: Span) -> Option<DestinationKindSp
         let literal = header(reader, &key.text, value)?;
         headers.insert(key.text.clone(), literal);
     }
-    Some(DestinationKindSpec::Webhook {
+    Some(DestinationSpec::Webhook {
         url: url?,
         secret: secret.map_or(Some(None), |secret| secret.map(Some))?,
         headers,

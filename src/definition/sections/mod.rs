@@ -2,6 +2,7 @@
 
 mod activation;
 mod case;
+mod delivery;
 mod destination;
 mod identity;
 mod input;

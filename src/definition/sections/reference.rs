@@ -1,6 +1,6 @@
 //! Every key of the reference, section by section. `docs/pipeline-reference.md` tells the same at length.
 
-use super::{activation, case, identity, input, profile, sessions};
+use super::{activation, case, delivery, identity, input, profile, sessions};
 use crate::definition::keys::{Holds, Section, key, names, required};
 use crate::definition::read::NOT_YET;
 use crate::profile::FunnelModes;
@@ -252,10 +252,25 @@ pub static DESTINATION: Section = Section {
         key("webhook", Map(&WEBHOOK), "an HTTP endpoint, called as Standard Webhooks have it"),
         key("kafka", Map(&KAFKA_DESTINATION), "a topic"),
         key("channel", Text, "one of `channels`; its kind if left out"),
+        key("rate_limit", Text, "so many requests begin in a time at most, as 10 per 1s"),
+        key("concurrency", Count, "requests that are under way at once; 16 if left out"),
+        key("timeout", Duration, "how long one request may take; 15s if left out, 1m for kafka"),
+        key("retry_for", Duration, "a delivery is tried for about so long; 3d if left out"),
+        key(
+            "order",
+            Choice(|| names(&delivery::ORDERS)),
+            "with profile, a profile's deliveries go one after the other",
+        ),
+        key("batch", Map(&BATCH), "several deliveries in one request"),
     ],
     one_of: &["webhook", "kafka"],
     later: &[("connector", NOT_YET), ("email", NOT_YET), ("with", NOT_YET)],
 };
+
+pub static BATCH: Section = Section::of(&[
+    required("max", Count, "so many deliveries at most"),
+    required("within", Duration, "the first of them waits no longer for others"),
+]);
 
 pub static WEBHOOK: Section = Section::of(&[
     required("url", Text, "http or https"),

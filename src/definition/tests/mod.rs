@@ -3,6 +3,7 @@
 
 mod broken;
 mod cases;
+mod delivery;
 mod groups;
 mod lists;
 mod rfm;

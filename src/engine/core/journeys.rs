@@ -211,7 +211,7 @@ impl Core {
             let number = self.record.next_delivery;
             self.record.next_delivery += 1;
             self.record.totals.deliveries += 1;
-            let queued = Queued { number, delivery, attempts: 0, next_attempt_at: 0 };
+            let queued = Queued::new(number, delivery);
             let (outcome, detail) = match fate {
                 Fate::Failed(detail) => (AttemptOutcome::Failed, detail),
                 Fate::Skipped(detail) => (AttemptOutcome::Skipped, detail),

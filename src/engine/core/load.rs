@@ -124,6 +124,7 @@ impl Core {
             sealer: Sealer::default(),
             outbox,
             send,
+            destinations: pipeline.destinations.iter().map(|destination| destination.name.clone()).collect(),
             profiles_at_once: fill::PROFILES_AT_ONCE,
             store,
         })

@@ -34,6 +34,7 @@ pub const ALWAYS: &[(&str, fn(&World) -> Checked)] = &[
     ("enter and exit alternate", alternate),
     ("the tables hold nothing that was not sealed, and nothing twice", only_sealed),
     ("repeated requests have one body", bodies),
+    ("what comes twice is done twice, and does not", once),
     ("no process ends but by a fault that a restart repairs", ends),
 ];
 
@@ -198,6 +199,15 @@ fn only_sealed(world: &World) -> Checked {
             let sealed = world.disk.sealed.get(&(commit, table.clone())).map_or(0, |sealed| sealed.rows.num_rows());
             ensure!(rows as usize <= sealed, "{table} holds {rows} rows of commit {commit}, sealed were {sealed}");
         }
+    }
+    Ok(())
+}
+
+/// The receiver that cannot tell a repeat has acted on nothing twice.
+fn once(world: &World) -> Checked {
+    let mut taken = BTreeSet::new();
+    for receipt in world.receipts.iter().filter(|receipt| receipt.destination == "ads" && receipt.taken) {
+        ensure!(taken.insert(&receipt.id), "{} was sent and done twice", receipt.id);
     }
     Ok(())
 }

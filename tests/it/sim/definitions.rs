@@ -22,8 +22,8 @@ identity:
 aggregates:
   by_hour: SELECT date_trunc('hour', timestamp) AS hour, sum(properties.total) AS revenue, count(*) AS orders FROM events WHERE event = 'Order Completed' GROUP BY 1
 destinations:
-  crm: { webhook: { url: "https://crm.example/hook" } }
-  ads: { webhook: { url: "https://ads.example/hook" } }
+  crm: { webhook: { url: "https://crm.example/hook" }, order: profile, concurrency: 4 }
+  ads: { kafka: { brokers: "nowhere:9092", topic: ads }, batch: { max: 3, within: 2s }, rate_limit: 50 per 1m, timeout: 15s }
 activations:
   welcome: { trigger: { enters: customers }, consent: none, status: live, do: [ { id: tell, send: { to: crm } } ] }
   lively:  { trigger: { enters: busy }, consent: none, status: live, do: [ { id: tell, send: { to: ads } } ] }

@@ -169,7 +169,9 @@ fn start(world: &Arc<Mutex<World>>, drain: bool) -> Started {
     let instance = Instance { number, world: world.clone(), dead: Arc::default(), died: Arc::default() };
     let (sender, receiver) = mpsc::channel(64);
     world.lock().expect("no panic while it is held").control = Some(sender.clone());
-    let receiver_of = |_: &str| Arc::new(SimReceiver(instance.clone())) as Arc<dyn Destination>;
+    let receiver_of = |name: &str| {
+        Arc::new(SimReceiver { here: instance.clone(), drops_repeats: name != "ads" }) as Arc<dyn Destination>
+    };
     let sources = instance.clone();
     let store = store::open(&instance, cache_bytes == TINY);
     let wiring = Wiring {

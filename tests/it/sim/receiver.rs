@@ -19,24 +19,39 @@ const TIMEOUT_MS: u64 = 15_000;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Receipt {
     pub id: String,
+    pub destination: String,
     pub body: String,
     /// Whether the receiver acts on it.
     pub taken: bool,
 }
 
-pub struct SimReceiver(pub Instance);
+pub struct SimReceiver {
+    pub here: Instance,
+    /// False: as mail. What comes twice is done twice.
+    pub drops_repeats: bool,
+}
 
 #[async_trait]
 impl Destination for SimReceiver {
     async fn send(&self, delivery: &Delivery, _: TimeUs) -> Outcome {
-        let here = &self.0;
+        let here = &self.here;
         let broken = |detail: &str| Outcome::Retry { detail: detail.to_string(), after: None };
+        // It may have been taken.
+        let unknown = |detail: &str| match self.drops_repeats {
+            true => broken(detail),
+            false => Outcome::Uncertain(detail.to_string()),
+        };
         here.reach("send").await;
         if here.strikes(Fault::SendReset) {
             return broken("connection refused");
         }
         let receive = |taken: bool| {
-            let receipt = Receipt { id: delivery.id.clone(), body: delivery.body.clone(), taken };
+            let receipt = Receipt {
+                id: delivery.id.clone(),
+                destination: delivery.destination.clone(),
+                body: delivery.body.clone(),
+                taken,
+            };
             here.world().receipts.push(receipt);
         };
         let refuse = |status: StatusCode, after_s: Option<u64>| {
@@ -56,13 +71,13 @@ impl Destination for SimReceiver {
         if here.strikes(Fault::SendHangs) {
             receive(false);
             clock::sleep(millis(TIMEOUT_MS)).await;
-            return broken("no answer");
+            return unknown("no answer");
         }
         if here.strikes(Fault::SendLate) {
             receive(true);
             clock::sleep(millis(TIMEOUT_MS)).await;
             here.reach("sent late").await;
-            return broken("no answer");
+            return unknown("no answer");
         }
         if here.strikes(Fault::SendSlow) {
             let takes = here.random(|random| random.u64(0..TIMEOUT_MS));
@@ -72,11 +87,18 @@ impl Destination for SimReceiver {
         receive(true);
         here.reach("sent").await;
         if here.strikes(Fault::SendAnswerLost) {
-            return broken("connection reset");
+            return unknown("connection reset");
         }
         if here.strikes(Fault::SendLies) {
+            if !self.drops_repeats {
+                return unknown("HTTP 500");
+            }
             return judge(StatusCode::INTERNAL_SERVER_ERROR, None);
         }
         judge(StatusCode::OK, None)
+    }
+
+    fn drops_repeats(&self) -> bool {
+        self.drops_repeats
     }
 }
