@@ -4,10 +4,11 @@
 //! [`Activations::render`] seals one [`Delivery`] for each, its body to the letter, so that every repeat is the same.
 //! Ids are hashes of what caused them, never of chance or clocks (SEMANTICS §7).
 
+pub mod connector;
 mod destination;
 mod template;
 
-pub use destination::{Delivery, DestinationKind, DestinationPlan};
+pub use destination::{Delivery, DestinationKind, DestinationPlan, EmailPlan, MailTls};
 pub use template::{Template, TemplateError};
 
 use arrow::array::{Array, BooleanArray};

@@ -1,6 +1,7 @@
 //! `activations:` → plans: triggers, steps, and the names that templates may use.
 
 use super::check::Checker;
+use super::destinations;
 use super::findings::{Span, nearest_or_list};
 use super::outputs::{canonical_sql, version};
 use super::sections::check_reference;
@@ -17,14 +18,15 @@ pub fn activation(
     traits: &[TraitPlan],
 ) -> Option<ActivationPlan> {
     let trigger = trigger(checker, &spec.trigger, traits);
-    let destinations = checker.destination_names();
+    let names = checker.destination_names();
     let mut steps = Vec::new();
     let mut sound = true;
     for step in &spec.steps {
-        sound &= check_reference(&checker.reader, &step.to, "destination", &destinations);
+        sound &= check_reference(&checker.reader, &step.to, "destination", &names);
         if let Some((_, node)) = &step.body {
             sound &= body(checker, node, &spec.trigger, trait_names);
         }
+        sound &= destinations::check_body(checker, &step.to, step.body.as_ref().map(|(_, node)| node));
         let body = step.body.as_ref().map(|(body, _)| body.clone());
         steps.push(SendStep { id: step.id.text.clone(), to: step.to.text.clone(), body });
     }

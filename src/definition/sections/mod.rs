@@ -2,6 +2,7 @@
 
 mod activation;
 mod case;
+mod connector;
 mod destination;
 mod identity;
 mod input;
@@ -15,7 +16,9 @@ use std::collections::BTreeMap;
 use self::activation::activation;
 pub use self::case::read_time;
 use self::case::test;
+use self::connector::connector;
 use self::destination::destination;
+pub use self::destination::email_keys;
 use self::identity::identity;
 use self::input::{source, step, table};
 use self::output::warehouse;
@@ -86,6 +89,7 @@ fn section(definition: &mut Definition, name: &str, span: Span, node: &Node, rea
         "traits" => named(&mut definition.traits, node, "trait", reader, a_trait),
         "segments" => named(&mut definition.segments, node, "segment", reader, segment),
         "groups" => named(&mut definition.groups, node, "group", reader, group),
+        "connectors" => named(&mut definition.connectors, node, "connector", reader, connector),
         "destinations" => named(&mut definition.destinations, node, "destination", reader, destination),
         "activations" => named(&mut definition.activations, node, "activation", reader, activation),
         "aggregates" => {
