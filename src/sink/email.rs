@@ -304,19 +304,33 @@ pub fn server(text: &str) -> Option<(String, u16, bool)> {
     Some((host, url.port().unwrap_or(if implicit { 465 } else { 587 }), implicit))
 }
 
-/// `ann@x.example` or `Ann Lee <ann@x.example>`; names of domains in their ASCII form.
+/// `ann@x.example` or `Ann Lee <ann@x.example>`: before the last `<` anything is a name, also with commas and dots, since
+/// names of people come from templates. Names of domains in their ASCII form. None where it is no address.
 pub fn mailbox(text: &str) -> Option<Mailbox> {
     if text.chars().any(char::is_control) {
         return None;
     }
-    let parsed: Mailbox = text.trim().parse().ok()?;
-    let domain = match url::Host::parse(parsed.email.domain()) {
+    let text = text.trim();
+    let (name, address) = match text.strip_suffix('>').and_then(|text| text.rsplit_once('<')) {
+        Some((name, address)) => (unquoted(name.trim()), address.trim()),
+        None => (String::new(), text),
+    };
+    let (user, domain) = address.rsplit_once('@')?;
+    let domain = match url::Host::parse(domain) {
         Ok(url::Host::Domain(domain)) => domain,
         // `user@[10.0.0.1]`
-        _ => parsed.email.domain().to_string(),
+        _ => domain.to_string(),
     };
-    let email = Address::new(parsed.email.user(), domain).ok()?;
-    Some(Mailbox::new(parsed.name, email))
+    let email = Address::new(user, domain).ok()?;
+    Some(Mailbox::new(Some(name).filter(|name| !name.is_empty()), email))
+}
+
+/// Without quotes around it, and the escapes that they need.
+fn unquoted(name: &str) -> String {
+    match name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
+        Some(inner) => inner.replace("\\\"", "\"").replace("\\\\", "\\"),
+        None => name.to_string(),
+    }
 }
 
 fn tls_of(plan: &EmailPlan, host: &str) -> Result<TlsParameters, EmailError> {

@@ -4,7 +4,9 @@
 //! They are strict: a name that is not there is an error. In an address values are percent-encoded unless they are
 //! `| safe`. `omit` leaves a key or an item out; the filters for identifiers give it where there is no value.
 
-use minijinja::value::{Serde, Value as Any};
+use std::collections::BTreeMap;
+
+use minijinja::value::{Serde, Value as Any, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -55,11 +57,16 @@ impl Default for Templates {
             _ => Ok(out.write_str(&value.to_string())?),
         });
         strict.add_global("omit", OMIT);
-        strict.add_filter("lower_email", |value: Any| or_omit(value, lower_email));
-        strict.add_filter("google_email", |value: Any| or_omit(value, google_email));
-        strict.add_filter("e164", |value: Any| or_omit(value, e164));
-        strict.add_filter("digits", |value: Any| or_omit(value, digits));
-        strict.add_filter("sha256", |value: Any| or_omit(value, |text| Some(sha256(text))));
+        strict.add_filter("lower_email", |value: Any| each(&value, lower_email));
+        strict.add_filter("google_email", |value: Any| each(&value, google_email));
+        strict.add_filter("e164", |value: Any| each(&value, e164));
+        strict.add_filter("digits", |value: Any| each(&value, digits));
+        strict.add_filter("sha256", |value: Any| each(&value, |text| Some(sha256(text))));
+        strict.add_filter("as_key", |value: Any, key: String| Any::from_serialize(as_key(&value, &key)));
+        strict.add_filter("as_row", |value: Any, column: usize, width: usize| {
+            Any::from_serialize(as_row(&value, column, width))
+        });
+        strict.add_filter("flat", |lists: Any| flat(&lists));
         strict.add_filter("unix", unix);
         let mut lenient = strict.clone();
         lenient.set_undefined_behavior(UndefinedBehavior::Chainable);
@@ -198,12 +205,55 @@ fn said(error: &Error) -> String {
     }
 }
 
-/// A filter over texts: nothing in, nothing out; and `omit` where the value cannot be what it should.
-fn or_omit(value: Any, filter: impl Fn(&str) -> Option<String>) -> String {
-    let text = if value.is_undefined() || value.is_none() { String::new() } else { value.to_string() };
-    let text = text.trim();
-    let there = !text.is_empty() && text != OMIT.trim() && text != OMIT;
-    if there { filter(text).unwrap_or_else(|| OMIT.to_string()) } else { OMIT.to_string() }
+/// A filter over texts, one or a list of them: nothing in, nothing out; and `omit` where no value can be what it should.
+fn each(value: &Any, filter: impl Fn(&str) -> Option<String>) -> Any {
+    let all: Vec<Any> = texts(value).filter_map(|text| filter(&text)).map(Any::from).collect();
+    match (value.kind(), &all[..]) {
+        (_, []) => Any::from(OMIT),
+        (ValueKind::Seq, _) => Any::from(all),
+        (_, [first, ..]) => first.clone(),
+    }
+}
+
+/// What is there of a value: of a list each item, without what is empty.
+fn texts(value: &Any) -> impl Iterator<Item = String> {
+    let items: Vec<Any> = match value.kind() {
+        ValueKind::Seq => value.try_iter().map(Iterator::collect).unwrap_or_default(),
+        ValueKind::Undefined | ValueKind::None => Vec::new(),
+        _ => vec![value.clone()],
+    };
+    let texts = items.into_iter().map(|item| if item.is_none() { String::new() } else { item.to_string() });
+    texts.filter(|text| text != OMIT).map(|text| text.trim().to_string()).filter(|text| !text.is_empty())
+}
+
+/// An object with this key for each value.
+fn as_key(value: &Any, key: &str) -> Vec<BTreeMap<String, String>> {
+    texts(value).map(|text| BTreeMap::from([(key.to_string(), text)])).collect()
+}
+
+/// A row with blanks for each value, which stands in this column, from 0.
+fn as_row(value: &Any, column: usize, width: usize) -> Vec<Vec<String>> {
+    let row = |text: String| {
+        let mut row = vec![String::new(); width.min(100)];
+        if let Some(cell) = row.get_mut(column) {
+            *cell = text;
+        }
+        row
+    };
+    texts(value).map(row).collect()
+}
+
+/// The items of lists in one list, without what is omitted.
+fn flat(lists: &Any) -> Result<Vec<Any>, Error> {
+    let mut all = Vec::new();
+    for list in lists.try_iter()? {
+        match list.kind() {
+            ValueKind::Seq => all.extend(list.try_iter()?),
+            _ => all.push(list),
+        }
+    }
+    all.retain(|item| item.as_str() != Some(OMIT));
+    Ok(all)
 }
 
 /// Trimmed and in lower case, without white space inside.
@@ -305,6 +355,13 @@ mod tests {
             ("'0800 555' | e164 | sha256", Value::Null),
             ("'+49 30 extension 5' | e164", Value::Null),
             ("'' | sha256", Value::Null),
+            ("['A@x.example', none, 'no address', 'b@x.example'] | lower_email", json!(["a@x.example", "b@x.example"])),
+            ("['no address'] | lower_email | sha256", Value::Null),
+            (
+                "[['a', 'b'] | as_key('k'), gone | as_key('l'), 'c' | as_key('m')] | flat",
+                json!([{ "k": "a" }, { "k": "b" }, { "m": "c" }]),
+            ),
+            ("['a', omit] | as_row(1, 3)", json!([["", "a", ""]])),
         ];
         for (expression, expected) in rows {
             let found = templates.value(expression, &json!({})).unwrap().unwrap_or_default();

@@ -616,8 +616,6 @@ segments:
   ten: { sample: 10% }
 activations:
   a: { trigger: { schedule: daily }, re_entry: once, do: [ { id: x, wait: 1d } ] }
-destinations:
-  ads: { connector: google_ads }
 "#,
             ),
         ],
@@ -656,12 +654,7 @@ error: `wait` is not there yet
   --> p.yaml:13:69
    |
 13 |   a: { trigger: { schedule: daily }, re_entry: once, do: [ { id: x, wait: 1d } ] }
-   |                                                                     ^^^^
-error: `connector` is not there yet
-  --> p.yaml:15:10
-   |
-15 |   ads: { connector: google_ads }
-   |          ^^^^^^^^^"#,
+   |                                                                     ^^^^"#,
     );
 }
 

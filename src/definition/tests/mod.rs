@@ -3,6 +3,7 @@
 
 mod broken;
 mod cases;
+mod destinations;
 mod groups;
 mod lists;
 mod rfm;
