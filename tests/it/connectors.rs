@@ -651,6 +651,12 @@ fn slack() {
                 vec!["retry: HTTP 200: internal_error"],
             ),
             case(
+                "a gateway that has lost the answer",
+                vec![body()],
+                vec![post("C1").answers(504, json!("<html>"))],
+                vec!["uncertain: HTTP 504: it may have been taken"],
+            ),
+            case(
                 "an operator can mend it",
                 vec![body()],
                 vec![post("C1").answers(200, json!({ "ok": false, "error": "token_revoked" }))],

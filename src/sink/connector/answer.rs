@@ -51,6 +51,10 @@ pub fn judge(
         }
         None => match webhook::judge(answer.status, after) {
             Outcome::Sent(detail) => Outcome::Sent(detail),
+            // A gateway that has lost the answer says nothing about what was made of the request.
+            _ if !operation.drops_repeats && matches!(answer.status.as_u16(), 502 | 504) => {
+                Outcome::Uncertain(detailed("it may have been taken".to_string()))
+            }
             // Rights are for an operator to mend, and the delivery waits for that.
             _ if matches!(answer.status.as_u16(), 401 | 403) => {
                 Outcome::Retry { detail: detailed(excerpt(&answer.body)), after }
