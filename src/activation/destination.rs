@@ -1,8 +1,10 @@
 //! Destinations as they are defined, and the messages that go to them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use super::connector::ConnectorPlan;
 use crate::event::{ProfileId, TimeUs};
 
 /// A checked destination.
@@ -68,8 +70,8 @@ pub struct BatchPlan {
 pub enum DestinationKind {
     Webhook {
         url: String,
-        /// Signing secret (`whsec_…` base64, or plain text); unsigned where None. Never printed.
-        secret: Option<String>,
+        /// Signing secrets (`whsec_…` base64, or plain text), the new one first; unsigned where there is none. Never printed.
+        secrets: Vec<String>,
         headers: BTreeMap<String, String>,
         /// Lets addresses inside (loopback, private) be called.
         allow_private: bool,
@@ -79,6 +81,42 @@ pub enum DestinationKind {
         topic: String,
         settings: BTreeMap<String, String>,
     },
+    File {
+        path: PathBuf,
+    },
+    Email(Box<EmailPlan>),
+    Connector {
+        connector: Box<ConnectorPlan>,
+        /// Its parameters; some are secret. Never printed.
+        with: BTreeMap<String, String>,
+        allow_private: bool,
+    },
+}
+
+/// A mail server, and what messages have in common.
+#[derive(Clone)]
+pub struct EmailPlan {
+    /// `smtp://host:port` or `smtps://host:port`
+    pub smtp: String,
+    pub user: Option<String>,
+    /// Never printed.
+    pub password: Option<String>,
+    pub from: String,
+    pub reply_to: Option<String>,
+    /// A template over `delivery` and `body` that makes an https address.
+    pub unsubscribe: Option<String>,
+    pub tls: MailTls,
+    /// A file with certificates (PEM) that are trusted besides the public ones.
+    pub ca: Option<PathBuf>,
+    pub allow_private: bool,
+}
+
+/// What becomes of a connection that is not encrypted from the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MailTls {
+    Required,
+    Opportunistic,
+    None,
 }
 
 impl DestinationKind {
@@ -87,6 +125,9 @@ impl DestinationKind {
         match self {
             DestinationKind::Webhook { .. } => "webhook",
             DestinationKind::Kafka { .. } => "kafka",
+            DestinationKind::Email(_) => "email",
+            DestinationKind::File { .. } => "file",
+            DestinationKind::Connector { .. } => "connector",
         }
     }
 }
@@ -96,6 +137,9 @@ impl std::fmt::Debug for DestinationKind {
         match self {
             DestinationKind::Webhook { url, .. } => write!(f, "Webhook({url})"),
             DestinationKind::Kafka { topic, .. } => write!(f, "Kafka({topic})"),
+            DestinationKind::File { path } => write!(f, "File({})", path.display()),
+            DestinationKind::Email(plan) => write!(f, "Email({})", plan.smtp),
+            DestinationKind::Connector { connector, .. } => write!(f, "Connector({})", connector.name),
         }
     }
 }

@@ -5,13 +5,16 @@
 //! the way is sealed as a [`Delivery`], its body to the letter, so that every repeat is the same. Ids are hashes of what
 //! caused them, never of chance or clocks (SEMANTICS §7).
 
+pub mod connector;
 mod destination;
 mod plan;
 mod template;
 mod time;
 mod walk;
 
-pub use destination::{BatchPlan, Delivery, DeliveryPlan, DestinationKind, DestinationPlan, RateLimit};
+pub use destination::{
+    BatchPlan, Delivery, DeliveryPlan, DestinationKind, DestinationPlan, EmailPlan, MailTls, RateLimit,
+};
 pub use plan::{
     Action, ActivationPlan, Arm, Await, Cap, Channel, Consent, Messaging, OnChange, ReEntry, Status, Step, Trigger,
 };

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde::Deserialize;
 
 use super::Global;
+use crate::sink::guard::AllowList;
 use crate::telemetry::LogFormat;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -22,6 +23,8 @@ pub struct NodeConfig {
     pub batch_records: usize,
     /// How long a batch waits for more, in milliseconds.
     pub linger_ms: u64,
+    /// Networks and hosts inside that destinations may call, besides those that say so themselves.
+    pub allow_addresses: AllowList,
     /// What is logged, in the syntax of `RUST_LOG`.
     pub log: String,
     pub log_format: LogFormat,
@@ -41,6 +44,7 @@ impl NodeConfig {
             ("checkpoint_mib", "512"),
             ("batch_records", "50000"),
             ("linger_ms", "20"),
+            ("allow_addresses", ""),
             ("log", "warn,tributary=info"),
             ("log_format", "text"),
         ];
@@ -86,6 +90,14 @@ mod tests {
         let foreign =
             [("TRIBUTARY_PORT", "tcp://10.0.0.1:8321"), ("TRIBUTARY_TEST_DOCKER", "0"), ("TRIBUTARY_DATA", "")];
         assert_eq!(load(None, &foreign).unwrap().data, "tributary-data");
+    }
+
+    #[test]
+    fn addresses_that_may_be_called_are_a_list() {
+        let found = load(None, &[("TRIBUTARY_ALLOW_ADDRESSES", "10.0.0.0/8, mail.internal")]).unwrap();
+        assert_eq!(found.allow_addresses, "mail.internal 10.0.0.0/8".parse().unwrap());
+        let said = load(None, &[("TRIBUTARY_ALLOW_ADDRESSES", "10.0.0.0/80")]).unwrap_err();
+        assert!(said.contains("allow_addresses: `10.0.0.0/80`"), "{said}");
     }
 
     #[test]

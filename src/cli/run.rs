@@ -16,6 +16,10 @@ use crate::engine::control::{self, ControlFile};
 use crate::engine::{self, DecodeOn, EngineError, Input, Outcome, SharedStatus, Stop, Wiring};
 use crate::query::{TableHistory, Target};
 use crate::sink::clickhouse::ClickHouseSink;
+use crate::sink::connector::Connector;
+use crate::sink::email::Email;
+use crate::sink::file::FileDestination;
+use crate::sink::guard::Reach;
 use crate::sink::kafka::KafkaDestination;
 use crate::sink::lake::LakeSink;
 use crate::sink::webhook::Webhook;
@@ -189,7 +193,7 @@ impl Session {
             store: self.store.clone() as Arc<dyn Store>,
             sink,
             // What waits in the queues stays there.
-            destinations: if options.no_send { BTreeMap::new() } else { destinations(&pipeline.destinations)? },
+            destinations: if options.no_send { BTreeMap::new() } else { destinations(&pipeline.destinations, config)? },
             history: Arc::new(TableHistory { target: tables_of(pipeline, config) }),
             schema_cache: self.location.folder().map(std::path::Path::to_path_buf),
             status,
@@ -321,15 +325,28 @@ pub fn table_sink(pipeline: &Pipeline, data: &str, state_id: &str) -> Result<Box
     })
 }
 
-fn destinations(plans: &[DestinationPlan]) -> Result<BTreeMap<String, Arc<dyn Destination>>, Failure> {
+fn destinations(
+    plans: &[DestinationPlan],
+    config: &NodeConfig,
+) -> Result<BTreeMap<String, Arc<dyn Destination>>, Failure> {
+    let allowed = Arc::new(config.allow_addresses.clone());
+    let reach = |allow_private: bool| Reach::new(allow_private, allowed.clone());
     let mut destinations: BTreeMap<String, Arc<dyn Destination>> = BTreeMap::new();
     for plan in plans {
         let failed = |error: String| Failure::findings(format!("destination {}: {error}", plan.name));
         let destination: Arc<dyn Destination> = match &plan.kind {
-            DestinationKind::Webhook { url, secret, headers, allow_private } => Arc::new(
-                Webhook::new(url, secret.as_deref(), headers.clone(), *allow_private)
+            DestinationKind::Webhook { url, secrets, headers, allow_private } => Arc::new(
+                Webhook::new(url, secrets, headers, reach(*allow_private))
                     .map_err(|error| failed(error.to_string()))?,
             ),
+            DestinationKind::File { path } => Arc::new(FileDestination::new(path.clone())),
+            DestinationKind::Email(plan) => {
+                let email = Email::new((**plan).clone(), reach(plan.allow_private));
+                Arc::new(email.map_err(|error| failed(error.to_string()))?)
+            }
+            DestinationKind::Connector { connector, with, allow_private } => {
+                Arc::new(Connector::new((**connector).clone(), with, reach(*allow_private)).map_err(failed)?)
+            }
             DestinationKind::Kafka { brokers, topic, settings } => {
                 Arc::new(KafkaDestination::new(brokers, topic, settings).map_err(|error| failed(error.to_string()))?)
             }

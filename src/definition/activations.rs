@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono_tz::Tz;
 
 use super::check::Checker;
+use super::destinations;
 use super::findings::{Span, nearest, nearest_or_list};
 use super::outputs::{canonical_sql, version};
 use super::scope::ProfileScope;
@@ -97,6 +98,7 @@ impl Program<'_> {
                 if let Some((_, node)) = &send.body {
                     sound &= body(checker, node, self.trigger, self.names.traits);
                 }
+                sound &= destinations::check_body(checker, &send.to, send.body.as_ref().map(|(_, node)| node));
                 let body = send.body.as_ref().map(|(body, _)| body.clone());
                 return sound.then(|| Action::Send { to: send.to.text.clone(), body });
             }

@@ -9,6 +9,7 @@ use super::findings::{Span, nearest_or_list};
 use super::read::Reader;
 use super::scope::Whose;
 use super::spec::*;
+use crate::activation::connector::ConnectorPlan;
 use crate::event::{Field, ValueType};
 use crate::expression::{Expression, Scope};
 use crate::transform::{Aliases, Contract, Contracts, EventScope};
@@ -191,6 +192,15 @@ impl<'d> Checker<'d> {
 
     pub fn destination_names(&self) -> Vec<&'d str> {
         self.definition.destinations.iter().map(|destination| destination.name.as_str()).collect()
+    }
+
+    pub fn destination(&self, name: &str) -> Option<&'d DestinationSpec> {
+        let found = self.definition.destinations.iter().find(|destination| destination.name == name);
+        found.and_then(|destination| destination.body.as_ref()).map(|entry| &entry.kind)
+    }
+
+    pub fn connectors(&self) -> &'d [Named<ConnectorPlan>] {
+        &self.definition.connectors
     }
 
     /// Identifier types, best first.

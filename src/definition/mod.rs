@@ -12,6 +12,7 @@ mod activations;
 mod aggregates;
 mod cases;
 mod check;
+mod connectors;
 mod destinations;
 mod findings;
 mod groups;
@@ -344,8 +345,9 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, earlier: &[Earlier], reader
     let specs = (definition.traits.as_slice(), definition.segments.as_slice());
     let segments = segments::segments(&checker, specs, Whose::People, &traits, &identity);
     let groups = groups::groups(&checker, &definition, &identity);
-    let destinations: Vec<DestinationPlan> =
-        bodies(&definition.destinations).map(|(name, _, spec)| destinations::destination(name, spec)).collect();
+    let destinations: Vec<DestinationPlan> = bodies(&definition.destinations)
+        .filter_map(|(name, span, spec)| destinations::destination(&checker, name, span, spec))
+        .collect();
     let messaging = activations::messaging(&checker, &definition, &traits, &destinations, timezone);
     let mut trait_names: Vec<&str> = definition.traits.iter().map(|other| other.name.as_str()).collect();
     trait_names.extend(crate::profile::BUILT_IN.iter().map(|(name, _)| *name));

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::Blank;
 use super::findings::Span;
-use super::yaml::{Node, Scalar};
-use crate::activation::{BatchPlan, Cap, LocalTime, OnChange, QuietHours, RateLimit, ReEntry, Status};
+use super::yaml::{Entry, Node, Scalar};
+use crate::activation::connector::ConnectorPlan;
+use crate::activation::{BatchPlan, Cap, LocalTime, MailTls, OnChange, QuietHours, RateLimit, ReEntry, Status};
 use crate::decode::Framing;
 use crate::event::{TimeUs, ValueType};
 use crate::identity::{Limit, Normalize, OnConflict, Pattern};
@@ -59,6 +60,7 @@ pub struct Definition {
     pub suppression: Vec<Literal>,
     pub profile_timezone: Option<Literal>,
     pub channels: Vec<Named<ChannelSpec>>,
+    pub connectors: Vec<Named<ConnectorPlan>>,
     pub destinations: Vec<Named<DestinationEntry>>,
     pub activations: Vec<Named<ActivationSpec>>,
     pub aggregates: Vec<Named<Sql>>,
@@ -279,8 +281,25 @@ pub struct DeliverySpec {
 
 #[derive(Debug)]
 pub enum DestinationSpec {
-    Webhook { url: Literal, secret: Option<Literal>, headers: BTreeMap<String, Literal>, allow_private: bool },
+    Webhook { url: Literal, secrets: Vec<Literal>, headers: BTreeMap<String, Literal>, allow_private: bool },
     Kafka { brokers: Literal, topic: Literal, settings: BTreeMap<String, Literal> },
+    File { path: Literal },
+    Email(Box<EmailSpec>),
+    Connector { connector: Literal, with: Vec<Entry>, allow_private: bool },
+}
+
+#[derive(Debug)]
+pub struct EmailSpec {
+    pub smtp: Literal,
+    pub user: Option<Literal>,
+    pub password: Option<Literal>,
+    pub from: Literal,
+    pub reply_to: Option<Literal>,
+    /// A template.
+    pub unsubscribe: Option<String>,
+    pub tls: MailTls,
+    pub ca: Option<Literal>,
+    pub allow_private: bool,
 }
 
 #[derive(Debug)]

@@ -1,12 +1,18 @@
 //! Sinks: where sealed output goes after its commit is durable. Table sinks (ClickHouse, the lake) ship ranges of
-//! commits; destinations (webhook, Kafka) send deliveries one by one.
+//! commits; destinations (webhook, Kafka, file, mail, connectors) send deliveries one by one or several at once.
 
 pub mod clickhouse;
+pub mod connector;
 pub mod delivery;
+pub mod email;
+pub mod file;
+pub mod guard;
+pub mod http;
 pub mod kafka;
 pub mod lake;
 pub mod shipment;
 pub mod tables;
+pub mod template;
 pub mod views;
 pub mod webhook;
 

@@ -1,33 +1,29 @@
 //! Webhooks by the Standard Webhooks text: `webhook-id`, `webhook-timestamp`, `webhook-signature` over
-//! `id.timestamp.body` with HMAC-SHA-256. Redirects are off, and addresses inside (loopback, private, link-local, …)
-//! are refused when connecting, after DNS, unless the operator allows them.
+//! `id.timestamp.body` with HMAC-SHA-256, one signature for each secret while keys are changed.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::RETRY_AFTER;
-use reqwest::{Client, StatusCode, Url};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Method, StatusCode, Url};
 
-use super::delivery::{Destination, Outcome, retry_after};
+use super::delivery::{Destination, Outcome};
+use super::guard::Reach;
+use super::http::{HttpClient, NoAnswer, Request};
 use crate::activation::Delivery;
-use crate::clock;
 use crate::event::TimeUs;
-use crate::failpoint::{self, Point};
 
 /// A receiver of webhooks.
 pub struct Webhook {
     url: Url,
-    key: Option<Vec<u8>>,
-    headers: BTreeMap<String, String>,
-    allow_private: bool,
-    client: Client,
+    /// Each of them signs.
+    keys: Vec<Vec<u8>>,
+    headers: HeaderMap,
+    client: HttpClient,
 }
 
 /// The destination cannot be used as it is defined.
@@ -37,26 +33,50 @@ pub enum WebhookError {
     Url { url: String },
     #[error("the signing secret is not base64 after `whsec_`")]
     Secret,
-    #[error("the HTTP client cannot be made: {0}")]
+    #[error("the header `{0}` cannot be sent")]
+    Header(String),
+    #[error("{0}")]
     Client(String),
 }
 
 impl Webhook {
+    /// `secrets`: none for unsigned requests; of several the first is the new one, and the others sign until all
+    /// receivers know it.
+    ///
+    /// # Errors
+    /// What cannot be used.
     pub fn new(
         url: &str,
-        secret: Option<&str>,
-        headers: BTreeMap<String, String>,
-        allow_private: bool,
+        secrets: &[String],
+        headers: &BTreeMap<String, String>,
+        reach: Reach,
     ) -> Result<Webhook, WebhookError> {
         let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         let url = parsed.ok_or_else(|| WebhookError::Url { url: url.to_string() })?;
-        let key = secret.map(signing_key).transpose()?;
-        let mut client = Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
-        if !allow_private {
-            client = client.dns_resolver(Arc::new(PublicOnly));
+        let keys = secrets.iter().map(|secret| signing_key(secret)).collect::<Result<_, _>>()?;
+        let mut sent = HeaderMap::new();
+        sent.insert("content-type", HeaderValue::from_static("application/json"));
+        for (name, value) in headers {
+            let wrong = || WebhookError::Header(name.clone());
+            let mut value = HeaderValue::from_str(value).map_err(|_| wrong())?;
+            value.set_sensitive(true);
+            sent.insert(HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?, value);
         }
-        let client = client.build().map_err(|error| WebhookError::Client(error.to_string()))?;
-        Ok(Webhook { url, key, headers, allow_private, client })
+        let client = HttpClient::new(reach).map_err(WebhookError::Client)?;
+        Ok(Webhook { url, keys, headers: sent, client })
+    }
+
+    /// The headers of one attempt: they are of the moment, the body is not.
+    fn headers(&self, delivery: &Delivery, timestamp_s: i64) -> Option<HeaderMap> {
+        let mut headers = self.headers.clone();
+        headers.insert("webhook-id", delivery.id.parse().ok()?);
+        headers.insert("webhook-timestamp", timestamp_s.into());
+        if !self.keys.is_empty() {
+            let sign = |key: &Vec<u8>| signature(key, &delivery.id, timestamp_s, &delivery.body);
+            let all: Vec<String> = self.keys.iter().map(sign).collect();
+            headers.insert("webhook-signature", all.join(" ").parse().ok()?);
+        }
+        Some(headers)
     }
 }
 
@@ -89,36 +109,15 @@ pub fn verify(secret: &str, id: &str, timestamp_s: i64, body: &str, signatures: 
 #[async_trait]
 impl Destination for Webhook {
     async fn send(&self, delivery: &Delivery, attempted_at: TimeUs) -> Outcome {
-        let literal = self.url.host().and_then(|host| match host {
-            url::Host::Ipv4(address) => Some(IpAddr::V4(address)),
-            url::Host::Ipv6(address) => Some(IpAddr::V6(address)),
-            url::Host::Domain(_) => None,
-        });
-        if let Some(address) = literal.filter(|address| !self.allow_private && !is_public(*address)) {
-            return Outcome::Failed(format!("{address} is an address inside; set allow_private: true to call it"));
-        }
-        let timestamp_s = attempted_at.div_euclid(1_000_000);
-        let mut request = self
-            .client
-            .post(self.url.clone())
-            .header("content-type", "application/json")
-            .header("user-agent", concat!("tributary/", env!("CARGO_PKG_VERSION")))
-            .header("webhook-id", &delivery.id)
-            .header("webhook-timestamp", timestamp_s.to_string())
-            .body(delivery.body.clone());
-        for (name, value) in &self.headers {
-            request = request.header(name, value);
-        }
-        if let Some(key) = &self.key {
-            request = request.header("webhook-signature", signature(key, &delivery.id, timestamp_s, &delivery.body));
-        }
-        match failpoint::waiting(Point::RequestSent, request.send()).await {
-            Ok(response) => {
-                let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-                judge(response.status(), asked.and_then(|asked| retry_after(asked, clock::now_us())))
-            }
-            // `without_url`: the address may carry a token.
-            Err(error) => Outcome::Retry { detail: describe(&error.without_url()), after: None },
+        let Some(headers) = self.headers(delivery, attempted_at.div_euclid(1_000_000)) else {
+            return Outcome::Failed("the delivery's id cannot stand in a header".to_string());
+        };
+        let (url, body) = (self.url.clone(), delivery.body.clone());
+        match self.client.send_for_status(Request { method: Method::POST, url, headers, body }).await {
+            Ok(answer) => judge(answer.status, answer.retry_after(attempted_at)),
+            Err(NoAnswer::Refused(detail)) => Outcome::Failed(detail),
+            // A repeat has the same id, by which a receiver drops it.
+            Err(NoAnswer::NotSent(detail) | NoAnswer::Lost(detail)) => Outcome::Retry { detail, after: None },
         }
     }
 }
@@ -132,85 +131,6 @@ pub fn judge(status: StatusCode, retry_after: Option<Duration>) -> Outcome {
         408 | 425 | 429 | 500..=599 => Outcome::Retry { detail, after: retry_after },
         300..=399 => Outcome::Retry { detail: format!("{detail}: redirects are not followed"), after: None },
         _ => Outcome::Failed(detail),
-    }
-}
-
-/// The innermost cause says what happened ("connection refused"); the outer ones only that a request failed.
-fn describe(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
-}
-
-/// Resolves names and keeps only addresses outside.
-struct PublicOnly;
-
-impl Resolve for PublicOnly {
-    fn resolve(&self, name: Name) -> Resolving {
-        let host = name.as_str().to_string();
-        Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
-            let outside: Vec<SocketAddr> = found.into_iter().filter(|address| is_public(address.ip())).collect();
-            if outside.is_empty() {
-                return Err(format!("{host} has no address outside; set allow_private: true to call one inside").into());
-            }
-            Ok(Box::new(outside.into_iter()) as Addrs)
-        })
-    }
-}
-
-/// False for loopback, private, link-local, shared, multicast, reserved and unspecified addresses, and for those
-/// IPv6 addresses that carry an IPv4 one (mapped, NAT64, 6to4) which is not public.
-pub fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            let [a, b, c, _] = v4.octets();
-            let shared = a == 100 && (64..128).contains(&b);
-            let benchmark = a == 198 && (18..20).contains(&b);
-            let protocol = a == 192 && b == 0 && c == 0;
-            !(v4.is_loopback()
-                || v4.is_private()
-                || v4.is_link_local()
-                || v4.is_multicast()
-                || v4.is_broadcast()
-                || v4.is_documentation()
-                || a == 0
-                || a >= 240
-                || shared
-                || benchmark
-                || protocol)
-        }
-        IpAddr::V6(v6) => {
-            let parts = v6.segments();
-            if let Some(v4) = carried(v6) {
-                return is_public(IpAddr::V4(v4));
-            }
-            let unique_local = parts[0] & 0xfe00 == 0xfc00;
-            let link_local = parts[0] & 0xffc0 == 0xfe80;
-            let documentation = parts[0] == 0x2001 && parts[1] == 0xdb8;
-            !(v6.is_loopback()
-                || v6.is_unspecified()
-                || v6.is_multicast()
-                || unique_local
-                || link_local
-                || documentation)
-        }
-    }
-}
-
-fn carried(v6: Ipv6Addr) -> Option<std::net::Ipv4Addr> {
-    let parts = v6.segments();
-    let v4 = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        std::net::Ipv4Addr::new(a, b, c, d)
-    };
-    match parts {
-        [0, 0, 0, 0, 0, 0xffff, high, low] => Some(v4(high, low)),
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
-        [0x2002, high, low, ..] => Some(v4(high, low)),
-        _ => None,
     }
 }
 
@@ -228,6 +148,30 @@ mod tests {
         assert!(verify(secret, id, at, body, &format!("v1,AAAA {given}")), "one of several");
         assert!(!verify(secret, id, at + 1, body, given), "another time");
         assert!(!verify(secret, id, at, "{}", given), "another body");
+    }
+
+    /// Standard Webhooks, "Signature scheme": signatures are space delimited, so that keys can be changed without downtime.
+    #[test]
+    fn while_keys_are_changed_every_one_signs() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let secrets = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_string(), "the old one".to_string()];
+        let hook = Webhook::new("https://x.example/", &secrets, &BTreeMap::new(), Reach::default()).unwrap();
+        let delivery = Delivery {
+            id: "msg_1".into(),
+            activation: "cart".into(),
+            step: "remind".into(),
+            destination: "crm".into(),
+            profile_id: crate::event::ProfileId([7; 16]),
+            body: "{}".into(),
+            created_at: 0,
+            dry_run: false,
+            consent: None,
+        };
+        let headers = hook.headers(&delivery, 5).unwrap();
+        let signatures = headers["webhook-signature"].to_str().unwrap();
+        assert_eq!(signatures.split(' ').count(), 2, "{signatures}");
+        assert!(secrets.iter().all(|secret| verify(secret, "msg_1", 5, "{}", signatures)));
+        assert!(!verify("another", "msg_1", 5, "{}", signatures));
     }
 
     #[test]
@@ -251,33 +195,6 @@ mod tests {
                 Outcome::Failed(_) | Outcome::Uncertain(_) => "failed",
             };
             assert_eq!(outcome, expected, "{status}");
-        }
-    }
-
-    #[test]
-    fn addresses_inside_are_refused() {
-        let inside = [
-            "127.0.0.1",
-            "10.1.2.3",
-            "172.16.0.1",
-            "192.168.1.1",
-            "169.254.169.254",
-            "100.64.0.1",
-            "0.0.0.0",
-            "224.0.0.1",
-            "::1",
-            "fc00::1",
-            "fe80::1",
-            "::ffff:10.0.0.1",
-            "64:ff9b::a00:1",
-            "2002:7f00:1::",
-            "ff02::1",
-        ];
-        for address in inside {
-            assert!(!is_public(address.parse().unwrap()), "{address}");
-        }
-        for address in ["8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8"] {
-            assert!(is_public(address.parse().unwrap()), "{address}");
         }
     }
 }

@@ -15,6 +15,7 @@ use tributary::activation::{BatchPlan, Delivery, DeliveryPlan, RateLimit};
 use tributary::clock::{self, simulated};
 use tributary::event::{ProfileId, TimeUs};
 use tributary::sink::delivery::{BreakerState, Handle, Health, Report, Worker};
+use tributary::sink::guard::Reach;
 use tributary::sink::webhook::Webhook;
 use tributary::sink::{Attempt, AttemptOutcome, Destination, Outcome, Queued};
 use tributary::state::keys::{self, Tag};
@@ -299,7 +300,9 @@ fn a_receiver_that_fails_in_any_way_ends_in_the_right_outcome_after_the_right_at
     let problems: Vec<String> = block_on(async move {
         let each = cases.into_iter().enumerate().map(|(number, case)| async move {
             let (url, heard) = receiver(case.way).await;
-            let webhook = Webhook::new(&url, Some("secret"), BTreeMap::new(), true).unwrap();
+            let webhook =
+                Webhook::new(&url, &["secret".to_string()], &BTreeMap::new(), Reach::new(true, Arc::default()))
+                    .unwrap();
             let plan = DeliveryPlan {
                 timeout: Duration::from_millis(400),
                 retry_for: Duration::from_secs(1),

@@ -209,6 +209,17 @@ fn the_examples_of_the_reference_are_one_good_pipeline() {
 }
 
 #[test]
+fn the_examples_of_the_destinations_are_good() {
+    let docs = read("docs/destinations.md");
+    let examples: Vec<&str> = docs.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(examples.len() >= 5, "{}", examples.len());
+    let around = "sources: { web: { file: { path: \"*.ndjson\" }, format: json } }\n\
+                  traits: { email: { latest: traits.email }, name: { latest: traits.name } }\n";
+    let documents: Vec<&str> = std::iter::once(around).chain(examples).collect();
+    assert_eq!(findings(&documents.join("\n---\n")), "");
+}
+
+#[test]
 fn the_pipeline_of_the_kubernetes_example_is_good() {
     let documents: Vec<serde_json::Value> =
         serde_saphyr::from_multiple(&read("deploy/kubernetes/tributary.yaml")).unwrap();

@@ -13,6 +13,11 @@ pub struct Servers {
     pub kafka: String,
     pub clickhouse: String,
     pub registry: String,
+    /// One that takes mail as it comes, and one that wants STARTTLS and a password.
+    pub smtp: String,
+    pub smtp_tls: String,
+    /// Where its `messages.ndjson` and `ca.pem` are.
+    pub smtp_folder: PathBuf,
 }
 
 pub fn root() -> &'static Path {
@@ -53,6 +58,9 @@ impl Servers {
             kafka: address("KAFKA_BROKERS"),
             clickhouse: address("CLICKHOUSE_URL"),
             registry: address("SCHEMA_REGISTRY_URL"),
+            smtp: address("SMTP_URL"),
+            smtp_tls: address("SMTP_TLS_URL"),
+            smtp_folder: address("SMTP_FOLDER").into(),
         }
     }
 

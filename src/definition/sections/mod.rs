@@ -2,6 +2,7 @@
 
 mod activation;
 mod case;
+mod connector;
 mod delivery;
 mod destination;
 mod identity;
@@ -16,7 +17,9 @@ use std::collections::BTreeMap;
 use self::activation::{activation, channel, consent};
 pub use self::case::read_time;
 use self::case::test;
+use self::connector::connector;
 use self::destination::destination;
+pub use self::destination::email_keys;
 use self::identity::identity;
 use self::input::{source, step, table};
 use self::output::warehouse;
@@ -98,6 +101,7 @@ fn section(definition: &mut Definition, name: &str, span: Span, node: &Node, rea
         "channels" => named(&mut definition.channels, node, "channel", reader, channel),
         "suppression" => definition.suppression.extend(reader.literals(node, "`suppression`").unwrap_or_default()),
         "profile_timezone" => definition.profile_timezone = reader.literal(node, "`profile_timezone`"),
+        "connectors" => named(&mut definition.connectors, node, "connector", reader, connector),
         "destinations" => named(&mut definition.destinations, node, "destination", reader, destination),
         "activations" => named(&mut definition.activations, node, "activation", reader, activation),
         "aggregates" => {

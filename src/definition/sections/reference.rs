@@ -1,6 +1,6 @@
 //! Every key of the reference, section by section. `docs/pipeline-reference.md` tells the same at length.
 
-use super::{activation, case, delivery, identity, input, profile, sessions};
+use super::{activation, case, connector, delivery, destination, identity, input, profile, sessions};
 use crate::definition::keys::{Holds, Section, key, names, required};
 use crate::definition::read::NOT_YET;
 use crate::profile::FunnelModes;
@@ -25,6 +25,7 @@ pub static FILE: Section = Section {
         key("suppression", OneOrMore(&Text), "segments: whoever is in one of them is sent nothing"),
         key("profile_timezone", Text, "the trait that holds a person's time zone, as Europe/Berlin"),
         key("channels", Named(&Map(&CHANNEL)), "what holds for all messages of a channel, as email"),
+        key("connectors", Named(&Map(&CONNECTOR)), "how interfaces of vendors are called, besides the built-in ones"),
         key("destinations", Named(&Map(&DESTINATION)), "where messages go"),
         key("activations", Named(&Map(&ACTIVATION)), "what sets off which message"),
         key("aggregates", Named(&Sql), "sums over all events, by key: SELECT … FROM events GROUP BY …"),
@@ -245,12 +246,17 @@ pub static IDENTIFIER: Section = Section {
     later: &[("on_conflict", "is said once for all types: move it up to `identity`")],
 };
 
-// Destinations, activations, the warehouse
+// Destinations
 
 pub static DESTINATION: Section = Section {
     keys: &[
         key("webhook", Map(&WEBHOOK), "an HTTP endpoint, called as Standard Webhooks have it"),
         key("kafka", Map(&KAFKA_DESTINATION), "a topic"),
+        key("email", Map(&EMAIL), "a mail server"),
+        key("file", Map(&FILE_DESTINATION), "a file, a line for each message"),
+        key("connector", Text, "a vendor's interface: one of `connectors`, or a built-in one"),
+        key("with", Entries(&Text), "with `connector`: its parameters"),
+        key("allow_private", Boolean, "with `connector`: it may be inside of the own network"),
         key("channel", Text, "one of `channels`; its kind if left out"),
         key("rate_limit", Text, "so many requests begin in a time at most, as 10 per 1s"),
         key("concurrency", Count, "requests that are under way at once; 16 if left out"),
@@ -261,20 +267,20 @@ pub static DESTINATION: Section = Section {
             Choice(|| names(&delivery::ORDERS)),
             "with profile, a profile's deliveries go one after the other",
         ),
-        key("batch", Map(&BATCH), "several deliveries in one request"),
+        key("batch", Map(&DELIVERY_BATCH), "several deliveries in one request"),
     ],
-    one_of: &["webhook", "kafka"],
-    later: &[("connector", NOT_YET), ("email", NOT_YET), ("with", NOT_YET)],
+    one_of: &["webhook", "kafka", "email", "file", "connector"],
+    later: &[],
 };
 
-pub static BATCH: Section = Section::of(&[
+pub static DELIVERY_BATCH: Section = Section::of(&[
     required("max", Count, "so many deliveries at most"),
     required("within", Duration, "the first of them waits no longer for others"),
 ]);
 
 pub static WEBHOOK: Section = Section::of(&[
     required("url", Text, "http or https"),
-    key("secret", Secret, "what bodies are signed with"),
+    key("secret", OneOrMore(&Secret), "what bodies are signed with; while it is changed a list, the new one first"),
     key("headers", Entries(&Text), "more headers; those that are secret hold ${env:…} or ${file:…}"),
     key("allow_private", Boolean, "it may be inside of the own network"),
 ]);
@@ -294,6 +300,133 @@ pub static CHANNEL: Section = Section::of(&[
     key("frequency_cap", Text, "as 3 per 7d: so many messages to one person, of all activations together"),
     key("quiet_hours", Text, "as 21:00-08:00 where the person is: what falls into them waits for their end"),
 ]);
+
+pub static FILE_DESTINATION: Section = Section::of(&[required("path", Text, "made where it is missing; appended to")]);
+
+pub static EMAIL: Section = Section::of(&[
+    required("smtp", Text, "smtp://host:587, or smtps://host:465 for TLS from the start"),
+    key("user", Text, "to sign in"),
+    key("password", Secret, "of the user"),
+    required("from", Text, "Shop <shop@example.com>; a body may say another"),
+    key("reply_to", Text, "where answers go"),
+    key("unsubscribe", Template, "an https address of one click, over `delivery` and `body`"),
+    key("tls", Choice(|| names(&destination::MAIL_TLS)), "of smtp://; required if left out"),
+    key("ca", Text, "a file of certificates (PEM) that are trusted besides the public ones"),
+    key("allow_private", Boolean, "it may be inside of the own network"),
+]);
+
+pub static MAIL: Section = Section::of(&[
+    required("to", Template, "ann@example.com, or Ann Lee <ann@example.com>"),
+    required("subject", Template, "one line"),
+    key("text", Template, "the message as plain text"),
+    key("html", Template, "the message as HTML"),
+    key("from", Template, "instead of the destination's"),
+    key("reply_to", Template, "instead of the destination's"),
+    key("headers", Template, "more headers"),
+    key("unsubscribe", Template, "an https address of one click, instead of the destination's"),
+]);
+
+// Connectors
+
+pub static CONNECTOR: Section = Section {
+    keys: &[
+        key("about", Text, "what it is for"),
+        key("docs", Any(&Text), "the vendor's pages that it follows"),
+        key("with", Named(&Map(&PARAMETER)), "its parameters, as `with` names"),
+        key("auth", Map(&AUTH), "how requests are signed in"),
+        key("headers", Entries(&Template), "of every request"),
+        key("request", Map(&OPERATION), "what a message becomes"),
+        key("operations", Named(&Map(&OPERATION)), "several of them: a body says which as `op`"),
+        key("answers", List(&Map(&ANSWER)), "what answers mean; the first that holds, then the status"),
+        key("wait", Map(&WAIT), "a header that says when to try again, besides Retry-After"),
+    ],
+    one_of: &["request", "operations"],
+    later: &[],
+};
+
+pub static PARAMETER: Section = Section::of(&[
+    key("about", Text, "what it is"),
+    key("secret", Boolean, "it holds ${env:…} or ${file:…}"),
+    key("optional", Boolean, "it may be left out"),
+    key("default", Text, "where it is left out"),
+]);
+
+pub static AUTH: Section = Section {
+    keys: &[
+        key("bearer", Template, "Authorization: Bearer …"),
+        key("basic", Map(&BASIC), "user and password"),
+        key("api_key", Map(&API_KEY), "a header or a parameter of the address"),
+        key("oauth2", Map(&OAUTH2), "a token that is asked for, kept, and asked for anew when it is refused"),
+    ],
+    one_of: &["bearer", "basic", "api_key", "oauth2"],
+    later: &[],
+};
+
+pub static BASIC: Section =
+    Section::of(&[required("user", Template, "the user"), required("password", Template, "a secret parameter")]);
+
+pub static API_KEY: Section = Section {
+    keys: &[
+        key("header", Text, "the header's name"),
+        key("query", Text, "the parameter's name"),
+        required("value", Template, "a secret parameter"),
+    ],
+    one_of: &["header", "query"],
+    later: &[],
+};
+
+pub static OAUTH2: Section = Section::of(&[
+    required("grant", Choice(|| names(&connector::GRANTS)), "how a token is asked for"),
+    required("token_url", Template, "where"),
+    required("client_id", Template, "of the application"),
+    required("client_secret", Template, "a secret parameter"),
+    key("refresh_token", Template, "with `refresh_token`: a secret parameter"),
+    key("scope", Template, "what the token is for"),
+]);
+
+pub static OPERATION: Section = Section::of(&[
+    key("method", Choice(|| connector::METHODS.to_vec()), "POST if left out"),
+    required("url", Template, "values in it are percent-encoded unless they are `| safe`"),
+    key("headers", Entries(&Template), "more headers"),
+    key("encode", Choice(|| names(&connector::ENCODINGS)), "json if left out"),
+    key("body", Template, "over `delivery`, `body`, `with`, and `items` where there is a batch"),
+    key("needs", OneOrMore(&Text), "keys that a message's body must have"),
+    key("refuse", List(&Map(&REFUSE)), "messages that are not sent"),
+    key("batch", Map(&BATCH), "several messages in one request"),
+    key("answers", List(&Map(&ANSWER)), "before those of the connector"),
+    key("per_item", Map(&PER_ITEM), "which messages of a request were not taken"),
+    key("drops_repeats", Boolean, "the vendor makes the same of a repeat; true if left out"),
+]);
+
+pub static REFUSE: Section = Section::of(&[
+    required("when", Text, "an expression over `delivery`, `body` and `with`"),
+    required("because", Text, "what is said about it"),
+]);
+
+pub static BATCH: Section = Section::of(&[
+    required("max", Count, "so many at most"),
+    required("item", Template, "what each message adds to `items`"),
+]);
+
+pub static ANSWER: Section = Section::of(&[
+    required("when", Text, "an expression over `status`, `answer`, `text` and `headers`"),
+    required("then", Choice(|| names(&connector::VERDICTS)), "what becomes of the message"),
+    key("because", Text, "an expression: what is said about it"),
+]);
+
+pub static PER_ITEM: Section = Section::of(&[
+    required("errors", Text, "an expression: the list of errors in the answer"),
+    required("of", Text, "whether `error` (at `error_index`) is about `body`, `delivery` and `item` (at `index`)"),
+    key("retry", Text, "whether such an error may pass"),
+    key("because", Text, "an expression: what is said about it"),
+]);
+
+pub static WAIT: Section = Section::of(&[
+    required("header", Text, "its name"),
+    required("unit", Choice(|| names(&connector::WAIT_UNITS)), "what it holds"),
+]);
+
+// Activations, the warehouse
 
 pub static ACTIVATION: Section = Section {
     keys: &[

@@ -618,8 +618,6 @@ segments:
   ten: { sample: 10% }
 activations:
   a: { trigger: { schedule: daily, over: ten }, consent: none, do: [ { id: x, emit: Y } ] }
-destinations:
-  ads: { connector: google_ads }
 "#,
             ),
         ],
@@ -648,12 +646,7 @@ error: `emit` is not there yet
   --> p.yaml:13:79
    |
 13 |   a: { trigger: { schedule: daily, over: ten }, consent: none, do: [ { id: x, emit: Y } ] }
-   |                                                                               ^^^^
-error: `connector` is not there yet
-  --> p.yaml:15:10
-   |
-15 |   ads: { connector: google_ads }
-   |          ^^^^^^^^^"#,
+   |                                                                               ^^^^"#,
     );
 }
 

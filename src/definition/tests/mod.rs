@@ -4,6 +4,7 @@
 mod broken;
 mod cases;
 mod delivery;
+mod destinations;
 mod groups;
 mod lists;
 mod rfm;
@@ -316,10 +317,10 @@ error: the environment variable `NOT_SET` is not set
 fn a_secret_can_come_from_a_file() {
     let file = "destinations:\n  crm: { webhook: { url: \"https://x.example\", secret: \"${file:secret.txt}\" } }\n";
     let (pipeline, _) = load_files(&[SOURCE, ("p.yaml", file), ("secret.txt", "whsec_x\n")], Mode::Run).unwrap();
-    let crate::activation::DestinationKind::Webhook { secret, .. } = &pipeline.destinations[0].kind else {
+    let crate::activation::DestinationKind::Webhook { secrets, .. } = &pipeline.destinations[0].kind else {
         panic!("a webhook")
     };
-    assert_eq!(secret.as_deref(), Some("whsec_x"), "without the line's end");
+    assert_eq!(secrets, &["whsec_x"], "without the line's end");
 }
 
 #[test]
