@@ -116,6 +116,10 @@ fn tell_health(name: &str, status: &SharedStatus) -> Box<dyn Fn(Health) + Send +
 async fn forward_reports(mut reports: mpsc::Receiver<Report>, engine: mpsc::Sender<Input>) {
     while let Some(report) = reports.recv().await {
         let input = match report {
+            Report::Begun { done, .. } if broken::is(broken::Order::BegunUnrecorded) => {
+                let _ = done.send(());
+                continue;
+            }
             Report::Begun { queued, done } => Input::Command(Command::Begun { queued, done }),
             Report::Attempted(attempt) => Input::Command(Command::Attempted(attempt)),
             Report::Failed(error) => Input::Failed(EngineError::Store(error)),
