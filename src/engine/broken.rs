@@ -38,6 +38,8 @@ orders! {
     WithoutMessageIds,
     /// A commit is durable without the deliveries that it set off.
     WithoutDeliveries,
+    /// A request that must not be repeated leaves without its beginning having been recorded.
+    BegunUnrecorded,
     /// A fill's place in the history is durable before the events up to it.
     CursorFirst,
     /// A rebuild does not keep what comes live meanwhile.

@@ -638,10 +638,7 @@ identity: { identifiers: [user_id] }
 "#;
 
 fn write_pipeline(folder: &Path, destinations: &[(&str, &str, &str)]) {
-    let mut yaml =
-        "pipeline: delivery\nsources:\n  site: { file: { path: events.ndjson }, format: { json: segment } }\n\
-                    identity: { identifiers: [user_id] }\ndestinations:\n"
-            .to_string();
+    let mut yaml = format!("{PIPELINE_HEAD}destinations:\n");
     for (name, url, more) in destinations {
         yaml += &format!("  {name}: {{ webhook: {{ url: \"{url}\", allow_private: true }}{more} }}\n");
     }

@@ -103,17 +103,15 @@ async fn count(store: &dyn Store, name: &str) -> Result<(i64, u64), EngineError>
 
 fn tell_health(name: &str, status: &SharedStatus) -> Box<dyn Fn(Health) + Send + Sync> {
     let (name, status) = (name.to_string(), status.clone());
-    let label = name.clone();
-    let gauge = move |metric: &'static str, value: f64| {
-        metrics::gauge!(metric, "destination" => label.clone()).set(value);
-    };
     Box::new(move |health: Health| {
-        gauge("tributary_destination_breaker", f64::from(health.breaker as u8));
-        gauge("tributary_delivery_oldest_timestamp_seconds", health.oldest.map_or(0.0, |at| at as f64 / 1e6));
-        gauge("tributary_delivery_held", health.held as f64);
+        let Health { breaker, oldest, held } = health;
+        let oldest_s = oldest.map_or(0.0, |at| at as f64 / 1e6);
+        metrics::gauge!("tributary_destination_breaker", "destination" => name.clone()).set(f64::from(breaker as u8));
+        metrics::gauge!("tributary_delivery_oldest_timestamp_seconds", "destination" => name.clone()).set(oldest_s);
+        metrics::gauge!("tributary_delivery_held", "destination" => name.clone()).set(held as f64);
         status.change(|status| {
             let status = status.destinations.entry(name.clone()).or_default();
-            (status.breaker, status.oldest) = (health.breaker, health.oldest);
+            (status.breaker, status.oldest) = (breaker, oldest);
         });
     })
 }
@@ -122,6 +120,10 @@ fn tell_health(name: &str, status: &SharedStatus) -> Box<dyn Fn(Health) + Send +
 async fn forward_reports(mut reports: mpsc::Receiver<Report>, engine: mpsc::Sender<Input>) {
     while let Some(report) = reports.recv().await {
         let input = match report {
+            Report::Begun { done, .. } if broken::is(broken::Order::BegunUnrecorded) => {
+                let _ = done.send(());
+                continue;
+            }
             Report::Begun { queued, done } => Input::Command(Command::Begun { queued, done }),
             Report::Attempted(attempt) => Input::Command(Command::Attempted(attempt)),
             Report::Failed(error) => Input::Failed(EngineError::Store(error)),

@@ -34,7 +34,7 @@ pub const ALWAYS: &[(&str, fn(&World) -> Checked)] = &[
     ("enter and exit alternate", alternate),
     ("the tables hold nothing that was not sealed, and nothing twice", only_sealed),
     ("repeated requests have one body", bodies),
-    ("what comes twice is done twice, and does not", once),
+    ("where repeats are not dropped, nothing is done twice", once),
     ("no process ends but by a fault that a restart repairs", ends),
 ];
 
