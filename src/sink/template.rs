@@ -4,8 +4,6 @@
 //! They are strict: a name that is not there is an error. In an address values are percent-encoded unless they are
 //! `| safe`. `omit` leaves a key or an item out; the filters for identifiers give it where there is no value.
 
-use std::collections::BTreeMap;
-
 use minijinja::value::{Serde, Value as Any, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior};
 use serde::Deserialize;
@@ -62,10 +60,8 @@ impl Default for Templates {
         strict.add_filter("e164", |value: Any| each(&value, e164));
         strict.add_filter("digits", |value: Any| each(&value, digits));
         strict.add_filter("sha256", |value: Any| each(&value, |text| Some(sha256(text))));
-        strict.add_filter("as_key", |value: Any, key: String| Any::from_serialize(as_key(&value, &key)));
-        strict.add_filter("as_row", |value: Any, column: usize, width: usize| {
-            Any::from_serialize(as_row(&value, column, width))
-        });
+        strict.add_filter("as_key", |value: Any, key: String| as_key(&value, &key));
+        strict.add_filter("as_row", |value: Any, column: usize, width: usize| as_row(&value, column, width));
         strict.add_filter("flat", |lists: Any| flat(&lists));
         strict.add_filter("unix", unix);
         let mut lenient = strict.clone();
@@ -227,8 +223,8 @@ fn texts(value: &Any) -> impl Iterator<Item = String> {
 }
 
 /// An object with this key for each value.
-fn as_key(value: &Any, key: &str) -> Vec<BTreeMap<String, String>> {
-    texts(value).map(|text| BTreeMap::from([(key.to_string(), text)])).collect()
+fn as_key(value: &Any, key: &str) -> Vec<Any> {
+    texts(value).map(|text| Any::from_pairs([(key.to_string(), text)])).collect()
 }
 
 /// A row with blanks for each value, which stands in this column, from 0.
