@@ -9,6 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use lettre::Address;
 use lettre::address::Envelope;
 use lettre::message::header::{HeaderName, HeaderValue};
@@ -139,7 +141,7 @@ impl Email {
         let mut message = Message::builder()
             .from(from)
             .to(address(&body.to)?)
-            .subject(one_line(&body.subject))
+            .raw_header(unstructured(header_name("Subject")?, one_line(&body.subject).trim()))
             .date(sent)
             .message_id(Some(id));
         if let Some(reply_to) = reply_to {
@@ -156,7 +158,7 @@ impl Email {
             if value.chars().any(char::is_control) {
                 return Err(format!("the header `{name}` has a line break or another control character in it"));
             }
-            message = message.raw_header(HeaderValue::new(header_name(name)?, value.clone()));
+            message = message.raw_header(unstructured(header_name(name)?, value));
         }
         let failed = |error: lettre::error::Error| error.to_string();
         match (body.text, body.html) {
@@ -364,6 +366,27 @@ fn header_name(name: &str) -> Result<HeaderName, String> {
         return Err(wrong());
     }
     HeaderName::new_from_ascii(name.to_string()).map_err(|_| wrong())
+}
+
+/// A header's value, encoded where it is not plain. What looks like an encoded word and is none (`=?utf-8?q?x?=` in somebody's
+/// name) lettre leaves as it is, and readers would decode it: so that is encoded here.
+fn unstructured(name: HeaderName, text: &str) -> HeaderValue {
+    /// So many bytes make a word that fits a line of 76 with the name `Subject`.
+    const WORD_BYTES: usize = 39;
+    if !text.contains("=?") {
+        return HeaderValue::new(name, text.to_string());
+    }
+    let mut words: Vec<String> = vec![String::new()];
+    for c in text.chars() {
+        if words.last().is_some_and(|word| word.len() + c.len_utf8() > WORD_BYTES) {
+            words.push(String::new());
+        }
+        if let Some(word) = words.last_mut() {
+            word.push(c);
+        }
+    }
+    let encoded: Vec<String> = words.iter().map(|word| format!("=?utf-8?b?{}?=", STANDARD.encode(word))).collect();
+    HeaderValue::dangerous_new_pre_encoded(name, text.to_string(), encoded.join("\r\n "))
 }
 
 /// Line breaks and other control characters become blanks: a name with one in it must not stop its mail.

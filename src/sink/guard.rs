@@ -100,8 +100,8 @@ impl FromStr for AllowList {
     /// Entries between commas or white space.
     fn from_str(text: &str) -> Result<AllowList, AllowListError> {
         let mut list = AllowList::default();
-        let entries = text.split([',', ' ', '\n', '\t']).filter(|entry| !entry.is_empty());
-        entries.map(|entry| list.add(entry)).collect::<Result<(), _>>()?;
+        let mut entries = text.split([',', ' ', '\n', '\t']).filter(|entry| !entry.is_empty());
+        entries.try_for_each(|entry| list.add(entry))?;
         Ok(list)
     }
 }

@@ -161,7 +161,7 @@ fn delivery(number: usize, mut body: Value) -> Delivery {
         activation: "a".into(),
         step: "s".into(),
         destination: "it".into(),
-        profile_id: ProfileId([person.unwrap_or(number as u64) as u8; 16]),
+        profile_id: ProfileId(u128::from(person.unwrap_or(number as u64)).to_be_bytes()),
         body: body.to_string(),
         created_at: (NOW_S - 86_400) * 1_000_000,
         dry_run: false,

@@ -35,7 +35,8 @@ fn kind(reader: &Reader, fields: &Fields) -> Option<DestinationSpec> {
     if kind != "connector"
         && let Some(key) = ["with", "allow_private"].into_iter().find(|key| fields.has(key))
     {
-        let help = (key == "allow_private").then(|| format!("write it into `{kind}`"));
+        let help =
+            (key == "allow_private" && matches!(kind, "webhook" | "email")).then(|| format!("write it into `{kind}`"));
         reader.findings.error(fields.key_span(key), format!("`{key}` here goes with `connector`"), help);
         return None;
     }
