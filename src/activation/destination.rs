@@ -36,6 +36,8 @@ impl DeliveryPlan {
     pub const TIMEOUT: Duration = Duration::from_secs(15);
     /// A producer of Kafka tries for itself meanwhile, and must not be left before it has given up.
     pub const TIMEOUT_OF_KAFKA: Duration = Duration::from_secs(60);
+    /// What a server makes of a mail it may say only after minutes, and an answer that is not waited for is uncertain.
+    pub const TIMEOUT_OF_EMAIL: Duration = Duration::from_secs(180);
     pub const RETRY_FOR: Duration = Duration::from_secs(3 * 86_400);
 }
 

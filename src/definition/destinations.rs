@@ -37,6 +37,7 @@ pub fn destination(checker: &Checker, name: &str, span: Span, entry: &Destinatio
     let spec = &entry.delivery;
     let timeout = match kind {
         DestinationKind::Kafka { .. } => DeliveryPlan::TIMEOUT_OF_KAFKA,
+        DestinationKind::Email(_) => DeliveryPlan::TIMEOUT_OF_EMAIL,
         _ => DeliveryPlan::TIMEOUT,
     };
     let delivery = DeliveryPlan {

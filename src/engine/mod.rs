@@ -16,6 +16,7 @@ pub mod control;
 mod core;
 pub mod dedupe;
 mod digest;
+mod gate;
 pub mod history;
 mod outbox;
 mod prepare;

@@ -251,6 +251,7 @@ impl Connector {
             Outcome::Retry { detail, after } => Outcome::Retry { detail: self.without_secrets(detail), after },
             Outcome::Failed(detail) => Outcome::Failed(self.without_secrets(detail)),
             Outcome::Uncertain(detail) => Outcome::Uncertain(self.without_secrets(detail)),
+            skipped @ Outcome::Skipped(_) => skipped,
         }
     }
 

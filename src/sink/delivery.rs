@@ -90,6 +90,8 @@ pub enum Outcome {
     Failed(String),
     /// It may have been taken or not, and the other side cannot tell a repeat: only a person may decide to send it again.
     Uncertain(String),
+    /// It must not be sent any more, and was not.
+    Skipped(String),
 }
 
 /// The side that sends.
@@ -107,6 +109,26 @@ pub trait Destination: Send + Sync + 'static {
     /// [`Outcome::Uncertain`] and never repeated by itself; [`Outcome::Retry`] then says that it was not taken.
     fn drops_repeats(&self) -> bool {
         true
+    }
+}
+
+/// What is asked before each request.
+#[async_trait]
+pub trait Gate: Send + Sync + 'static {
+    /// Why a delivery must not be sent any more; None: it may.
+    ///
+    /// # Errors
+    /// The state cannot be asked.
+    async fn refusal(&self, delivery: &Delivery) -> Result<Option<String>, StoreError>;
+}
+
+/// Lets everything through.
+pub struct NoGate;
+
+#[async_trait]
+impl Gate for NoGate {
+    async fn refusal(&self, _: &Delivery) -> Result<Option<String>, StoreError> {
+        Ok(None)
     }
 }
 

@@ -192,7 +192,7 @@ mod tests {
             let outcome = match judge(StatusCode::from_u16(status).unwrap(), None) {
                 Outcome::Sent(_) => "sent",
                 Outcome::Retry { .. } => "retry",
-                Outcome::Failed(_) | Outcome::Uncertain(_) => "failed",
+                Outcome::Failed(_) | Outcome::Uncertain(_) | Outcome::Skipped(_) => "failed",
             };
             assert_eq!(outcome, expected, "{status}");
         }

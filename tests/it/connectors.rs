@@ -175,6 +175,7 @@ fn told(outcome: &Outcome) -> String {
         Outcome::Retry { detail, after: Some(after) } => format!("retry in {} s: {detail}", after.as_secs()),
         Outcome::Retry { detail, after: None } => format!("retry: {detail}"),
         Outcome::Failed(detail) => format!("failed: {detail}"),
+        Outcome::Skipped(_) => unreachable!("a destination does not skip"),
         Outcome::Uncertain(detail) => format!("uncertain: {detail}"),
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tributary::activation::{BatchPlan, Delivery, DeliveryPlan, RateLimit};
 use tributary::clock::{self, simulated};
 use tributary::event::{ProfileId, TimeUs};
-use tributary::sink::delivery::{BreakerState, Handle, Health, Report, Worker};
+use tributary::sink::delivery::{BreakerState, Handle, Health, NoGate, Report, Worker};
 use tributary::sink::guard::Reach;
 use tributary::sink::webhook::Webhook;
 use tributary::sink::{Attempt, AttemptOutcome, Destination, Outcome, Queued};
@@ -62,6 +62,7 @@ impl Bench {
             destination,
             plan,
             store: Arc::new(store.clone()),
+            gate: Arc::new(NoGate),
             reports,
             tell: Box::new(move |health| told.lock().unwrap().push(health)),
         };

@@ -6,9 +6,11 @@ use crate::activation::{
     ActivationError, ActivationPlan, Fate, Happening, KnownPlan, Person, Rendered, Seen, StageMove, Status, StepRow,
     Trigger, Triggering, View, Walked, number_plans,
 };
+use crate::engine::gate::SendGate;
 use crate::journey::{Journeys, Run};
 use crate::profile::BUILT_IN;
 use crate::segment::Condition;
+use crate::sink::delivery::Gate;
 
 impl KnownPlan {
     const VERSION: u8 = 1;
@@ -197,6 +199,19 @@ impl Core {
         }
         self.add_steps(&walked.steps, staged)?;
         self.queue(walked.rendered, staged)
+    }
+
+    /// What is asked before a message leaves.
+    pub fn gate(&self, pipeline: &Pipeline) -> Arc<dyn Gate> {
+        let index = |name: &String| self.segment_names.iter().position(|known| known == name);
+        let suppression = &pipeline.messaging.suppression;
+        Arc::new(SendGate {
+            store: self.store.clone(),
+            slots: self.slots.clone(),
+            traits: self.traits.plans.clone(),
+            consents: pipeline.activations.iter().filter_map(|plan| plan.consent.clone()).collect(),
+            suppression: suppression.iter().filter_map(|name| Some((index(name)? as u16, name.clone()))).collect(),
+        })
     }
 
     pub(super) fn add_steps(&self, steps: &[StepRow], staged: &mut Staged) -> Result<(), EngineError> {

@@ -1,7 +1,7 @@
 //! The destinations' workers, and how many deliveries are in their queues.
 
 use super::*;
-use crate::sink::delivery::{Health, Report, Worker};
+use crate::sink::delivery::{Gate, Health, Report, Worker};
 use crate::sink::{Attempt, AttemptOutcome};
 
 pub struct Queues {
@@ -16,6 +16,7 @@ impl Queues {
         store: &Arc<dyn Store>,
         pipeline: &Pipeline,
         destinations: BTreeMap<String, Arc<dyn Destination>>,
+        gate: &Arc<dyn Gate>,
         engine: &mpsc::Sender<Input>,
         status: &SharedStatus,
     ) -> Result<Queues, EngineError> {
@@ -29,6 +30,7 @@ impl Queues {
                 destination,
                 plan: plan.map(|plan| plan.delivery.clone()).unwrap_or_default(),
                 store: store.clone(),
+                gate: gate.clone(),
                 reports,
                 tell: tell_health(&name, status),
             };

@@ -114,6 +114,7 @@ fn with_detail(outcome: Outcome, detail: String) -> Outcome {
         Outcome::Retry { after, .. } => Outcome::Retry { detail, after },
         Outcome::Failed(_) => Outcome::Failed(detail),
         Outcome::Uncertain(_) => Outcome::Uncertain(detail),
+        Outcome::Skipped(_) => Outcome::Skipped(detail),
     }
 }
 

@@ -63,6 +63,13 @@ impl Breaker {
         }
     }
 
+    /// A request that had begun was not sent after all: what is known stays as it was.
+    pub fn unasked(&mut self) {
+        if self.state == BreakerState::HalfOpen {
+            self.state = BreakerState::Open;
+        }
+    }
+
     /// The other side has answered as one that is there.
     pub fn there(&mut self) {
         *self = Breaker::default();

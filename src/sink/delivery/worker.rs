@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::breaker::{Breaker, BreakerState};
 use super::pace::{self, Pace};
 use super::window::{Page, Window};
-use super::{Attempt, AttemptOutcome, Destination, Outcome, Queued, Report};
+use super::{Attempt, AttemptOutcome, Destination, Gate, Outcome, Queued, Report};
 use crate::activation::{Delivery, DeliveryPlan};
 use crate::clock;
 use crate::event::TimeUs;
@@ -41,6 +41,7 @@ pub struct Worker {
     pub destination: Arc<dyn Destination>,
     pub plan: DeliveryPlan,
     pub store: Arc<dyn Store>,
+    pub gate: Arc<dyn Gate>,
     pub reports: mpsc::Sender<Report>,
     /// Told of every change.
     pub tell: Box<dyn Fn(Health) + Send + Sync>,
@@ -222,9 +223,13 @@ impl Working {
             Outcome::Retry { after, .. } => Some(*after),
             // It has not answered either.
             Outcome::Uncertain(_) => Some(None),
-            Outcome::Sent(_) | Outcome::Failed(_) => None,
+            Outcome::Sent(_) | Outcome::Failed(_) | Outcome::Skipped(_) => None,
         };
-        match ended.iter().map(later).collect::<Option<Vec<_>>>() {
+        let asked = ended.iter().filter(|ended| !matches!(ended.answer, Outcome::Skipped(_)));
+        let asked: Vec<&Ended> = asked.collect();
+        match asked.iter().map(|ended| later(ended)).collect::<Option<Vec<_>>>() {
+            // The other side was not asked at all.
+            Some(asked) if asked.is_empty() => self.breaker.unasked(),
             Some(asked) => self.breaker.away(clock::elapsed_us(), asked.into_iter().flatten().max()),
             None => self.breaker.there(),
         }
@@ -235,6 +240,7 @@ impl Working {
                 Outcome::Sent(detail) => (AttemptOutcome::Sent, detail),
                 Outcome::Failed(detail) => (AttemptOutcome::Failed, detail),
                 Outcome::Uncertain(detail) => (AttemptOutcome::Uncertain, detail),
+                Outcome::Skipped(detail) => (AttemptOutcome::Skipped, detail),
                 Outcome::Retry { detail, .. } if queued.attempts_in_round() + 1 >= attempts_max => {
                     (AttemptOutcome::Failed, format!("{detail}; given up after {attempts_max} attempts"))
                 }
@@ -316,6 +322,10 @@ async fn next_of(reading: &mut Option<(Page, Reading)>) -> Result<Vec<(Bytes, By
 /// One request, with several deliveries where the destination takes batches.
 async fn attempt(worker: Arc<Worker>, queued: Vec<Queued>) -> Vec<Ended> {
     let Worker { destination, plan, .. } = &*worker;
+    let (queued, mut ended) = ask(&worker, queued).await;
+    if queued.is_empty() {
+        return ended;
+    }
     if !destination.drops_repeats() {
         let (done, durable) = oneshot::channel();
         let begun = Report::Begun { queued: queued.clone(), done };
@@ -350,6 +360,24 @@ async fn attempt(worker: Arc<Worker>, queued: Vec<Queued>) -> Vec<Ended> {
         }
     };
     let answers = answers.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
-    let ended = queued.into_iter().zip(answers);
-    ended.map(|(queued, answer)| Ended { queued, answer: answer.unwrap_or_else(none), attempted_at }).collect()
+    let answered = queued.into_iter().zip(answers);
+    ended.extend(answered.map(|(queued, answer)| Ended { queued, answer: answer.unwrap_or_else(none), attempted_at }));
+    ended
+}
+
+/// Those that may still be sent, and the others with the reason.
+async fn ask(worker: &Worker, queued: Vec<Queued>) -> (Vec<Queued>, Vec<Ended>) {
+    let (mut may, mut ended) = (Vec::with_capacity(queued.len()), Vec::new());
+    for queued in queued {
+        let answer = match worker.gate.refusal(&queued.delivery).await {
+            Ok(None) => {
+                may.push(queued);
+                continue;
+            }
+            Ok(Some(why)) => Outcome::Skipped(why),
+            Err(error) => Outcome::Retry { detail: error.to_string(), after: None },
+        };
+        ended.push(Ended { queued, answer, attempted_at: clock::now_us() });
+    }
+    (may, ended)
 }
