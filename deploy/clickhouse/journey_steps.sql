@@ -6,7 +6,7 @@ CREATE TABLE IF NOT EXISTS journey_steps
     entry_id        String                            COMMENT 'one way through it: the same in all its rows',
     profile_id      String                            COMMENT 'the profile at that time',
     step            LowCardinality(String)            COMMENT 'id of the step, empty for entering and leaving',
-    what            LowCardinality(String)            COMMENT 'entered, sent, skipped, failed, waits, waited, matched, timed_out, then, else, arm or left',
+    what            LowCardinality(String)            COMMENT 'entered, sent, skipped, failed, emitted, waits, waited, matched, timed_out, then, else, arm or left',
     detail          String                            COMMENT 'delivery id, arm, time until which it waits, or reason',
     happened_at     DateTime64(6, 'UTC')              COMMENT 'time of the batch or timer',
     _batch          UInt64                            COMMENT 'the commit',

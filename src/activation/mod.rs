@@ -16,11 +16,12 @@ pub use destination::{
     BatchPlan, Delivery, DeliveryPlan, DestinationKind, DestinationPlan, EmailPlan, MailTls, RateLimit,
 };
 pub use plan::{
-    Action, ActivationPlan, Arm, Await, Cap, Channel, Consent, Messaging, OnChange, ReEntry, Status, Step, Trigger,
+    Action, ActivationPlan, Arm, Await, Cap, Channel, Consent, EMITTED, Emit, Messaging, OnChange, ReEntry, Status,
+    Step, Trigger,
 };
 pub use template::{Template, TemplateError};
 pub use time::{EVERY_DAY, LocalTime, QuietHours, Schedule};
-pub use walk::{Fate, Happening, Person, Rendered, StepRow, View, Walked};
+pub use walk::{Emitted, Fate, Happening, Person, Rendered, StepRow, View, Walked};
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -333,6 +334,10 @@ impl Activations {
                         .transpose()
                         .map_err(|source| ActivationError::Template { name: plan.name.clone(), source })?
                 }
+                Action::Emit(Emit::Track { properties: body, .. } | Emit::Identify { traits: body }) => {
+                    let failed = |source| ActivationError::Template { name: plan.name.clone(), source };
+                    template = Some(Template::compile(body).map_err(failed)?);
+                }
                 Action::Branch { when, .. } => condition = Some(around.segments.condition(when)?),
                 Action::WaitFor { what, .. } => awaits = bind_await(what)?,
                 Action::Split(_) => bound.splits.push(place as u16),
@@ -503,6 +508,7 @@ impl ActivationPlan {
                 let text = body.to_string();
                 text.contains("event") || text.contains("stage")
             }
+            Action::Emit(_) => true,
             _ => false,
         };
         matches!(self.trigger, Trigger::Event { .. } | Trigger::Changes { .. }) && self.steps.iter().any(reads)

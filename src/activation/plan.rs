@@ -139,8 +139,26 @@ pub enum Action {
         otherwise: Option<u16>,
     },
     Split(Vec<Arm>),
+    /// An event of the person, like any other: it enters with a commit of its own, after that of the step.
+    Emit(Emit),
     Stop,
 }
+
+/// What an event that a step makes is like; its values may be templates.
+#[derive(Debug, Clone)]
+pub enum Emit {
+    Track {
+        event: String,
+        properties: Value,
+    },
+    /// Traits, as an identify call sets them.
+    Identify {
+        traits: Value,
+    },
+}
+
+/// The source of such events.
+pub const EMITTED: &str = "journeys";
 
 /// One way of a split.
 #[derive(Debug, Clone)]
@@ -189,6 +207,11 @@ impl ActivationPlan {
     /// Whether there is anything but messages that are sent at once: only then are its steps told.
     pub fn is_journey(&self) -> bool {
         self.steps.iter().any(|step| !matches!(step.action, Action::Send { .. }))
+    }
+
+    /// Whether it makes events.
+    pub fn emits(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step.action, Action::Emit(_)))
     }
 
     /// Of two people who become one, whether only one of their ways through it goes on. What answers an event answers each.

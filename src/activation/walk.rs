@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::plan::{Action, Arm, Consent, OnChange, ReEntry, Status};
+use super::plan::{Action, Arm, Consent, Emit, OnChange, ReEntry, Status};
 use super::{ActivationError, Activations, Bound, BoundAwait, Delivery, Seen, Triggered, Way, event_json, time_text};
 use crate::event::{EventBatch, ProfileId, TimeUs, column};
 use crate::journey::{Journeys, Run};
@@ -24,6 +24,8 @@ pub trait View {
     /// `{id, traits, identifiers, segments}`; lent, since one of many traits takes longer to copy than to write.
     fn describe(&mut self) -> Value;
     fn take_back(&mut self, described: Value);
+    /// The best identifier: its type and value.
+    fn best_identifier(&self) -> Option<(String, String)>;
 }
 
 /// A person at a moment.
@@ -64,7 +66,7 @@ pub struct StepRow {
     pub profile_id: ProfileId,
     /// Empty for entering and leaving.
     pub step: String,
-    /// `entered`, `sent`, `skipped`, `failed`, `waits`, `waited`, `matched`, `timed_out`, `then`, `else`, `arm`, `left`.
+    /// `entered`, `sent`, `skipped`, `failed`, `emitted`, `waits`, `waited`, `matched`, `timed_out`, `then`, `else`, `arm`, `left`.
     pub what: &'static str,
     pub detail: String,
     pub at: TimeUs,
@@ -75,6 +77,14 @@ pub struct StepRow {
 pub struct Walked {
     pub rendered: Vec<Rendered>,
     pub steps: Vec<StepRow>,
+    pub emitted: Vec<Emitted>,
+}
+
+/// An event that a step has made, in the standard envelope.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Emitted {
+    pub envelope: Value,
+    pub at: TimeUs,
 }
 
 /// What happens to a person.
@@ -253,6 +263,10 @@ impl Activations {
                     next = arm.and_then(|arm| arm.first);
                     continue;
                 }
+                Action::Emit(emit) => {
+                    self.emit(bound, &run, index, emit, &mut cause, person, out);
+                    None
+                }
                 Action::Stop => {
                     out.steps.push(bound.row(&run, person, &step.id, "left", "stop".to_string()));
                     return Ok(());
@@ -342,6 +356,60 @@ impl Activations {
             out.steps.push(bound.row(run, person, &step.id, what, detail));
         }
         out.rendered.push(Rendered { delivery, fate });
+    }
+
+    /// Makes an event of the person. Its message id is a hash of entry and step, so that it counts once.
+    #[expect(clippy::too_many_arguments, reason = "what a step is about, as for one that sends")]
+    fn emit(
+        &self,
+        bound: &Bound,
+        run: &Run,
+        index: usize,
+        emit: &Emit,
+        cause: &mut Option<Map<String, Value>>,
+        person: &mut Person<'_>,
+        out: &mut Walked,
+    ) {
+        let step = &bound.plan.steps[index];
+        let mut context = cause.take().unwrap_or_default();
+        context.insert("profile".to_string(), person.view.describe());
+        self.describe(bound, run, &mut context);
+        let mut context = Value::Object(context);
+        let rendered = bound.templates[index].as_ref().map(|template| template.render(&context));
+        person.view.take_back(context["profile"].take());
+        *cause = bound.cause_of(context);
+        let failed = match (rendered, person.view.best_identifier()) {
+            (Some(Ok(body)), Some((kind, value))) => {
+                let effect = format!("{:032x}\0{}", u128::from_be_bytes(run.entry), step.id);
+                let mut envelope = Map::new();
+                envelope.insert("message_id".into(), format!("journey_{:032x}", xxh3_128(effect.as_bytes())).into());
+                envelope.insert("timestamp".into(), time_text(person.now).into());
+                match kind.as_str() {
+                    "user_id" | "anonymous_id" => drop(envelope.insert(kind, value.into())),
+                    _ => drop(envelope.insert("identifiers".into(), json!({ kind: value }))),
+                }
+                match emit {
+                    Emit::Track { event, .. } => {
+                        envelope.insert("type".into(), "track".into());
+                        envelope.insert("event".into(), event.clone().into());
+                        envelope.insert("properties".into(), body);
+                    }
+                    Emit::Identify { .. } => {
+                        envelope.insert("type".into(), "identify".into());
+                        envelope.insert("traits".into(), body);
+                    }
+                }
+                // A rehearsal changes nothing.
+                if bound.plan.status == Status::Live {
+                    out.emitted.push(Emitted { envelope: Value::Object(envelope), at: person.now });
+                }
+                None
+            }
+            (Some(Err(error)), _) => Some(error.to_string()),
+            _ => Some("the person has no identifier".to_string()),
+        };
+        let (what, detail) = failed.map_or(("emitted", String::new()), |why| ("failed", why));
+        out.steps.push(bound.row(run, person, &step.id, what, detail));
     }
 
     /// Adds what templates know besides the profile and the cause.
@@ -445,23 +513,22 @@ impl Activations {
         }
     }
 
-    /// Rows of those that end because two people were one.
-    pub fn merged(&self, ended: &[Run], id: ProfileId, at: TimeUs) -> Vec<StepRow> {
+    /// Rows of those that end though nothing has happened in them: two people were one, or someone is no more.
+    pub fn ended(&self, runs: &[Run], id: ProfileId, why: &str, at: TimeUs) -> Vec<StepRow> {
         let row = |run: &Run| {
             let (activation, version) = self.names.get(&run.plan).cloned().unwrap_or_default();
-            let (step, detail) = (String::new(), "merge".to_string());
             StepRow {
                 activation,
                 version,
                 entry_id: u128::from_be_bytes(run.entry),
                 profile_id: id,
-                step,
+                step: String::new(),
                 what: "left",
-                detail,
+                detail: why.to_string(),
                 at,
             }
         };
-        ended.iter().map(row).collect()
+        runs.iter().map(row).collect()
     }
 
     /// What caused an entry, as far as it was remembered.

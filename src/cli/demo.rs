@@ -46,13 +46,15 @@ const DATA: &str = "tributary-data";
 const MARKER: &str = ".tributary-demo";
 const SECRET: &str = "webhook-secret";
 const EVENTS: &str = "data/events.ndjson";
+const MAILS: &str = "mails.ndjson";
 
 /// The files of the pipeline, as they ship. Its sample events are left out: the demo brings its own.
-const PIPELINE: [(&str, &str); 8] = [
+const PIPELINE: [(&str, &str); 9] = [
     ("shop.yaml", include_str!("../../pipelines/shop/shop.yaml")),
     ("traits.yaml", include_str!("../../pipelines/shop/traits.yaml")),
     ("segments.yaml", include_str!("../../pipelines/shop/segments.yaml")),
     ("activations.yaml", include_str!("../../pipelines/shop/activations.yaml")),
+    ("campaigns.yaml", include_str!("../../pipelines/shop/campaigns.yaml")),
     ("data/catalogue.csv", include_str!("../../pipelines/shop/data/catalogue.csv")),
     ("data/staff.csv", include_str!("../../pipelines/shop/data/staff.csv")),
     ("schemas/events/checkout_started.avsc", include_str!("../../pipelines/shop/schemas/events/checkout_started.avsc")),
@@ -141,7 +143,7 @@ fn clear(folder: &Path) -> Result<(), Failure> {
         return Err(refused(format!("{shown} was not made by a demo")));
     }
     let own = |file: &PathBuf| {
-        let fixed = [MARKER, SECRET, EVENTS];
+        let fixed = [MARKER, SECRET, EVENTS, MAILS];
         fixed.iter().chain(PIPELINE.iter().map(|(name, _)| name)).any(|known| file == Path::new(known))
     };
     if let Some(foreign) = files.iter().find(|file| !own(file)) {
@@ -196,6 +198,12 @@ fn for_the_demo(name: &str, text: &str, url: &str) -> String {
                 .replace(" -C pipelines/shop", "");
             let text = text.replace("the files in data/, or from Kafka when KAFKA_BROKERS is set. Nothing\n# has to be mapped, the shape is known.", "the files in data/. Nothing has to be mapped, the\n# shape is known.");
             format!("{text}# Where the tables go: Parquet files beside the state.\nwarehouse: lake\n")
+        }
+        // There is no mail server: what would be mailed is written down.
+        "campaigns.yaml" => {
+            let before = text.split("  mail:\n").next().unwrap_or_default();
+            let after = without(&text[before.len()..], "  mail:\n", "\nactivations:");
+            format!("{before}  mail: {{ file: {{ path: {MAILS} }}, channel: email }}\n{after}")
         }
         "activations.yaml" => text
             .replace("${env:SHOP_WEBHOOK_URL:-http://127.0.0.1:8087/hook}", url)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono_tz::Tz;
+use serde_json::json;
 
 use super::check::Checker;
 use super::destinations;
@@ -13,7 +14,8 @@ use super::sections::check_reference;
 use super::spec::*;
 use super::yaml::{Node, Scalar, Value};
 use crate::activation::{
-    Action, ActivationPlan, Arm, Await, Channel, Consent, DestinationPlan, Messaging, Schedule, Step, Trigger,
+    Action, ActivationPlan, Arm, Await, Channel, Consent, DestinationPlan, Emit, Messaging, ReEntry, Schedule, Step,
+    Trigger,
 };
 use crate::event::{TimeUs, ValueType};
 use crate::expression::Expression;
@@ -126,8 +128,54 @@ impl Program<'_> {
                 all.iter_mut().last().into_iter().for_each(|arm| arm.upto = 1 << 32);
                 Action::Split(all)
             }
+            JourneyActionSpec::Emit { event, properties } => {
+                checker.events(Some(std::slice::from_ref(event)));
+                let node = properties.as_ref().map(|(_, node)| node);
+                let sound = node.is_none_or(|node| body(checker, node, self.trigger, self.names.traits));
+                let properties = properties.as_ref().map_or_else(|| json!({}), |(properties, _)| properties.clone());
+                return sound.then(|| Action::Emit(Emit::Track { event: event.text.clone(), properties }));
+            }
+            JourneyActionSpec::Set(traits, node) => {
+                let sound = body(checker, node, self.trigger, self.names.traits);
+                return sound.then(|| Action::Emit(Emit::Identify { traits: traits.clone() }));
+            }
             JourneyActionSpec::Stop => Action::Stop,
         })
+    }
+}
+
+/// An activation that makes events which set off others that make its own again would never end.
+pub fn check_circles(checker: &Checker, definition: &Definition, plans: &[ActivationPlan]) {
+    let made = |plan: &ActivationPlan| -> Vec<String> {
+        let events = plan.steps.iter().filter_map(|step| match &step.action {
+            Action::Emit(Emit::Track { event, .. }) => Some(event.clone()),
+            _ => None,
+        });
+        events.collect()
+    };
+    let follows = |first: &ActivationPlan, second: &ActivationPlan| match (&second.trigger, second.re_entry) {
+        (Trigger::Event { events, .. }, ReEntry::Always) => made(first).iter().any(|event| events.contains(event)),
+        _ => false,
+    };
+    for start in plans {
+        // All that it leads to, each once.
+        let mut reached: Vec<&ActivationPlan> = Vec::new();
+        let mut open = vec![start];
+        while let Some(plan) = open.pop() {
+            for next in plans.iter().filter(|next| follows(plan, next)) {
+                if !reached.iter().any(|known| known.name == next.name) {
+                    reached.push(next);
+                    open.push(next);
+                }
+            }
+        }
+        if reached.iter().any(|plan| plan.name == start.name)
+            && let Some(named) = definition.activations.iter().find(|named| named.name == start.name)
+        {
+            let message = format!("activation `{}` sets itself off, by the events that it makes", start.name);
+            let help = "give one of them `re_entry: once` or `after` a time".to_string();
+            checker.reader.findings.error(named.span, message, help);
+        }
     }
 }
 

@@ -52,9 +52,9 @@ use self::scope::Whose;
 use self::spec::{Definition, Named};
 use self::yaml::{Node, Value};
 
-use crate::activation::{ActivationPlan, DestinationPlan, Messaging};
+use crate::activation::{ActivationPlan, DestinationPlan, EMITTED, Messaging};
 use crate::aggregate::AggregatePlan;
-use crate::decode::DecodePlan;
+use crate::decode::{DecodePlan, Format};
 use crate::identity::IdentityPlan;
 use crate::profile::TraitPlan;
 use crate::segment::SegmentPlan;
@@ -70,7 +70,7 @@ pub struct Pipeline {
     pub path: PathBuf,
     /// The folder that relative paths start from.
     pub base: PathBuf,
-    /// Sources and how their payloads are read; same order in both.
+    /// Sources and how their payloads are read; same order in both. Behind them, where some step makes events, how those are.
     pub sources: Vec<SourcePlan>,
     pub decode: Vec<DecodePlan>,
     pub transform: TransformPlan,
@@ -357,6 +357,7 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, earlier: &[Earlier], reader
     let mut activations: Vec<ActivationPlan> = bodies(&definition.activations)
         .filter_map(|(name, _, spec)| activations::activation(&checker, name, spec, &names, false))
         .collect();
+    activations::check_circles(&checker, &definition, &activations);
     for (one, documents) in earlier.iter().zip(&of_earlier) {
         let read = sections::read(documents.as_deref().unwrap_or_default(), None, reader);
         let plans = bodies(&read.activations)
@@ -378,6 +379,13 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, earlier: &[Earlier], reader
         }
         source_plans.push(source.plan);
         decode.push(source.decode);
+    }
+    if activations.iter().any(ActivationPlan::emits) {
+        if let Some(source) = definition.sources.iter().find(|source| source.name == EMITTED) {
+            let message = format!("`{EMITTED}` is the source of what steps with `emit` and `set` make");
+            findings.error(source.span, message, "give the source another name".to_string());
+        }
+        decode.push(DecodePlan { source: EMITTED.into(), format: Format::JsonEnvelope });
     }
     let (contracts, step_fields, fields) = checker.into_fields();
     let contract_mode = definition.contracts.unwrap_or_default();

@@ -346,7 +346,11 @@ impl ActivationSpec {
                         add(second, ids);
                     }
                     JourneyActionSpec::Split(arms) => arms.iter().for_each(|arm| add(&arm.steps, ids)),
-                    JourneyActionSpec::Wait(_) | JourneyActionSpec::WaitUntil(_) | JourneyActionSpec::Stop => {}
+                    JourneyActionSpec::Wait(_)
+                    | JourneyActionSpec::WaitUntil(_)
+                    | JourneyActionSpec::Emit { .. }
+                    | JourneyActionSpec::Set(..)
+                    | JourneyActionSpec::Stop => {}
                 }
             }
         }
@@ -395,6 +399,12 @@ pub enum JourneyActionSpec {
         otherwise: Vec<JourneyStepSpec>,
     },
     Split(Vec<ArmSpec>),
+    Emit {
+        event: Literal,
+        properties: Option<(serde_json::Value, Node)>,
+    },
+    /// Traits and their values.
+    Set(serde_json::Value, Node),
     Stop,
 }
 

@@ -23,7 +23,7 @@ mod timers;
 
 pub use correct::{Begun, Reading, RebuildRecord};
 pub use fill::{Chunk, FillRecord};
-pub use journeys::plans_under_way;
+pub use journeys::{EmittedRecord, describe_profile, emitted, emitted_batch, known_plans, plans_under_way};
 pub use lists::ListEdit;
 pub use load::{Known, accept, compare};
 pub use look::{Look, Readiness, look};
@@ -55,7 +55,7 @@ use super::prepare::Prepared;
 use super::record::{DefinitionRecord, EngineRecord, SinkRecord, StoredReject, Totals, load_component};
 use super::rows::{self, Gone};
 use super::{Command, CorrectionRequest, DeliveriesEdited, DeliveriesRequest, EngineError, ListEdited, ListRequest};
-use crate::activation::{Activations, StepRow, time_text};
+use crate::activation::{Activations, EMITTED, StepRow, time_text};
 use crate::aggregate::Aggregator;
 use crate::definition::Pipeline;
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, ValueType};
@@ -153,6 +153,8 @@ pub struct Staged {
     pub rows: Rows,
     /// New entries of the destinations' queues.
     pub queued: Vec<Queued>,
+    /// Events that steps have made.
+    pub emitted: Vec<EmittedRecord>,
     /// Raw records of the batch, for the counters.
     pub records: u64,
     /// How the corrections among the commands began, in their order.
@@ -282,7 +284,9 @@ impl Core {
         self.put_profiles(&touched.numbers, profiles, &stored, staged);
         self.add_rejects(&batch, staged);
         for ((topic, partition), next) in &batch.positions {
-            if batch.replayed.is_none() {
+            if &*batch.source == EMITTED {
+                self.applied_emitted(next.offset as u64, staged);
+            } else if batch.replayed.is_none() {
                 let key = keys::position(&batch.source, topic, *partition);
                 staged.writes.put(key, codec::encode(Next::VERSION, next));
             }
@@ -505,7 +509,7 @@ impl Core {
             }
             let theirs = profile.journeys.take();
             let ended = self.merge_journeys(mine, theirs);
-            merged.steps.extend(self.activations.merged(&ended, mine.id, self.record.now));
+            merged.steps.extend(self.activations.ended(&ended, mine.id, "merge", self.record.now));
             self.traits.merge(mine, profile);
         }
         merged.whole = merged.shown.keys().copied().collect();

@@ -30,8 +30,8 @@ mod ship;
 mod status;
 
 pub use core::{
-    Begun, Chunk, Core, FillRecord, Known, ListEdit, Look, Readiness, Reading, RebuildRecord, Staged, accept, compare,
-    look, plans_under_way,
+    Begun, Chunk, Core, EmittedRecord, FillRecord, Known, ListEdit, Look, Readiness, Reading, RebuildRecord, Staged,
+    accept, compare, describe_profile, emitted, emitted_batch, known_plans, look, plans_under_way,
 };
 pub use digest::digest;
 pub use outbox::decode as sealed_rows;

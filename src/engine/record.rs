@@ -30,6 +30,9 @@ pub struct EngineRecord {
     pub segment_sizes: BTreeMap<String, i64>,
     /// Journeys under way, by number of their plan.
     pub running: BTreeMap<u32, u64>,
+    /// Events that steps have made are numbered; those below `emitted_applied` are applied.
+    pub next_emitted: u64,
+    pub emitted_applied: u64,
 }
 
 /// Counted since the state was made.

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use self::queues::Queues;
 use self::time::ReadTimes;
 use super::broken;
-use super::core::{Begun, Core, Reading, Staged};
+use super::core::{Begun, Core, EmittedRecord, Reading, Staged, emitted, emitted_batch};
 use super::history::{History, HistoryFilter, HistoryReader};
 use super::outbox::{Recent, Rows};
 use super::prepare::{Prepared, Preparer};
@@ -23,6 +23,7 @@ use super::shadow::Shadow;
 use super::ship::Shipper;
 use super::status::SharedStatus;
 use super::{Command, Corrected, EngineError, Input, Replayed, Stop};
+use crate::activation::EMITTED;
 use crate::clock;
 use crate::decode::registry::Schemas;
 use crate::definition::Pipeline;
@@ -135,6 +136,13 @@ pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Resul
             tokio::spawn(forward(handle, to_prepare.clone()));
         }
     }
+    let (emit, made) = mpsc::unbounded_channel();
+    tokio::spawn(forward_emitted(made, to_prepare.clone()));
+    let left = emitted(&*store).await?;
+    if !left.is_empty() {
+        // The forwarder is there for as long as the loop.
+        let _ = emit.send(left);
+    }
     let preparing = prepare_all(preparer, raw, prepared_out);
     match options.decode_on {
         DecodeOn::Thread => {
@@ -159,6 +167,7 @@ pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Resul
         durable_rows,
         recent,
         queues,
+        emit,
         status: status.clone(),
         caught_up,
         reading_times: ReadTimes::default(),
@@ -219,6 +228,18 @@ async fn forward(mut handle: SourceHandle, to_prepare: mpsc::Sender<ToPrepare>) 
     while let Some(event) = handle.events.recv().await {
         if to_prepare.send(ToPrepare::Source(handle.name.clone(), event)).await.is_err() {
             return;
+        }
+    }
+}
+
+/// Events that steps have made enter like those of a source, once their commit is durable.
+async fn forward_emitted(mut made: mpsc::UnboundedReceiver<Vec<EmittedRecord>>, to_prepare: mpsc::Sender<ToPrepare>) {
+    while let Some(emitted) = made.recv().await {
+        for part in emitted.chunks(10_000) {
+            let records = SourceEvent::Records(emitted_batch(part));
+            if to_prepare.send(ToPrepare::Source(EMITTED.into(), records)).await.is_err() {
+                return;
+            }
         }
     }
 }
@@ -290,6 +311,8 @@ struct Effects {
     commit: u64,
     rows: Rows,
     queued: Vec<Queued>,
+    emitted: Vec<EmittedRecord>,
+    emit: mpsc::UnboundedSender<Vec<EmittedRecord>>,
     recent: Recent,
     shipper: mpsc::UnboundedSender<u64>,
     workers: Arc<BTreeMap<String, Handle>>,
@@ -301,6 +324,10 @@ impl Effects {
             self.recent.put(self.commit, Arc::new(self.rows));
             // The shipper is there for as long as the loop.
             let _ = self.shipper.send(self.commit);
+        }
+        if !self.emitted.is_empty() {
+            // The forwarder is there for as long as the loop.
+            let _ = self.emit.send(self.emitted);
         }
         for queued in self.queued {
             if let Some(worker) = self.workers.get(&queued.delivery.destination) {
@@ -339,6 +366,8 @@ struct Loop {
     durable_rows: mpsc::UnboundedSender<u64>,
     recent: Recent,
     queues: Queues,
+    /// The way in for events that steps have made.
+    emit: mpsc::UnboundedSender<Vec<EmittedRecord>>,
     status: SharedStatus,
     caught_up: BTreeMap<String, bool>,
     reading_times: ReadTimes,
@@ -627,6 +656,8 @@ impl Loop {
             commit: staged.commit,
             rows: std::mem::take(&mut staged.rows),
             queued,
+            emitted: std::mem::take(&mut staged.emitted),
+            emit: self.emit.clone(),
             recent: self.recent.clone(),
             shipper: self.durable_rows.clone(),
             workers: self.queues.workers.clone(),
@@ -639,7 +670,7 @@ impl Loop {
         };
         match from {
             FromPrepare::Batch(prepared) => {
-                if prepared.replayed.is_none() {
+                if prepared.replayed.is_none() && &*prepared.source != EMITTED {
                     self.caught_up.insert(prepared.source.to_string(), false);
                     self.reading_times.read(&prepared);
                     source_status(&self.status, &prepared.source, &|source| {
@@ -684,6 +715,7 @@ impl Loop {
             && !self.core.is_sweeping()
             && self.core.next_due() > self.core.record.now
             && self.caught_up.values().all(|caught_up| *caught_up)
+            && self.core.record.emitted_applied == self.core.record.next_emitted
             && self.core.outbox.is_empty()
             && self.queues.is_empty()
     }

@@ -261,7 +261,7 @@ pub fn journey_steps() -> Table {
             ("profile_id", DataType::Utf8, false),
             // empty for entering and leaving
             ("step", DataType::Utf8, false),
-            // `entered`, `sent`, `skipped`, `failed`, `waits`, `waited`, `matched`, `timed_out`, `then`, `else`, `arm`, `left`
+            // `entered`, `sent`, `skipped`, `failed`, `emitted`, `waits`, `waited`, `matched`, `timed_out`, `then`, `else`, `arm`, `left`
             ("what", DataType::Utf8, false),
             ("detail", DataType::Utf8, false),
             ("happened_at", time_type(), false),

@@ -69,6 +69,8 @@ pub enum Tag {
     Scan = b'a',
     /// Number → a version of an activation, as it was written.
     Journey = b'j',
+    /// Number → an event that a step of a journey has made, until it is applied.
+    Emitted = b'm',
 }
 
 pub fn prefix(tag: Tag) -> Bytes {

@@ -97,13 +97,24 @@ fn the_demo_tells_the_truth_in_time_and_without_a_server() {
     assert_eq!(query(&folder, lost), "0");
 
     // All messages were taken, some of them at the second attempt, under one id each.
-    let outcomes = query(&folder, "SELECT outcome, count(*) FROM deliveries GROUP BY outcome ORDER BY outcome");
-    let taken = query(&folder, "SELECT count(DISTINCT delivery_id) FROM deliveries");
+    let outcomes = query(
+        &folder,
+        "SELECT outcome, count(*) FROM deliveries WHERE destination = 'crm' GROUP BY outcome ORDER BY outcome",
+    );
+    let taken = query(&folder, "SELECT count(DISTINCT delivery_id) FROM deliveries WHERE destination = 'crm'");
     assert_eq!(outcomes, format!("retry,5\nsent,{taken}"));
     let webhooks = section(&told, "Webhooks").join("\n");
     for figure in ["5  were refused; 5 came again", &format!("{}  different messages", thousands(&taken))] {
         assert!(webhooks.contains(figure), "{figure}\n{webhooks}");
     }
+    // What the campaigns would have mailed is a line each, to people who agreed to it and to nobody else.
+    let mailed = query(&folder, "SELECT count(*) FROM deliveries WHERE destination = 'mail' AND outcome = 'sent'");
+    let lines = std::fs::read_to_string(folder.join("mails.ndjson")).expect("mails");
+    assert_eq!(lines.lines().count().to_string(), mailed);
+    assert!(lines.lines().count() > 100, "{mailed} mails");
+    let unasked = "SELECT count(*) FROM deliveries d JOIN current_profiles p ON d.profile_id = p.profile_id \
+         WHERE d.destination = 'mail' AND d.outcome = 'sent' AND p.consent_marketing IS NOT TRUE";
+    assert_eq!(query(&folder, unasked), "0");
     assert!(section(&told, "One person").len() > 5, "{told}");
 }
 

@@ -352,7 +352,10 @@ impl Maker {
         (person.devices[device].logged_in, person.devices[device].linked) = (true, true);
         let more = format!("\"traits\":{{\"email\":\"{}\"}},", person.email());
         let event = self.track(person, Some(device), "", String::new());
-        self.add(at_ms, Event { kind: "identify", name: None, more, ..event });
+        // Two in three tick the box.
+        let agreed = !person.number.is_multiple_of(3);
+        let context = format!("{},\"consent\":{{\"categoryPreferences\":{{\"marketing\":{agreed}}}}}", event.context);
+        self.add(at_ms, Event { kind: "identify", name: None, more, context, ..event });
     }
 
     fn telephone_order(&mut self, person: &mut Person, at_ms: i64) {

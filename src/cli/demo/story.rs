@@ -9,7 +9,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::receiver::Received;
 use super::shop::Truth;
-use super::{EVENTS, REFUSED_FIRST};
+use super::{EVENTS, MAILS, REFUSED_FIRST};
 use crate::cli::Failure;
 use crate::cli::output::print;
 use crate::engine::Totals;
@@ -61,6 +61,7 @@ impl Story<'_> {
         let user = self.one_person().await?;
         self.segments().await?;
         self.webhooks().await?;
+        self.campaigns().await?;
         self.questions().await?;
         let right = self.compare().await?;
         self.next(user.as_deref().unwrap_or("u1"));
@@ -271,8 +272,29 @@ impl Story<'_> {
         Ok(())
     }
 
+    async fn campaigns(&self) -> Result<(), Failure> {
+        title("7  Campaigns");
+        say("Four journeys write mails to people who have agreed to it: three a week at most,");
+        say(&format!("none at night. Here they go to {}.", self.folder.join(MAILS).display()));
+        say("");
+        for row in self.rows(CAMPAIGNS).await? {
+            say(&format!("  {:>8}  {}", row[0], cut(&row[1..].join(": "), 68)));
+        }
+        let mail = self.rows(ONE_MAIL).await?;
+        if let Some(body) = mail.first().and_then(|row| row.first()) {
+            let body: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+            say("");
+            say("One of them:");
+            say("");
+            for part in ["to", "subject", "text"] {
+                say(&format!("  {part}: {}", cut(body[part].as_str().unwrap_or_default(), 70)));
+            }
+        }
+        Ok(())
+    }
+
     async fn questions(&self) -> Result<(), Failure> {
-        title("7  Three questions, in SQL");
+        title("8  Three questions, in SQL");
         for (number, (question, sql)) in QUESTIONS.iter().enumerate() {
             if number > 0 {
                 say("");
@@ -286,7 +308,7 @@ impl Story<'_> {
     }
 
     async fn compare(&self) -> Result<bool, Failure> {
-        title("8  Is it right?");
+        title("9  Is it right?");
         say("The shop was made up, so what happened in it is known. Tributary had only its");
         say("lines.");
         say("");
@@ -380,6 +402,10 @@ const LATE: &str = "SELECT count(*) FROM events WHERE \"index\" = 0 AND sent_at 
 const NOBODY: &str = "SELECT count(*) FROM events WHERE flags LIKE '%blocked_identifier%'";
 const IDENTIFIERS: &str = "SELECT count(*) FROM current_identifiers";
 const PROFILES: &str = "SELECT count(*) FROM current_profiles";
+const CAMPAIGNS: &str = "SELECT count(*), activation || ', ' || step, CASE WHEN outcome = 'sent' THEN 'sent' ELSE detail END \
+     FROM deliveries WHERE destination = 'mail' GROUP BY 2, 3 ORDER BY 3 = 'sent' DESC, 2, 3";
+const ONE_MAIL: &str =
+    "SELECT body FROM deliveries WHERE destination = 'mail' AND outcome = 'sent' ORDER BY delivery_id LIMIT 1";
 const BIG_ORDERS: &str =
     "SELECT count(DISTINCT delivery_id) FROM deliveries WHERE activation = 'big_order' AND outcome = 'sent'";
 const BY_EVENT: &str =

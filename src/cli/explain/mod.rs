@@ -2,6 +2,7 @@
 //!
 //! All of it is read from the state and the tables beside whatever runs; nothing is changed.
 
+mod activation;
 mod delivery;
 mod events;
 mod moments;
@@ -54,6 +55,15 @@ pub enum ExplainCommand {
         /// A profile id, an id it had before, or type:value
         who: String,
     },
+    /// Where someone is in an activation, what stands in the way, and what its steps would send now
+    Activation {
+        name: String,
+        /// A profile id, an id it had before, or type:value
+        who: String,
+        /// The event that sets it off, as JSON, for templates that read it
+        #[arg(long, value_name = "JSON")]
+        event: Option<String>,
+    },
     /// What became of a delivery: every attempt, what is to come, and why
     Delivery {
         /// Its id, as in `deliveries` and `webhook-id`
@@ -82,6 +92,12 @@ pub async fn explain(global: &Global, config: &NodeConfig, command: ExplainComma
             };
             let person = Person::find(config, &pipeline, who).await?;
             segment::explain(global, config, &pipeline, &person, segment::What::Segment { index, deep }).await
+        }
+        ExplainCommand::Activation { name, who, event } => {
+            let names = pipeline.activations.iter().map(|plan| plan.name.as_str());
+            let plan = &pipeline.activations[index_of("activation", &name, names)?];
+            let person = Person::find(config, &pipeline, who).await?;
+            activation::explain(global, config, &pipeline, &person, plan, event.as_deref()).await
         }
         ExplainCommand::Delivery { id } => delivery::explain(global, config, &pipeline, &id).await,
         ExplainCommand::Trait { name, who } => {

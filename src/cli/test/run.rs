@@ -7,7 +7,7 @@ use super::correct::correct;
 use super::seen::Seen;
 use crate::decode::{DecodePlan, Format};
 use crate::definition::{Correction, Expected, Pipeline, Place, TestEvent, TestPlan, TestStep};
-use crate::engine::{Core, EngineError, Preparer, Staged};
+use crate::engine::{Core, EmittedRecord, EngineError, Preparer, Staged, emitted_batch};
 use crate::event::{RawBatch, TimeUs};
 use crate::state::Store;
 use crate::state::memory::MemoryStore;
@@ -64,11 +64,11 @@ impl Runner {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         // Nothing is sent: what would be is a row of `deliveries` at once.
         let core = Core::load(store.clone(), &self.pipeline, &self.preparer.schema(), CACHE_BYTES, false).await?;
-        let mut state = State { store, core, seen: Seen::new(&self.pipeline) };
+        let mut state = State { store, core, seen: Seen::new(&self.pipeline), emitted: Vec::new() };
         let events: Vec<&TestEvent> = test.steps.iter().flat_map(|step| &step.events).collect();
         let (mut differences, mut corrections) = (Vec::new(), Vec::new());
         for step in &test.steps {
-            state.pass(step.at).await?;
+            state.pass(&mut self.preparer, step.at).await?;
             self.take(step, &mut state).await?;
             if !step.expect.is_empty() {
                 state.seen.profiles(&state.core.profiles_at(step.at).await?);
@@ -104,7 +104,8 @@ impl Runner {
             let prepared = self.preparer.prepare(&raw, Vec::new())?;
             let staged = state.core.apply(Some(prepared), &[], step.at).await?;
             state.commit(staged).await?;
-            state.pass(step.at).await?;
+            state.take_emitted(&mut self.preparer, step.at).await?;
+            state.pass(&mut self.preparer, step.at).await?;
         }
         Ok(())
     }
@@ -115,11 +116,13 @@ struct State {
     store: Arc<dyn Store>,
     core: Core,
     seen: Seen,
+    /// Events that steps have made and that are not applied yet.
+    emitted: Vec<EmittedRecord>,
 }
 
 impl State {
     /// Time passes: what is due up to `now` happens in order, each at its own time; then new borders of RFM traits.
-    async fn pass(&mut self, now: TimeUs) -> Result<(), EngineError> {
+    async fn pass(&mut self, preparer: &mut Preparer, now: TimeUs) -> Result<(), EngineError> {
         loop {
             let moment = self.core.next_due().min(now);
             let staged = match self.core.fire_timers(moment).await? {
@@ -127,7 +130,10 @@ impl State {
                 fired => fired,
             };
             match staged {
-                Some(staged) => self.commit(staged).await?,
+                Some(staged) => {
+                    self.commit(staged).await?;
+                    self.take_emitted(preparer, moment).await?;
+                }
                 None if self.core.next_due() > now => return Ok(()),
                 None => {}
             }
@@ -138,6 +144,18 @@ impl State {
         self.store.commit(std::mem::take(&mut staged.writes)).await?;
         self.core.durable(staged.commit);
         self.seen.take(&staged.rows);
+        self.emitted.append(&mut staged.emitted);
+        Ok(())
+    }
+
+    /// What steps have made happens at once, and what that sets off.
+    async fn take_emitted(&mut self, preparer: &mut Preparer, now: TimeUs) -> Result<(), EngineError> {
+        while !self.emitted.is_empty() {
+            let raw = emitted_batch(&std::mem::take(&mut self.emitted));
+            let prepared = preparer.prepare(&raw, Vec::new())?;
+            let staged = self.core.apply(Some(prepared), &[], now).await?;
+            self.commit(staged).await?;
+        }
         Ok(())
     }
 }

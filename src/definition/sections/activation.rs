@@ -168,6 +168,15 @@ fn step(reader: &Reader, node: &Node, what: &str, ids: &mut Vec<Literal>) -> Opt
             Some(JourneyActionSpec::Branch { when: when?, then: then?, otherwise: otherwise? })
         }
         "split" => split(reader, of, what, ids),
+        "emit" => emit(reader, of, span),
+        "set" => match &of.value {
+            Value::Map(entries) if !entries.is_empty() => Some(JourneyActionSpec::Set(reader.json(of), of.clone())),
+            _ => {
+                let help = "write set: { stage: welcomed }".to_string();
+                reader.findings.error(of.span, "`set` is a map of traits and their values", help);
+                None
+            }
+        },
         _ => reader.boolean(of, "`stop`").map(|_| JourneyActionSpec::Stop),
     };
     Some(JourneyStepSpec { id: id?, action: action? }).filter(|_| fields.sound)
@@ -178,6 +187,13 @@ fn send(reader: &Reader, node: &Node, span: Span) -> Option<JourneyActionSpec> {
     let to = fields.get("to").and_then(|node| reader.literal(node, "`to`"));
     let body = fields.get("body").map(|node| (reader.json(node), node.clone()));
     Some(JourneyActionSpec::Send(SendSpec { to: to?, body })).filter(|_| fields.sound)
+}
+
+fn emit(reader: &Reader, node: &Node, span: Span) -> Option<JourneyActionSpec> {
+    let fields = reader.section(node, "`emit`", span, &reference::EMIT)?;
+    let event = fields.get("event").and_then(|node| reader.literal(node, "`event`"));
+    let properties = fields.get("properties").map(|node| (reader.json(node), node.clone()));
+    Some(JourneyActionSpec::Emit { event: event?, properties })
 }
 
 /// `09:00`, or with days.

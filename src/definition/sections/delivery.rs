@@ -72,7 +72,7 @@ fn batch(reader: &Reader, node: &Node, fields: &Fields) -> Option<BatchPlan> {
         reader.findings.error(fields.key_span("batch"), "a webhook takes one delivery per request", help);
         return None;
     }
-    let fields = reader.section(node, "`batch`", fields.key_span("batch"), &reference::BATCH)?;
+    let fields = reader.section(node, "`batch`", fields.key_span("batch"), &reference::DELIVERY_BATCH)?;
     let max = fields.get("max").and_then(|node| count(reader, node, "`max`", BATCH_MAX));
     let within = fields.get("within").and_then(|node| at_most(reader, node, "`within`", (DAY, "a day")));
     Some(BatchPlan { max: max? as usize, within: within? })

@@ -515,11 +515,18 @@ pub static JOURNEY_STEP: Section = Section {
         key("then", Steps, "with `branch`: where it holds"),
         key("else", Steps, "with `branch`: where it does not"),
         key("split", Entries(&Map(&ARM)), "arms that people are dealt to, always the same for one person"),
+        key("set", Entries(&Template), "traits of the person, as an identify call sets them"),
+        key("emit", Map(&EMIT), "an event of the person, like any other"),
         key("stop", Boolean, "ends it"),
     ],
-    one_of: &["send", "wait", "wait_until", "wait_for", "branch", "split", "stop"],
-    later: &[("set", NOT_YET), ("emit", NOT_YET)],
+    one_of: &["send", "wait", "wait_until", "wait_for", "branch", "split", "set", "emit", "stop"],
+    later: &[],
 };
+
+pub static EMIT: Section = Section::of(&[
+    required("event", Text, "its name"),
+    key("properties", Template, "its properties; none if left out"),
+]);
 
 pub static SEND: Section = Section::of(&[
     required("to", Text, "one of `destinations`"),

@@ -1,12 +1,16 @@
 //! What a round sets off: who enters which journey, who goes on, and what they are sent.
 
+use serde::{Deserialize, Serialize};
+
 use super::judge::Round;
 use super::*;
 use crate::activation::{
-    ActivationError, ActivationPlan, Fate, Happening, KnownPlan, Person, Rendered, Seen, StageMove, Status, StepRow,
-    Trigger, Triggering, View, Walked, number_plans,
+    ActivationError, ActivationPlan, Emitted, Fate, Happening, KnownPlan, Person, Rendered, Seen, StageMove, Status,
+    StepRow, Trigger, Triggering, View, Walked, number_plans,
 };
 use crate::engine::gate::SendGate;
+use crate::event::RawBatch;
+use crate::identity::IdentityPlan;
 use crate::journey::{Journeys, Run};
 use crate::profile::BUILT_IN;
 use crate::segment::Condition;
@@ -61,6 +65,39 @@ pub(super) async fn assign_numbers(
         store.commit(writes).await?;
     }
     Ok(known)
+}
+
+/// An event that a step has made, with its number.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EmittedRecord {
+    pub number: u64,
+    /// The moment of the step.
+    pub at: TimeUs,
+    /// The standard envelope as JSON.
+    pub envelope: String,
+}
+
+impl EmittedRecord {
+    const VERSION: u8 = 1;
+}
+
+/// Events that steps have made and that are not applied yet, in order.
+///
+/// # Errors
+/// The store's.
+pub async fn emitted(store: &dyn Store) -> Result<Vec<EmittedRecord>, StoreError> {
+    let found = scan_all(store, &keys::prefix(Tag::Emitted)).await?;
+    found.iter().map(|(_, value)| codec::decode(EmittedRecord::VERSION, "event of a journey", value)).collect()
+}
+
+/// As a source hands them over: the offset is the number.
+pub fn emitted_batch(emitted: &[EmittedRecord]) -> RawBatch {
+    let mut raw = RawBatch::new(EMITTED.into());
+    let topic: Arc<str> = EMITTED.into();
+    for one in emitted {
+        raw.push(&topic, 0, one.number as i64, one.at, one.envelope.as_bytes());
+    }
+    raw
 }
 
 /// What of activations decides when people have to be looked at: schedules, and those that stand still.
@@ -198,7 +235,23 @@ impl Core {
             profiles[row as usize].journeys = Some(journeys).filter(|journeys| !journeys.is_empty());
         }
         self.add_steps(&walked.steps, staged)?;
+        for Emitted { envelope, at } in walked.emitted {
+            let number = self.record.next_emitted;
+            self.record.next_emitted += 1;
+            let record = EmittedRecord { number, at, envelope: envelope.to_string() };
+            let key = keys::number(Tag::Emitted, number);
+            staged.writes.put(key, codec::encode(EmittedRecord::VERSION, &record));
+            staged.emitted.push(record);
+        }
         self.queue(walked.rendered, staged)
+    }
+
+    /// Events up to this number are in the batch that is being applied.
+    pub(super) fn applied_emitted(&mut self, next: u64, staged: &mut Staged) {
+        for number in self.record.emitted_applied..next {
+            staged.writes.delete(keys::number(Tag::Emitted, number));
+        }
+        self.record.emitted_applied = self.record.emitted_applied.max(next);
     }
 
     /// What is asked before a message leaves.
@@ -251,6 +304,19 @@ impl Core {
         self.record.count_runs(&counts(&ended), &BTreeMap::new());
         mine.tidy_journeys();
         ended
+    }
+
+    /// Those of someone who is no more.
+    pub(super) fn end_journeys(
+        &mut self,
+        live: &Profile,
+        id: ProfileId,
+        staged: &mut Staged,
+    ) -> Result<(), EngineError> {
+        let Some(journeys) = &live.journeys else { return Ok(()) };
+        self.record.count_runs(&counts(&journeys.runs), &BTreeMap::new());
+        let steps = self.activations.ended(&journeys.runs, id, "correction", self.record.now);
+        self.add_steps(&steps, staged)
     }
 
     /// Journeys follow the identifier of their entry; what was sent and entered is known of all (SEMANTICS §10).
@@ -340,17 +406,25 @@ impl View for PersonView<'_> {
             return self.described.take();
         }
         let Core { identities, traits, segment_names, .. } = self.core;
-        describe(identities, traits, segment_names, self.profile, self.component, self.traits, self.row)
+        let plan = identities.plan();
+        describe_profile(plan, traits, segment_names, self.profile, self.component, self.traits, self.row)
     }
 
     fn take_back(&mut self, described: Value) {
         *self.described = described;
     }
+
+    fn best_identifier(&self) -> Option<(String, String)> {
+        let identifiers = self.component.iter().flat_map(|component| component.identifiers());
+        let best = identifiers.min_by_key(|known| (known.kind, known.hash))?;
+        let name = &self.core.identities.plan().types[usize::from(best.kind)].name;
+        Some((name.clone(), best.value.to_string()))
+    }
 }
 
 /// A profile as bodies of deliveries see it: `{id, traits, identifiers, segments}`.
-fn describe(
-    identities: &Identities,
+pub fn describe_profile(
+    identity: &IdentityPlan,
     plans: &Traits,
     segments: &[String],
     profile: &Profile,
@@ -383,7 +457,7 @@ fn describe(
     }
     let mut identifiers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for identifier in component.iter().flat_map(|component| component.identifiers()) {
-        let name = identities.plan().types[identifier.kind as usize].name.as_str();
+        let name = identity.types[identifier.kind as usize].name.as_str();
         identifiers.entry(name).or_default().push(&identifier.value);
     }
     identifiers.values_mut().for_each(|values| values.sort_unstable());

@@ -88,6 +88,7 @@ impl Core {
         let mut session_rows = self.traits.take_sessions(&mut profiles);
         if profiles.is_empty() {
             findings.transitions = exits(&live, old.id, now);
+            self.end_journeys(&live, old.id, staged)?;
         }
         findings.transitions.iter_mut().for_each(|transition| transition.cause = Cause::Split);
         findings.stages.iter_mut().for_each(|change| change.cause = Cause::Split);

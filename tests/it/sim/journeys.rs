@@ -35,12 +35,14 @@ pub const NURTURE: &str = r#"  nurture:
 const WAYS: &str = r"^:entered hello:sent pause:waits (END|pause:waited more:waits (END|more:timed_out worth:then coupon:sent late:waits END|(more:matched again:sent |more:timed_out worth:else |more:timed_out worth:then coupon:sent late:waits late:waited )arm:arm (bye:sent )?:left completed))$";
 
 /// What stands where it may still wait, or has been left early.
-const END: &str = "(:left exit_when|:left merge|)";
+const END: &str = "(:left exit_when|:left merge|:left correction|)";
 
 /// Of one entry, in order.
 #[derive(Default)]
 struct Way<'r> {
     activation: &'r str,
+    /// The last that it was told of.
+    profile: &'r str,
     steps: Vec<(&'r str, &'r str, &'r str, i64)>,
 }
 
@@ -53,19 +55,19 @@ pub fn hold(tables: &BTreeMap<String, RecordBatch>, now: i64) -> Checked {
         let value = |column: &str| text(rows, column).value(row);
         let way = ways.entry(value("entry_id")).or_default();
         way.activation = value("activation");
+        way.profile = value("profile_id");
         way.steps.push((value("step"), value("what"), value("detail"), at.value(row)));
     }
     let allowed = Regex::new(&WAYS.replace("END", END)).expect("a regular expression");
     for (entry, way) in &ways {
         ensure!(way.activation == "nurture", "{} is no journey", way.activation);
         let told = |(step, what, detail, _): &(&str, &str, &str, i64)| match *what {
-            "left" => format!("{step}:{what} {detail} "),
-            _ => format!("{step}:{what} "),
+            "left" => format!("{step}:{what} {detail}"),
+            _ => format!("{step}:{what}"),
         };
-        let gone: String = way.steps.iter().map(told).collect();
-        let gone = gone.strip_suffix(" completed ").map_or(gone.clone(), |way| format!("{way} completed"));
-        let gone = gone.strip_suffix("exit_when ").map_or(gone.clone(), |way| format!("{way}exit_when"));
-        let gone = gone.strip_suffix("merge ").map_or(gone.clone(), |way| format!("{way}merge"));
+        let gone: Vec<String> = way.steps.iter().map(told).collect();
+        let ends = way.steps.last().is_some_and(|(_, what, ..)| *what == "left");
+        let gone = gone.join(" ") + if ends { "" } else { " " };
         ensure!(allowed.is_match(&gone), "entry {entry} went a way that is none: {gone}");
         for pair in way.steps.windows(2) {
             let ((_, what, until, _), (_, next, _, then)) = (pair[0], pair[1]);
@@ -74,7 +76,13 @@ pub fn hold(tables: &BTreeMap<String, RecordBatch>, now: i64) -> Checked {
             }
         }
         if let Some((step, "waits", until, _)) = way.steps.last() {
-            ensure!(*until > time_text(now).as_str(), "entry {entry} waits at {step} since {until}, and it is {now}");
+            ensure!(
+                *until > time_text(now).as_str(),
+                "entry {entry} of {} waits at {step} until {until}, and it is {}: {:?}",
+                way.profile,
+                time_text(now),
+                way.steps
+            );
         }
     }
     Ok(())
