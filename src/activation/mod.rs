@@ -8,6 +8,7 @@
 pub mod connector;
 mod destination;
 mod plan;
+mod split;
 mod template;
 mod time;
 mod walk;

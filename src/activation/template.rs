@@ -1,9 +1,13 @@
-//! Bodies: JSON whose strings may hold `{{ … }}`. A string that is one whole template keeps its value's type.
+//! Bodies: JSON whose strings may hold `{{ … }}`. A string that is one whole template keeps its value's type; below a key `html`
+//! values are escaped.
 
 use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+
+/// The name under which templates escape as HTML.
+const HTML: &str = "html";
 
 /// A body with its templates compiled.
 pub struct Template {
@@ -24,6 +28,8 @@ enum Part {
     Whole(String),
     /// The source of a text with templates in it.
     Mixed(String),
+    /// The same, where values are escaped as HTML: below a key `html`.
+    Html(String),
     List(Vec<Part>),
     Object(Vec<(String, Part)>),
 }
@@ -34,8 +40,11 @@ impl Template {
     pub fn compile(body: &Value) -> Result<Template, TemplateError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        let body = Part::compile(body, &environment)?;
+        environment.set_auto_escape_callback(|name| match name == HTML {
+            true => minijinja::AutoEscape::Html,
+            false => minijinja::AutoEscape::None,
+        });
+        let body = Part::compile(body, &environment, false)?;
         Ok(Template { environment, body })
     }
 
@@ -47,11 +56,14 @@ impl Template {
 }
 
 impl Part {
-    fn compile(value: &Value, environment: &Environment<'static>) -> Result<Part, TemplateError> {
+    fn compile(value: &Value, environment: &Environment<'static>, html: bool) -> Result<Part, TemplateError> {
         Ok(match value {
             Value::String(text) if text.contains("{{") || text.contains("{%") => {
                 let failed = |error: minijinja::Error| TemplateError { text: text.clone(), message: error.to_string() };
-                if let Some(expression) = whole(text) {
+                if html {
+                    environment.template_from_named_str(HTML, text).map_err(failed)?;
+                    Part::Html(text.clone())
+                } else if let Some(expression) = whole(text) {
                     environment.compile_expression(expression).map_err(failed)?;
                     Part::Whole(expression.to_string())
                 } else {
@@ -60,10 +72,12 @@ impl Part {
                 }
             }
             Value::Array(items) => {
-                Part::List(items.iter().map(|item| Part::compile(item, environment)).collect::<Result<_, _>>()?)
+                Part::List(items.iter().map(|item| Part::compile(item, environment, html)).collect::<Result<_, _>>()?)
             }
             Value::Object(entries) => {
-                let compile = |(key, value): (&String, &Value)| Ok((key.clone(), Part::compile(value, environment)?));
+                let compile = |(key, value): (&String, &Value)| {
+                    Ok((key.clone(), Part::compile(value, environment, html || key == "html")?))
+                };
                 Part::Object(entries.iter().map(compile).collect::<Result<_, _>>()?)
             }
             fixed => Part::Fixed(fixed.clone()),
@@ -86,6 +100,9 @@ impl Part {
                 }
                 Value::deserialize(value)
                     .map_err(|error| TemplateError { text: expression.clone(), message: error.to_string() })?
+            }
+            Part::Html(text) => {
+                Value::String(environment.render_named_str(HTML, text, Serde(context)).map_err(failed(text))?)
             }
             Part::Mixed(text) => Value::String(environment.render_str(text, Serde(context)).map_err(failed(text))?),
             Part::List(items) => {
@@ -125,6 +142,24 @@ mod tests {
             let template = Template::compile(&body).unwrap();
             assert_eq!(template.render(&context).unwrap(), expected, "{body}");
         }
+    }
+
+    #[test]
+    fn what_is_html_is_escaped_and_nothing_else() {
+        let context = json!({"profile": {"traits": {"name": "<b>Ann & Bob</b>"}}});
+        let body = json!({
+            "text": "Hello {{ profile.traits.name }}",
+            "html": "<p>{{ profile.traits.name }}</p>",
+            "parts": [{ "html": "{{ profile.traits.name }}" }],
+        });
+        let template = Template::compile(&body).unwrap();
+        let escaped = "&lt;b&gt;Ann &amp; Bob&lt;&#x2f;b&gt;";
+        let expected = json!({
+            "text": "Hello <b>Ann & Bob</b>",
+            "html": format!("<p>{escaped}</p>"),
+            "parts": [{ "html": escaped }],
+        });
+        assert_eq!(template.render(&context).unwrap(), expected);
     }
 
     #[test]

@@ -402,8 +402,9 @@ const LATE: &str = "SELECT count(*) FROM events WHERE \"index\" = 0 AND sent_at 
 const NOBODY: &str = "SELECT count(*) FROM events WHERE flags LIKE '%blocked_identifier%'";
 const IDENTIFIERS: &str = "SELECT count(*) FROM current_identifiers";
 const PROFILES: &str = "SELECT count(*) FROM current_profiles";
-const CAMPAIGNS: &str = "SELECT count(*), activation || ', ' || step, CASE WHEN outcome = 'sent' THEN 'sent' ELSE detail END \
-     FROM deliveries WHERE destination = 'mail' GROUP BY 2, 3 ORDER BY 3 = 'sent' DESC, 2, 3";
+const CAMPAIGNS: &str = "SELECT n, what, how FROM (SELECT count(*) AS n, activation || ', ' || step AS what, \
+     CASE WHEN outcome = 'sent' THEN 'sent' ELSE detail END AS how FROM deliveries WHERE destination = 'mail' GROUP BY 2, 3) \
+     ORDER BY how = 'sent' DESC, what, how";
 const ONE_MAIL: &str =
     "SELECT body FROM deliveries WHERE destination = 'mail' AND outcome = 'sent' ORDER BY delivery_id LIMIT 1";
 const BIG_ORDERS: &str =
