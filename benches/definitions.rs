@@ -1,9 +1,12 @@
 //! What definitions cost: 1,000 segments and 300 traits beside 100 and 30, those that no event can touch, the bytes that
-//! each kind of trait keeps per profile, and millions of timers that are due in one minute.
+//! each kind of trait keeps per profile, millions of timers that are due in one minute, and a million people under way in a journey.
 //!
-//! `make bench-definitions`, or `cargo bench --bench definitions -- [--part cost|state|timers] [--timers N] [--cache-mib N]
-//! [--runs N]`.
+//! `make bench-definitions`, or `cargo bench --bench definitions -- [--part cost|state|timers|journeys] [--timers N] [--people N]
+//! [--cache-mib N] [--runs N]`. `BENCH_STORE=memory` keeps the state of the last two in memory instead of on the disk.
 //! Prints tables. Events are decoded outside of the measured time: measured is `Core::apply`, with all its rows.
+
+#[path = "journeys.rs"]
+mod journeys;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -44,6 +47,9 @@ fn main() {
     }
     if wanted("timers") {
         runtime.block_on(timers(number("--timers", 5_000_000), number("--cache-mib", 4096) << 20));
+    }
+    if wanted("journeys") {
+        runtime.block_on(journeys::measure(number("--people", 1_000_000), number("--cache-mib", 4096) << 20));
     }
 }
 
@@ -175,6 +181,14 @@ async fn cost_of(pipeline: &Pipeline, seed: u64) -> f64 {
         step(&*store, &mut core, Some(batch)).await;
     }
     (cpu_seconds() - before) * 1e6 / count as f64
+}
+
+/// In the folder, or in memory where the environment says so.
+async fn open(folder: &Path) -> Arc<dyn Store> {
+    match std::env::var("BENCH_STORE").as_deref() {
+        Ok("memory") => Arc::new(MemoryStore::default()),
+        _ => Arc::new(SlateStore::open(&Location::Folder(folder.to_path_buf())).await.expect("a store")),
+    }
 }
 
 async fn step(store: &dyn Store, core: &mut Core, batch: Option<Prepared>) {
@@ -316,13 +330,7 @@ async fn timers(count: usize, cache_bytes: usize) {
     );
     let mut preparer = Preparer::new(&pipeline, None).expect("a preparer");
     let state = tempfile::tempdir().expect("folder");
-    let store: Arc<dyn Store> = match std::env::var("BENCH_STORE").as_deref() {
-        Ok("memory") => Arc::new(MemoryStore::default()),
-        _ => {
-            let location = Location::Folder(state.path().to_path_buf());
-            Arc::new(SlateStore::open(&location).await.expect("a store"))
-        }
-    };
+    let store = open(state.path()).await;
     let mut core = Core::load(store.clone(), &pipeline, &preparer.schema(), cache_bytes, true).await.expect("a state");
     let topic: Arc<str> = "none.ndjson".into();
     let mut random = Rng::with_seed(9);

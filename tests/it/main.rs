@@ -14,6 +14,7 @@ mod support;
 
 mod away;
 mod bad_input;
+mod campaigns;
 mod cdnow;
 mod connectors;
 mod crash;

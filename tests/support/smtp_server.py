@@ -13,7 +13,9 @@ follows from the name before the @ of who it is to:
     spam…      554 to the message
     cut…       the message arrives, and the connection is cut before the answer
     bye…       taken, and the connection is closed after the answer
+    slow…      taken, and answered after 20 milliseconds
 """
+import asyncio
 import email
 import email.policy
 import json
@@ -49,6 +51,8 @@ class Handler:
             return "554 5.7.1 this looks like spam"
         with self.lock, open(self.path, "a") as f:
             f.write(json.dumps(told(session, envelope)) + "\n")
+        if to.startswith("slow"):
+            await asyncio.sleep(0.02)
         if to.startswith("cut"):
             server.transport.abort()
         if to.startswith("bye"):
