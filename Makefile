@@ -54,7 +54,7 @@ bench-identity: ## ten million identifiers: speed, memory, single merges; needs 
 	@tests/support/prerequisites demo
 	MIMALLOC_PURGE_DELAY=5000 $(CARGO) bench $(CARGO_FLAGS) --bench identity
 
-bench-definitions: ## what definitions, kinds of traits and timers cost
+bench-definitions: ## what definitions, kinds of traits, timers and journeys cost
 	@tests/support/prerequisites demo
 	MIMALLOC_PURGE_DELAY=5000 $(CARGO) bench $(CARGO_FLAGS) --bench definitions
 

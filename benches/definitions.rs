@@ -2,7 +2,7 @@
 //! each kind of trait keeps per profile, millions of timers that are due in one minute, and a million people under way in a journey.
 //!
 //! `make bench-definitions`, or `cargo bench --bench definitions -- [--part cost|state|timers|journeys] [--timers N] [--people N]
-//! [--cache-mib N] [--runs N]`. `BENCH_STORE=memory` keeps the state of the last two in memory instead of on the disk.
+//! [--alone] [--cache-mib N] [--runs N]`. `BENCH_STORE=memory` keeps the state of the last two in memory instead of on the disk.
 //! Prints tables. Events are decoded outside of the measured time: measured is `Core::apply`, with all its rows.
 
 #[path = "journeys.rs"]
@@ -49,7 +49,8 @@ fn main() {
         runtime.block_on(timers(number("--timers", 5_000_000), number("--cache-mib", 4096) << 20));
     }
     if wanted("journeys") {
-        runtime.block_on(journeys::measure(number("--people", 1_000_000), number("--cache-mib", 4096) << 20));
+        let alone = given.iter().any(|option| option == "--alone");
+        runtime.block_on(journeys::measure(number("--people", 1_000_000), number("--cache-mib", 4096) << 20, alone));
     }
 }
 

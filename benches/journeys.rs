@@ -2,7 +2,7 @@
 //! within one minute while events of others come in. A part of `benches/definitions.rs`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::AsArray;
 use arrow::datatypes::TimestampMicrosecondType;
@@ -40,23 +40,26 @@ activations:
               b: { share: 50%, do: [ { id: two, send: { to: hook, body: { who: "{{ profile.id }}", arm: "{{ journey.split.test }}" } } } ] }
 "#;
 
-pub async fn measure(people: usize, cache_bytes: usize) {
+/// `alone`: nobody is in a journey, and only their entering is measured.
+pub async fn measure(people: usize, cache_bytes: usize, alone: bool) {
     let folder = tempfile::tempdir().expect("folder");
     out("| who waits in a journey | figure |\n|---|---:|");
-    let without = bytes_of(&load(folder.path(), HEAD)).await;
-    let pipeline = load(folder.path(), &format!("{HEAD}{JOURNEY}"));
-    let with = bytes_of(&pipeline).await;
+    let without = load(folder.path(), HEAD);
+    let with = load(folder.path(), &format!("{HEAD}{JOURNEY}"));
+    let bytes = [bytes_of(&without).await, bytes_of(&with).await];
     for (what, tag) in [("profile", Tag::Profile), ("timer", Tag::Timer)] {
-        let [without, with] = [&without, &with].map(|all| all.get(&(tag as u8)).copied().unwrap_or_default());
+        let [without, with] = bytes.each_ref().map(|all| all.get(&(tag as u8)).copied().unwrap_or_default());
         out(&format!("| bytes of the state per person, {what}: without, with | {without:.1}, {with:.1} |"));
     }
-    let mut bench = Bench::start(pipeline, cache_bytes).await;
+    let mut bench = Bench::start(if alone { without } else { with }, cache_bytes).await;
     let before = resident_mib();
     let (wall, cpu) = (clock::instant(), cpu_seconds());
     bench.enter(people).await;
-    let entered = (wall.elapsed().as_secs_f64(), cpu_seconds() - cpu);
-    out(&format!("| {people} enter | {:.1} s, {:.1} s of CPU |", entered.0, entered.1));
+    out(&format!("| {people} enter | {} |", took(wall, cpu)));
     out(&format!("| memory of the process before and with them | {before}, {} MiB |", resident_mib()));
+    if alone {
+        return;
+    }
 
     // The minute before anybody is due, then that in which the first group is.
     let alone = bench.pass(START + DAY - 40 * SECOND, 30, 0).await;
@@ -75,10 +78,14 @@ pub async fn measure(people: usize, cache_bytes: usize) {
     // All who became due during an outage of an hour, with nothing else to do.
     let (wall, cpu) = (clock::instant(), cpu_seconds());
     let went_on = bench.drain(START + DAY + 3 * 3_600 * SECOND).await;
-    let took = (wall.elapsed().as_secs_f64(), cpu_seconds() - cpu);
-    out(&format!("| 100,000 that are due at once: {went_on} went on in | {:.1} s, {:.1} s of CPU |", took.0, took.1));
-    out(&format!("| steps per CPU-second | {:.0} |", (went_on * STEPS) as f64 / took.1));
+    let steps_per_second = (went_on * STEPS) as f64 / (cpu_seconds() - cpu);
+    out(&format!("| that were due at once: {went_on} went on in | {} |", took(wall, cpu)));
+    out(&format!("| steps per CPU-second | {steps_per_second:.0} |"));
     bench.store.close().await.expect("closed");
+}
+
+fn took(wall: Instant, cpu: f64) -> String {
+    format!("{:.1} s, {:.1} s of CPU", wall.elapsed().as_secs_f64(), cpu_seconds() - cpu)
 }
 
 /// Mean bytes per person of what is stored, by tag, with one event each.

@@ -239,3 +239,52 @@ fn a_restart_after_silence_catches_up_in_order_and_starves_no_event() {
         }
     });
 }
+
+const SCORED: &str = r#"pipeline: scored
+sources:
+  site: { file: { path: none.ndjson }, format: { json: segment } }
+traits:
+  seen:  { count: "*" }
+  value: { rfm: { recency: last_seen, frequency: seen, monetary: seen, every: 1h } }
+segments:
+  away: "last_seen < now() - INTERVAL '90 minutes'"
+"#;
+
+/// SEMANTICS §1: what was due before a batch bears its own time also where everyone is just being judged by new borders of RFM.
+#[test]
+fn what_is_due_happens_at_its_moment_also_while_everyone_is_scored_anew() {
+    let begin = 1_772_000_000_000_000_i64.div_euclid(HOUR) * HOUR + 60_000_000;
+    let mut overtaken = 0;
+    for sweeps in 0..5 {
+        for comes_back in [true, false] {
+            let folder = tempfile::tempdir().expect("folder");
+            std::fs::write(folder.path().join("scored.yaml"), SCORED).expect("file");
+            let mut world = World::new(folder.path());
+            world.clock = begin;
+            world.apply_json("site", [seen(1, begin), seen(2, begin)].into_iter());
+            // The scan of the next hour begins, and ends or not.
+            world.clock = begin + HOUR;
+            world.apply_json("site", std::iter::once(seen(2, begin + HOUR)));
+            (0..sweeps).for_each(|_| drop(world.sweep()));
+            overtaken += usize::from(world.core.is_sweeping());
+            world.clock = begin + 6 * HOUR;
+            let number = if comes_back { 1 } else { 2 };
+            world.apply_json("site", std::iter::once(seen(number, begin + 6 * HOUR)));
+            while world.core.is_sweeping() {
+                world.sweep();
+            }
+            let now = world.clock;
+            world.pass(now);
+            let changes = world.rows("segment_changes");
+            let mut entered: Vec<(i64, &str)> = changes
+                .iter()
+                .filter(|row| row["change"] == "entered")
+                .map(|row| (micros(&row["changed_at"]) - begin, row["cause"].as_str()))
+                .collect();
+            entered.sort_unstable();
+            let (first, second) = ((HOUR * 3 / 2, "time"), (HOUR * 5 / 2, "time"));
+            assert_eq!(entered, [first, second], "after {sweeps} sweeps, {comes_back}");
+        }
+    }
+    assert!(overtaken > 2, "{overtaken}");
+}

@@ -427,6 +427,10 @@ impl Core {
         if profiles.is_empty() {
             return Ok(());
         }
+        if cause == Cause::Time {
+            // What was due before has its own moment; judged now, it would be as of now.
+            self.fire_due(profiles, numbers, findings, staged).await?;
+        }
         if !self.lists.is_empty() && profiles[0].group.is_none() {
             let missing = numbers.iter().copied().filter(|n| self.identities.components.get(n).is_none()).collect();
             self.load_components(missing).await?;
