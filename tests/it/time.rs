@@ -265,7 +265,9 @@ fn what_is_due_happens_at_its_moment_also_while_everyone_is_scored_anew() {
             // The scan of the next hour begins, and ends or not.
             world.clock = begin + HOUR;
             world.apply_json("site", std::iter::once(seen(2, begin + HOUR)));
-            (0..sweeps).for_each(|_| drop(world.sweep()));
+            for _ in 0..sweeps {
+                world.sweep();
+            }
             overtaken += usize::from(world.core.is_sweeping());
             world.clock = begin + 6 * HOUR;
             let number = if comes_back { 1 } else { 2 };
