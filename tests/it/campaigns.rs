@@ -445,7 +445,7 @@ fn check(side: &Side, people: &[Person], steps: &[Step]) {
         ("without", "sent"),
         ("left_alone", "left"),
         ("tell_crm", "sent"),
-        ("books", "sent"),
+        ("reads", "then"),
         ("others", "sent"),
         ("others", "skipped"),
     ];

@@ -284,7 +284,8 @@ fn what_is_due_happens_at_its_moment_also_while_everyone_is_scored_anew() {
                 .map(|row| (micros(&row["changed_at"]) - begin, row["cause"].as_str()))
                 .collect();
             entered.sort_unstable();
-            let (first, second) = ((HOUR * 3 / 2, "time"), (HOUR * 5 / 2, "time"));
+            // `<` holds from the microsecond after.
+            let (first, second) = ((HOUR * 3 / 2 + 1, "time"), (HOUR * 5 / 2 + 1, "time"));
             assert_eq!(entered, [first, second], "after {sweeps} sweeps, {comes_back}");
         }
     }
