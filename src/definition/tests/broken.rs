@@ -642,11 +642,12 @@ error: `stages` is empty
   |
 9 |   b: { stages: [] }
   |                ^^
-error: `emit` is not there yet
-  --> p.yaml:13:79
+error: `emit` is a map, this is a single value
+  --> p.yaml:13:85
    |
 13 |   a: { trigger: { schedule: daily, over: ten }, consent: none, do: [ { id: x, emit: Y } ] }
-   |                                                                               ^^^^"#,
+   |                                                                                     ^
+   = help: its keys are `event` and `properties`"#,
     );
 }
 

@@ -56,31 +56,31 @@ error: `unsubscribe` begins with https://, so that one click is enough (RFC 8058
 6 |     email: { smtp: "smtp://mail.example", from: a@x.example, user: shop, unsubscribe: "http://x.example" }
   |                                                                                       ^^^^^^^^^^^^^^^^^^
 error: `mail` is a mail server: `send` needs a `body`
-  --> p.yaml:11:30
+  --> p.yaml:12:30
    |
-11 |       - { id: a, send: { to: mail } }
+12 |       - { id: a, send: { to: mail } }
    |                              ^^^^
    = help: body: { to: "{{ profile.traits.email }}", subject: …, text: … }
 error: a mail needs `subject`
-  --> p.yaml:12:42
+  --> p.yaml:13:42
    |
-12 |       - { id: b, send: { to: mail, body: { to: nobody, text: x } } }
+13 |       - { id: b, send: { to: mail, body: { to: nobody, text: x } } }
    |                                          ^^^^^^^^^^^^^^^^^^^^^^^
 error: `nobody` is no mail address
-  --> p.yaml:12:48
+  --> p.yaml:13:48
    |
-12 |       - { id: b, send: { to: mail, body: { to: nobody, text: x } } }
+13 |       - { id: b, send: { to: mail, body: { to: nobody, text: x } } }
    |                                                ^^^^^^
 error: a mail has no `txt`
-  --> p.yaml:13:80
+  --> p.yaml:14:80
    |
-13 |       - { id: c, send: { to: mail, body: { to: "{{ profile.id }}", subject: x, txt: x } } }
+14 |       - { id: c, send: { to: mail, body: { to: "{{ profile.id }}", subject: x, txt: x } } }
    |                                                                                ^^^
    = help: did you mean `text`?
 error: a mail needs `text`, `html`, or both
-  --> p.yaml:14:42
+  --> p.yaml:15:42
    |
-14 |       - { id: d, send: { to: mail, body: { to: ann@x.example, subject: "x {{ event.event }}" } } }
+15 |       - { id: d, send: { to: mail, body: { to: ann@x.example, subject: "x {{ event.event }}" } } }
    |                                          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^"#,
     );
 }
@@ -142,25 +142,25 @@ error: `allow_private` here goes with `connector`
 9 |   stray: { file: { path: out.ndjson }, allow_private: true }
   |                                        ^^^^^^^^^^^^^
 error: `good` is a connector: `send` needs a `body`
-  --> p.yaml:14:30
+  --> p.yaml:15:30
    |
-14 |       - { id: a, send: { to: good } }
+15 |       - { id: a, send: { to: good } }
    |                              ^^^^
 error: `op` is one of `add` and `remove`, not `ad`
-  --> p.yaml:15:48
+  --> p.yaml:16:48
    |
-15 |       - { id: b, send: { to: good, body: { op: ad } } }
+16 |       - { id: b, send: { to: good, body: { op: ad } } }
    |                                                ^^
    = help: did you mean `add`?
 error: the body for `own` with `op: add` needs `b`
-  --> p.yaml:16:42
-   |
-16 |       - { id: c, send: { to: good, body: { op: add, a: 1 } } }
-   |                                          ^^^^^^^^^^^^^^^^^
-error: the body for `own` needs `op`: `add` and `remove`
   --> p.yaml:17:42
    |
-17 |       - { id: d, send: { to: good, body: { a: 1 } } }
+17 |       - { id: c, send: { to: good, body: { op: add, a: 1 } } }
+   |                                          ^^^^^^^^^^^^^^^^^
+error: the body for `own` needs `op`: `add` and `remove`
+  --> p.yaml:18:42
+   |
+18 |       - { id: d, send: { to: good, body: { a: 1 } } }
    |                                          ^^^^^^^^"#,
     );
 }
