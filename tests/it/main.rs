@@ -40,6 +40,7 @@ mod init;
 mod kafka;
 mod lists;
 mod log_faults;
+mod on_change;
 mod oracle;
 mod order;
 mod pipeline_tests;
