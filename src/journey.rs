@@ -161,6 +161,14 @@ mod tests {
         }
     }
 
+    /// A million who wait are some 55 MB more in the state, and their timers 21 bytes each.
+    #[test]
+    fn who_waits_takes_fifty_five_bytes() {
+        let at = 1_772_000_000_123_456;
+        let one = Run { plan: 130, step: 12, due: at + 86_400_000_000, arms: vec![1], ..run(17, 0xAB, at) };
+        assert_eq!(postcard::to_stdvec(&one).unwrap().len(), 55);
+    }
+
     /// SEMANTICS §10 and DESIGN §7: journeys merge by dropping duplicates.
     #[test]
     fn of_two_people_who_become_one_a_journey_goes_on_once_whoever_absorbs_whom() {

@@ -38,6 +38,8 @@ impl DeliveryPlan {
     pub const TIMEOUT_OF_KAFKA: Duration = Duration::from_secs(60);
     /// What a server makes of a mail it may say only after minutes, and an answer that is not waited for is uncertain.
     pub const TIMEOUT_OF_EMAIL: Duration = Duration::from_secs(180);
+    /// A write that is under way cannot be called back: one that is tried again beside it would stand there twice.
+    pub const TIMEOUT_OF_FILE: Duration = Duration::from_secs(3_600);
     pub const RETRY_FOR: Duration = Duration::from_secs(3 * 86_400);
 }
 

@@ -22,7 +22,7 @@ pub use plan::{
 };
 pub use template::{Template, TemplateError};
 pub use time::{EVERY_DAY, LocalTime, QuietHours, Schedule};
-pub use walk::{Emitted, Fate, Happening, Person, Rendered, StepRow, View, Walked};
+pub use walk::{BestIdentifier, Emitted, Fate, Happening, Person, Rendered, StepRow, View, Walked};
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -134,7 +134,7 @@ struct Bound {
     awaits: Vec<Option<BoundAwait>>,
     /// The steps that split.
     splits: Vec<u16>,
-    /// Whether a step after one that waits reads what set it off.
+    /// Whether some step may read what set it off, so that it is kept while one waits.
     remembers: bool,
 }
 
@@ -209,7 +209,8 @@ pub struct Triggering<'a> {
     pub stages: &'a [StageMove],
     /// The moment, by profile.
     pub now: &'a [TimeUs],
-    pub cause: Cause,
+    /// Timers are fired, each at its own moment: only then a schedule is.
+    pub is_due: bool,
     /// Whether a profile is in a segment.
     pub is_member: &'a dyn Fn(usize, u16) -> bool,
 }
@@ -328,21 +329,15 @@ impl Activations {
         for (place, step) in plan.steps.iter().enumerate() {
             let (mut template, mut condition, mut awaits) = (None, None, None);
             match &step.action {
-                Action::Send { body, .. } => {
-                    template = body
-                        .as_ref()
-                        .map(Template::compile)
-                        .transpose()
-                        .map_err(|source| ActivationError::Template { name: plan.name.clone(), source })?
-                }
-                Action::Emit(Emit::Track { properties: body, .. } | Emit::Identify { traits: body }) => {
+                Action::Send { body: Some(body), .. }
+                | Action::Emit(Emit::Track { properties: body, .. } | Emit::Identify { traits: body }) => {
                     let failed = |source| ActivationError::Template { name: plan.name.clone(), source };
                     template = Some(Template::compile(body).map_err(failed)?);
                 }
                 Action::Branch { when, .. } => condition = Some(around.segments.condition(when)?),
                 Action::WaitFor { what, .. } => awaits = bind_await(what)?,
                 Action::Split(_) => bound.splits.push(place as u16),
-                Action::Wait { .. } | Action::WaitUntil(_) | Action::Stop => {}
+                Action::Send { body: None, .. } | Action::Wait { .. } | Action::WaitUntil(_) | Action::Stop => {}
             }
             bound.templates.push(template);
             bound.conditions.push(condition);
@@ -470,7 +465,7 @@ impl Activations {
                 }
             }
         }
-        for scheduled in self.schedules.iter().filter(|_| round.cause == Cause::Time) {
+        for scheduled in self.schedules.iter().filter(|_| round.is_due) {
             for (profile, now) in round.now.iter().enumerate() {
                 if (round.is_member)(profile, scheduled.segment) && scheduled.next_after(*now - 1) == *now {
                     triggered.push(Triggered {
@@ -501,7 +496,7 @@ impl ActivationPlan {
         self.status != Status::Paused && !self.is_retired
     }
 
-    /// Whether a step after one that waits reads what set it off.
+    /// Whether some step may read what set it off: its body names it, or is all there is.
     fn remembers(&self) -> bool {
         let reads = |step: &Step| match &step.action {
             Action::Send { body: None, .. } => true,

@@ -73,6 +73,18 @@ pub struct Consent {
     pub default: bool,
 }
 
+impl Consent {
+    /// Why nothing may be sent to who has said this last; None: it may.
+    pub fn refusal(&self, said: Option<bool>) -> Option<String> {
+        match said {
+            Some(true) => None,
+            Some(false) => Some(format!("no consent: {} was refused", self.purpose)),
+            None if self.default => None,
+            None => Some(format!("no consent: {} was never agreed to", self.purpose)),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReEntry {
     /// Each time, also while an earlier entry is under way.
@@ -209,9 +221,19 @@ impl ActivationPlan {
         self.steps.iter().any(|step| !matches!(step.action, Action::Send { .. }))
     }
 
-    /// Whether it makes events.
-    pub fn emits(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step.action, Action::Emit(_)))
+    /// An earlier version, for those who finish along it. `now` is the one that is defined.
+    pub fn retired(self, version: u64, now: Option<&ActivationPlan>) -> ActivationPlan {
+        let Some(now) = now else { return ActivationPlan { version, is_retired: true, ..self } };
+        ActivationPlan {
+            version,
+            is_retired: true,
+            status: now.status,
+            consent: now.consent.clone(),
+            priority: now.priority,
+            frequency_cap: now.frequency_cap,
+            quiet_hours: now.quiet_hours,
+            ..self
+        }
     }
 
     /// Of two people who become one, whether only one of their ways through it goes on. What answers an event answers each.

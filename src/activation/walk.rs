@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::plan::{Action, Consent, Emit, OnChange, ReEntry, Status};
+use super::plan::{Action, Emit, OnChange, ReEntry, Status};
 use super::split::arm_of;
 use super::{ActivationError, Activations, Bound, BoundAwait, Delivery, Seen, Triggered, Way, event_json, time_text};
 use crate::event::{EventBatch, ProfileId, TimeUs, column};
@@ -25,15 +25,20 @@ pub trait View {
     /// `{id, traits, identifiers, segments}`; lent, since one of many traits takes longer to copy than to write.
     fn describe(&mut self) -> Value;
     fn take_back(&mut self, described: Value);
-    /// The best identifier: its type and value.
-    fn best_identifier(&self) -> Option<(String, String)>;
+    fn best_identifier(&self) -> Option<BestIdentifier<'_>>;
+}
+
+/// The identifier that a person is called after.
+pub struct BestIdentifier<'a> {
+    /// The name of its type.
+    pub kind: &'a str,
+    pub value: &'a str,
+    pub hash: u128,
 }
 
 /// A person at a moment.
 pub struct Person<'a> {
     pub id: ProfileId,
-    /// The hash of the best identifier.
-    pub who: u128,
     pub now: TimeUs,
     pub journeys: &'a mut Journeys,
     pub view: &'a mut dyn View,
@@ -130,7 +135,7 @@ impl Activations {
                 continue;
             }
             if bound.exits.iter().any(|exit| is_met(exit, happening, &run, bound)) {
-                out.steps.push(bound.row(&run, person, "", "left", "exit_when".to_string()));
+                out.steps.push(self.row(&run, person, "", "left", "exit_when".to_string()));
                 continue;
             }
             let step = &bound.plan.steps[usize::from(run.step)];
@@ -151,9 +156,11 @@ impl Activations {
                 continue;
             };
             if !what.is_empty() {
-                out.steps.push(bound.row(&run, person, &step.id, what, String::new()));
+                out.steps.push(self.row(&run, person, &step.id, what, String::new()));
             }
             let cause = self.remembered(bound, &run);
+            // Only of who has just entered it is not set.
+            run.due = person.now;
             self.walk(bound, run, next, cause, person, out)?;
         }
         person.journeys.runs.sort_by_key(|run| (run.entered_at, run.entry));
@@ -203,11 +210,11 @@ impl Activations {
             step: 0,
             due: TimeUs::MAX,
             arms: bound.arms(person.id),
-            who: person.who.to_be_bytes(),
+            who: [0; 16],
             memory: None,
         };
         if plan.is_journey() {
-            out.steps.push(bound.row(&run, person, "", "entered", trigger.cause.clone()));
+            out.steps.push(self.row(&run, person, "", "entered", trigger.cause.clone()));
         }
         self.walk(bound, run, Some(0), cause, person, out)
     }
@@ -245,7 +252,7 @@ impl Activations {
                         Some(condition) => person.view.holds(condition)?,
                         None => false,
                     };
-                    out.steps.push(bound.row(
+                    out.steps.push(self.row(
                         &run,
                         person,
                         &step.id,
@@ -260,7 +267,7 @@ impl Activations {
                     let chosen = run.arms.get(ordinal).copied().unwrap_or_default();
                     let arm = arms.get(usize::from(chosen)).or(arms.first());
                     let name = arm.map(|arm| arm.name.clone()).unwrap_or_default();
-                    out.steps.push(bound.row(&run, person, &step.id, "arm", name));
+                    out.steps.push(self.row(&run, person, &step.id, "arm", name));
                     next = arm.and_then(|arm| arm.first);
                     continue;
                 }
@@ -269,24 +276,28 @@ impl Activations {
                     None
                 }
                 Action::Stop => {
-                    out.steps.push(bound.row(&run, person, &step.id, "left", "stop".to_string()));
+                    out.steps.push(self.row(&run, person, &step.id, "left", "stop".to_string()));
                     return Ok(());
                 }
             };
             if let Some(due) = wait_until {
+                if run.due == TimeUs::MAX {
+                    // It waits for the first time: from now on it is stored.
+                    run.who = person.view.best_identifier().map_or(0, |best| best.hash).to_be_bytes();
+                }
                 run.due = due;
                 if run.memory.is_none() && bound.remembers && cause.as_ref().is_some_and(|cause| !cause.is_empty()) {
                     run.memory = Some(Value::Object(cause.unwrap_or_default()).to_string().into());
                 }
                 let until = if due == TimeUs::MAX { String::new() } else { time_text(due) };
-                out.steps.push(bound.row(&run, person, &step.id, "waits", until));
+                out.steps.push(self.row(&run, person, &step.id, "waits", until));
                 person.journeys.runs.push(run);
                 return Ok(());
             }
             next = step.next;
         }
         if bound.plan.is_journey() {
-            out.steps.push(bound.row(&run, person, "", "left", "completed".to_string()));
+            out.steps.push(self.row(&run, person, "", "left", "completed".to_string()));
         }
         Ok(())
     }
@@ -316,32 +327,19 @@ impl Activations {
             dry_run: plan.status == Status::DryRun,
             consent: plan.consent.as_ref().map(|consent| consent.purpose.clone()),
         };
-        let refused = self.refusal(bound, to, person);
-        let fate = match refused {
+        let fate = match self.refusal(bound, to, person) {
             Some(why) => Fate::Skipped(why),
             None => {
-                let mut context = cause.take().unwrap_or_default();
-                context.insert("profile".to_string(), person.view.describe());
-                self.describe(bound, run, &mut context);
-                let mut context = Value::Object(context);
-                let rendered = bound.templates[index].as_ref().map(|template| template.render(&context));
-                let failed = match rendered {
-                    Some(Ok(body)) => {
-                        delivery.body = body.to_string();
-                        None
+                let made = self.render(bound, run, cause, person, |context| match &bound.templates[index] {
+                    Some(template) => template.render(context).map(|body| body.to_string()),
+                    None => Ok(context.to_string()),
+                });
+                match made {
+                    Err(error) => Fate::Failed(error.to_string()),
+                    Ok(body) => {
+                        delivery.body = body;
+                        if delivery.dry_run { Fate::DryRun } else { Fate::Send }
                     }
-                    Some(Err(error)) => Some(error.to_string()),
-                    None => {
-                        delivery.body = context.to_string();
-                        None
-                    }
-                };
-                person.view.take_back(context["profile"].take());
-                *cause = bound.cause_of(context);
-                match failed {
-                    Some(why) => Fate::Failed(why),
-                    None if delivery.dry_run => Fate::DryRun,
-                    None => Fate::Send,
                 }
             }
         };
@@ -354,7 +352,7 @@ impl Activations {
                 Fate::Failed(why) => ("failed", why.clone()),
                 Fate::Skipped(why) => ("skipped", why.clone()),
             };
-            out.steps.push(bound.row(run, person, &step.id, what, detail));
+            out.steps.push(self.row(run, person, &step.id, what, detail));
         }
         out.rendered.push(Rendered { delivery, fate });
     }
@@ -372,45 +370,62 @@ impl Activations {
         out: &mut Walked,
     ) {
         let step = &bound.plan.steps[index];
-        let mut context = cause.take().unwrap_or_default();
-        context.insert("profile".to_string(), person.view.describe());
-        self.describe(bound, run, &mut context);
-        let mut context = Value::Object(context);
-        let rendered = bound.templates[index].as_ref().map(|template| template.render(&context));
-        person.view.take_back(context["profile"].take());
-        *cause = bound.cause_of(context);
-        let failed = match (rendered, person.view.best_identifier()) {
-            (Some(Ok(body)), Some((kind, value))) => {
+        let made = self.render(bound, run, cause, person, |context| match &bound.templates[index] {
+            Some(template) => template.render(context),
+            None => Ok(json!({})),
+        });
+        let failed = match (made, person.view.best_identifier()) {
+            (Ok(body), Some(best)) => {
                 let effect = format!("{:032x}\0{}", u128::from_be_bytes(run.entry), step.id);
-                let mut envelope = Map::new();
-                envelope.insert("message_id".into(), format!("journey_{:032x}", xxh3_128(effect.as_bytes())).into());
-                envelope.insert("timestamp".into(), time_text(person.now).into());
-                match kind.as_str() {
-                    "user_id" | "anonymous_id" => drop(envelope.insert(kind, value.into())),
-                    _ => drop(envelope.insert("identifiers".into(), json!({ kind: value }))),
+                let mut envelope = json!({
+                    "message_id": format!("journey_{:032x}", xxh3_128(effect.as_bytes())),
+                    "timestamp": time_text(person.now),
+                });
+                match best.kind {
+                    "user_id" | "anonymous_id" => envelope[best.kind] = json!(best.value),
+                    kind => envelope["identifiers"] = json!({ kind: best.value }),
                 }
                 match emit {
                     Emit::Track { event, .. } => {
-                        envelope.insert("type".into(), "track".into());
-                        envelope.insert("event".into(), event.clone().into());
-                        envelope.insert("properties".into(), body);
+                        envelope["type"] = json!("track");
+                        envelope["event"] = json!(event);
+                        envelope["properties"] = body;
                     }
                     Emit::Identify { .. } => {
-                        envelope.insert("type".into(), "identify".into());
-                        envelope.insert("traits".into(), body);
+                        envelope["type"] = json!("identify");
+                        envelope["traits"] = body;
                     }
                 }
                 // A rehearsal changes nothing.
                 if bound.plan.status == Status::Live {
-                    out.emitted.push(Emitted { envelope: Value::Object(envelope), at: person.now });
+                    out.emitted.push(Emitted { envelope, at: person.now });
                 }
                 None
             }
-            (Some(Err(error)), _) => Some(error.to_string()),
-            _ => Some("the person has no identifier".to_string()),
+            (Err(error), _) => Some(error.to_string()),
+            (Ok(_), None) => Some("the person has no identifier".to_string()),
         };
         let (what, detail) = failed.map_or(("emitted", String::new()), |why| ("failed", why));
-        out.steps.push(bound.row(run, person, &step.id, what, detail));
+        out.steps.push(self.row(run, person, &step.id, what, detail));
+    }
+
+    /// Makes something of all that templates know; profile and cause are lent to it.
+    fn render<T>(
+        &self,
+        bound: &Bound,
+        run: &Run,
+        cause: &mut Option<Map<String, Value>>,
+        person: &mut Person<'_>,
+        make: impl FnOnce(&Value) -> T,
+    ) -> T {
+        let mut context = cause.take().unwrap_or_default();
+        context.insert("profile".to_string(), person.view.describe());
+        self.describe(bound, run, &mut context);
+        let mut context = Value::Object(context);
+        let made = make(&context);
+        person.view.take_back(context["profile"].take());
+        *cause = bound.cause_of(context);
+        made
     }
 
     /// Adds what templates know besides the profile and the cause.
@@ -436,13 +451,9 @@ impl Activations {
 
     /// Why nothing may be sent to a person now.
     fn refusal(&self, bound: &Bound, to: &str, person: &Person<'_>) -> Option<String> {
-        if let Some(Consent { purpose, column, default }) = &bound.plan.consent {
-            match person.view.flag(column) {
-                Some(true) => {}
-                Some(false) => return Some(format!("no consent: {purpose} was refused")),
-                None if *default => {}
-                None => return Some(format!("no consent: {purpose} was never agreed to")),
-            }
+        let consent = bound.plan.consent.as_ref();
+        if let Some(why) = consent.and_then(|consent| consent.refusal(person.view.flag(&consent.column))) {
+            return Some(why);
         }
         if let Some(segment) = self.suppression.iter().find(|segment| person.view.is_member(**segment)) {
             let name = self.segments.get(usize::from(*segment)).map_or("", String::as_str);
@@ -500,36 +511,26 @@ impl Activations {
     }
 
     fn row(&self, run: &Run, person: &Person<'_>, step: &str, what: &'static str, detail: String) -> StepRow {
+        self.row_of(run, person.id, person.now, step, what, detail)
+    }
+
+    fn row_of(
+        &self,
+        run: &Run,
+        profile_id: ProfileId,
+        at: TimeUs,
+        step: &str,
+        what: &'static str,
+        detail: String,
+    ) -> StepRow {
         let (activation, version) = self.names.get(&run.plan).cloned().unwrap_or_default();
         let entry_id = u128::from_be_bytes(run.entry);
-        StepRow {
-            activation,
-            version,
-            entry_id,
-            profile_id: person.id,
-            step: step.to_string(),
-            what,
-            detail,
-            at: person.now,
-        }
+        StepRow { activation, version, entry_id, profile_id, step: step.to_string(), what, detail, at }
     }
 
     /// Rows of those that end though nothing has happened in them: two people were one, or someone is no more.
     pub fn ended(&self, runs: &[Run], id: ProfileId, why: &str, at: TimeUs) -> Vec<StepRow> {
-        let row = |run: &Run| {
-            let (activation, version) = self.names.get(&run.plan).cloned().unwrap_or_default();
-            StepRow {
-                activation,
-                version,
-                entry_id: u128::from_be_bytes(run.entry),
-                profile_id: id,
-                step: String::new(),
-                what: "left",
-                detail: why.to_string(),
-                at,
-            }
-        };
-        runs.iter().map(row).collect()
+        runs.iter().map(|run| self.row_of(run, id, at, "", "left", why.to_string())).collect()
     }
 
     /// What caused an entry, as far as it was remembered.
@@ -560,19 +561,6 @@ impl Activations {
 }
 
 impl Bound {
-    fn row(&self, run: &Run, person: &Person<'_>, step: &str, what: &'static str, detail: String) -> StepRow {
-        StepRow {
-            activation: self.plan.name.clone(),
-            version: self.plan.version,
-            entry_id: u128::from_be_bytes(run.entry),
-            profile_id: person.id,
-            step: step.to_string(),
-            what,
-            detail,
-            at: person.now,
-        }
-    }
-
     /// The arm of each split of the plan.
     fn arms(&self, id: ProfileId) -> Vec<u8> {
         let arm = |place: &u16| {

@@ -1,7 +1,5 @@
 //! `activations:` → plans: triggers, steps, and the names that templates may use.
 
-use std::time::Duration;
-
 use chrono_tz::Tz;
 use serde_json::json;
 
@@ -9,6 +7,7 @@ use super::check::Checker;
 use super::destinations;
 use super::findings::{Span, nearest, nearest_or_list};
 use super::outputs::{canonical_sql, version};
+use super::read::micros;
 use super::scope::ProfileScope;
 use super::sections::check_reference;
 use super::spec::*;
@@ -17,7 +16,7 @@ use crate::activation::{
     Action, ActivationPlan, Arm, Await, Channel, Consent, DestinationPlan, Emit, Messaging, ReEntry, Schedule, Step,
     Trigger,
 };
-use crate::event::{TimeUs, ValueType};
+use crate::event::ValueType;
 use crate::expression::Expression;
 use crate::profile::{TraitKind, TraitPlan, TraitRule};
 
@@ -31,14 +30,7 @@ pub struct Names<'a> {
     pub timezone: Tz,
 }
 
-/// `is_retired`: of an earlier version, which nobody enters any more.
-pub fn activation(
-    checker: &Checker,
-    name: &str,
-    spec: &ActivationSpec,
-    names: &Names<'_>,
-    is_retired: bool,
-) -> Option<ActivationPlan> {
+pub fn activation(checker: &Checker, name: &str, spec: &ActivationSpec, names: &Names<'_>) -> Option<ActivationPlan> {
     let trigger = trigger(checker, &spec.trigger, names);
     let consent = consent(checker, &spec.consent);
     let exits: Vec<Option<Await>> = spec.exit_when.iter().map(|exit| awaited(checker, exit)).collect();
@@ -64,7 +56,7 @@ pub fn activation(
         on_change: spec.on_change,
         steps,
         written: spec.written.to_string(),
-        is_retired,
+        is_retired: false,
     })
 }
 
@@ -104,12 +96,12 @@ impl Program<'_> {
                 let body = send.body.as_ref().map(|(body, _)| body.clone());
                 return sound.then(|| Action::Send { to: send.to.text.clone(), body });
             }
-            JourneyActionSpec::Wait(time) => Action::Wait { for_us: us(*time) },
+            JourneyActionSpec::Wait(time) => Action::Wait { for_us: micros(*time) },
             JourneyActionSpec::WaitUntil(local) => Action::WaitUntil(*local),
             JourneyActionSpec::WaitFor { wait, timeout, on_event, on_timeout } => {
                 let what = awaited(checker, wait);
                 let (on_match, on_timeout) = (self.add(on_event, next), self.add(on_timeout, next));
-                Action::WaitFor { what: what?, timeout_us: timeout.map(us), on_match, on_timeout }
+                Action::WaitFor { what: what?, timeout_us: timeout.map(micros), on_match, on_timeout }
             }
             JourneyActionSpec::Branch { when, then, otherwise } => {
                 let when = checker.condition(when, self.names.scope, "`branch`");
@@ -301,10 +293,6 @@ fn events(checker: &Checker, event: &[Literal], filter: Option<&Sql>) -> Option<
     checker.fields_of(&scope);
     drop(scope);
     Some((events, filter))
-}
-
-fn us(time: Duration) -> TimeUs {
-    TimeUs::try_from(time.as_micros()).unwrap_or(TimeUs::MAX)
 }
 
 fn trigger(checker: &Checker, spec: &TriggerSpec, names: &Names<'_>) -> Option<(Trigger, String)> {

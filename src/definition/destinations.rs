@@ -38,6 +38,7 @@ pub fn destination(checker: &Checker, name: &str, span: Span, entry: &Destinatio
     let timeout = match kind {
         DestinationKind::Kafka { .. } => DeliveryPlan::TIMEOUT_OF_KAFKA,
         DestinationKind::Email(_) => DeliveryPlan::TIMEOUT_OF_EMAIL,
+        DestinationKind::File { .. } => DeliveryPlan::TIMEOUT_OF_FILE,
         _ => DeliveryPlan::TIMEOUT,
     };
     let delivery = DeliveryPlan {

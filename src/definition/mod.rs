@@ -54,7 +54,7 @@ use self::yaml::{Node, Value};
 
 use crate::activation::{ActivationPlan, DestinationPlan, EMITTED, Messaging};
 use crate::aggregate::AggregatePlan;
-use crate::decode::{DecodePlan, Format};
+use crate::decode::DecodePlan;
 use crate::identity::IdentityPlan;
 use crate::profile::TraitPlan;
 use crate::segment::SegmentPlan;
@@ -70,7 +70,7 @@ pub struct Pipeline {
     pub path: PathBuf,
     /// The folder that relative paths start from.
     pub base: PathBuf,
-    /// Sources and how their payloads are read; same order in both. Behind them, where some step makes events, how those are.
+    /// Sources and how their payloads are read; same order in both.
     pub sources: Vec<SourcePlan>,
     pub decode: Vec<DecodePlan>,
     pub transform: TransformPlan,
@@ -355,14 +355,16 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, earlier: &[Earlier], reader
     let scope = segments::scope(&checker, specs, Whose::People, &traits);
     let names = activations::Names { traits: &trait_names, plans: &traits, scope: &scope, timezone };
     let mut activations: Vec<ActivationPlan> = bodies(&definition.activations)
-        .filter_map(|(name, _, spec)| activations::activation(&checker, name, spec, &names, false))
+        .filter_map(|(name, _, spec)| activations::activation(&checker, name, spec, &names))
         .collect();
     activations::check_circles(&checker, &definition, &activations);
     for (one, documents) in earlier.iter().zip(&of_earlier) {
         let read = sections::read(documents.as_deref().unwrap_or_default(), None, reader);
         let plans = bodies(&read.activations)
-            .filter_map(|(name, _, spec)| activations::activation(&checker, name, spec, &names, true));
-        activations.extend(plans.map(|plan| ActivationPlan { version: one.version, ..plan }));
+            .filter_map(|(name, _, spec)| activations::activation(&checker, name, spec, &names));
+        // Its steps are of then; whether, when and to whom anything is sent is as it is said now.
+        let now = activations.iter().find(|plan| plan.name == one.name && !plan.is_retired).cloned();
+        activations.extend(plans.map(|plan| plan.retired(one.version, now.as_ref())));
     }
     let aggregates = bodies(&definition.aggregates)
         .filter_map(|(name, span, sql)| aggregates::aggregate(&checker, name, span, sql))
@@ -380,12 +382,9 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, earlier: &[Earlier], reader
         source_plans.push(source.plan);
         decode.push(source.decode);
     }
-    if activations.iter().any(ActivationPlan::emits) {
-        if let Some(source) = definition.sources.iter().find(|source| source.name == EMITTED) {
-            let message = format!("`{EMITTED}` is the source of what steps with `emit` and `set` make");
-            findings.error(source.span, message, "give the source another name".to_string());
-        }
-        decode.push(DecodePlan { source: EMITTED.into(), format: Format::JsonEnvelope });
+    if let Some(source) = definition.sources.iter().find(|source| source.name == EMITTED) {
+        let message = format!("`{EMITTED}` is the source of what steps with `emit` and `set` make");
+        findings.error(source.span, message, "give the source another name".to_string());
     }
     let (contracts, step_fields, fields) = checker.into_fields();
     let contract_mode = definition.contracts.unwrap_or_default();

@@ -1,16 +1,15 @@
 //! Identity, sessions and the warehouse → plans, and what versions of definitions are made of.
 
-use std::time::Duration;
-
 use chrono_tz::Tz;
 use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Warehouse;
 use super::check::Checker;
+use super::read::micros;
 use super::sections::check_reference;
 use super::spec::*;
-use crate::event::{Field, Root, TimeUs, ValueType, column};
+use crate::event::{Field, Root, ValueType, column};
 use crate::expression::parse_path;
 use crate::identity::{IdentifierFrom, IdentifierType, IdentityPlan, MAX_IDENTIFIERS, Normalize, OnConflict};
 use crate::session::{self, SessionsPlan};
@@ -151,7 +150,6 @@ fn check_source_priority(checker: &Checker, spec: Option<&IdentitySpec>) {
 pub fn sessions(checker: &Checker, spec: Option<&SessionsSpec>, timezone: Tz) -> SessionsPlan {
     let gap = spec.and_then(|spec| spec.gap).unwrap_or(session::GAP);
     let lateness = spec.and_then(|spec| spec.lateness).unwrap_or(session::LATENESS);
-    let us = |duration: Duration| TimeUs::try_from(duration.as_micros()).unwrap_or(TimeUs::MAX);
     let midnight = spec.is_some_and(|spec| spec.split_on_midnight);
     let events = spec.and_then(|spec| spec.events.as_deref());
     if let Some(events) = events {
@@ -162,8 +160,8 @@ pub fn sessions(checker: &Checker, spec: Option<&SessionsSpec>, timezone: Tz) ->
     session::fields().into_iter().for_each(|field| checker.field(field));
     let mut plan = SessionsPlan {
         version: 0,
-        gap_us: us(gap),
-        lateness_us: us(lateness),
+        gap_us: micros(gap),
+        lateness_us: micros(lateness),
         split_on_campaign: spec.is_some_and(|spec| spec.split_on_campaign),
         split_on_midnight: midnight.then_some(timezone),
         events: events.map(|events| events.iter().map(|event| event.text.clone()).collect()),

@@ -9,6 +9,7 @@ use super::findings::{Findings, Span, and_list, nearest, nearest_or_list};
 use super::keys::Section;
 use super::spec::{Literal, Sql};
 use super::yaml::{Entry, Node, Value};
+use crate::event::TimeUs;
 
 /// What reading needs besides the node.
 #[derive(Clone)]
@@ -346,6 +347,23 @@ impl<'f> Reader<'f> {
         }
     }
 
+    /// `10 per 1s`: a number from 1 to `most`, and a time. None also where a variable is missing.
+    pub fn per(&self, node: &Node, what: &str, most: u32, example: &str) -> Option<(u32, Duration)> {
+        let literal = self.literal(node, what)?;
+        if !literal.known {
+            return None;
+        }
+        let parts = literal.text.split_once(" per ");
+        let count = parts.and_then(|(count, _)| count.trim().parse::<u32>().ok());
+        let (Some(count), Some((_, time))) = (count.filter(|count| (1..=most).contains(count)), parts) else {
+            let message = format!("{what} is a number per a time, from 1 to {most}, not `{}`", literal.text);
+            self.findings.error(node.span, message, format!("write {example}"));
+            return None;
+        };
+        let time = self.duration_text(time.trim(), node.span, &format!("the time of {what}"))?;
+        Some((count, time))
+    }
+
     /// A node as JSON: YAML 1.2's plain scalars are typed, quoted ones are texts.
     pub fn json(&self, node: &Node) -> serde_json::Value {
         match &node.value {
@@ -374,6 +392,11 @@ impl<'f> Reader<'f> {
     pub fn path(&self, literal: &Literal) -> PathBuf {
         self.base.join(Path::new(&literal.text))
     }
+}
+
+/// As the state counts time; what is too long is for ever.
+pub fn micros(time: Duration) -> TimeUs {
+    TimeUs::try_from(time.as_micros()).unwrap_or(TimeUs::MAX)
 }
 
 enum Filled {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::activation::{Consent, Delivery};
-use crate::profile::{ProfileRecord, Scalar, Slots, TraitPlan};
+use crate::profile::{Profile, ProfileRecord, Scalar, Slots, TraitPlan};
 use crate::sink::delivery::Gate;
 use crate::state::{Store, StoreError, codec, keys};
 
@@ -37,14 +37,16 @@ impl Gate for SendGate {
         if let Some((_, name)) = self.suppression.iter().find(|(segment, _)| profile.membership(*segment).member) {
             return Ok(Some(format!("suppressed since it was set off: the person is in {name}")));
         }
-        let Some(consent) = consent else { return Ok(None) };
-        let index = self.traits.iter().position(|plan| plan.name == consent.column);
-        let said = index.and_then(|index| {
-            let rule = self.traits[index].event_rule()?;
-            profile.trait_state(index as u16)?.plain_value(rule, "")
-        });
-        let agreed = if let Some(Scalar::Boolean(said)) = said { said } else { consent.default };
-        let refusal = format!("no consent: {} was refused since it was set off", consent.purpose);
-        Ok((!agreed).then_some(refusal))
+        let refusal = consent.and_then(|consent| consent.refusal(said(&self.traits, &profile, &consent.column)));
+        Ok(refusal.map(|why| format!("{why}, since it was set off")))
+    }
+}
+
+/// The value of a boolean trait as it is stored.
+pub fn said(traits: &[TraitPlan], profile: &Profile, column: &str) -> Option<bool> {
+    let index = traits.iter().position(|plan| plan.name == column)?;
+    match profile.trait_state(index as u16)?.plain_value(traits[index].event_rule()?, "")? {
+        Scalar::Boolean(said) => Some(said),
+        _ => None,
     }
 }

@@ -34,6 +34,7 @@ pub use core::{
     accept, compare, describe_profile, emitted, emitted_batch, known_plans, look, plans_under_way,
 };
 pub use digest::digest;
+pub use gate::said;
 pub use outbox::decode as sealed_rows;
 pub use prepare::{Prepared, Preparer};
 pub use preview::{Preview, preview};

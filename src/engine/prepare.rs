@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use arrow::datatypes::SchemaRef;
 
 use super::EngineError;
+use crate::activation::EMITTED;
 use crate::clock;
-use crate::decode::Decoder;
 use crate::decode::registry::{RegistryError, Schemas};
+use crate::decode::{DecodePlan, Decoder, Format};
 use crate::definition::Pipeline;
 use crate::event::{EventBatch, RawBatch, Reject, TimeUs, column};
 use crate::source::{Next, mark};
@@ -59,7 +60,9 @@ impl Preparer {
     pub fn new(pipeline: &Pipeline, schema_cache: Option<&Path>) -> Result<Preparer, EngineError> {
         let (mut decoders, mut schemas) = (BTreeMap::new(), BTreeMap::new());
         let mut columns: BTreeMap<Arc<str>, SchemaRef> = BTreeMap::new();
-        for plan in &pipeline.decode {
+        // What steps have made may be left from definitions that make nothing any more.
+        let emitted = DecodePlan { source: EMITTED.into(), format: Format::JsonEnvelope };
+        for plan in pipeline.decode.iter().chain([&emitted]) {
             let known = Schemas::open(plan, schema_cache)
                 .map_err(|error| EngineError::Start(format!("source {}: {error}", plan.source)))?;
             let known = Arc::new(known);

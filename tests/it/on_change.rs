@@ -2,21 +2,69 @@
 
 use std::path::Path;
 
+use tributary::definition::{self, Mode};
+use tributary::engine::{EmittedRecord, Preparer, emitted_batch};
+
 use crate::support::{output_of, tributary};
 
 fn write(folder: &Path, name: &str, text: &str) {
     std::fs::write(folder.join(name), text).expect("file");
 }
 
-fn pipeline(version: &str, on_change: &str) -> String {
+fn pipeline(version: &str, on_change: &str, status: &str) -> String {
     format!(
         "pipeline: changes\n\
          sources: {{ site: {{ file: {{ path: data/*.ndjson }}, format: {{ json: segment }} }} }}\n\
          destinations: {{ out: {{ file: {{ path: out.ndjson }} }} }}\n\
-         activations:\n  trial:\n    trigger: {{ event: Began }}\n    consent: none\n    status: live\n    on_change: {on_change}\n    do:\n\
+         activations:\n  trial:\n    trigger: {{ event: Began }}\n    consent: none\n    status: {status}\n    on_change: {on_change}\n    do:\n\
          \x20     - {{ id: first, send: {{ to: out, body: \"first {version}\" }} }}\n\
          \x20     - {{ id: pause, wait: 1d }}\n\
          \x20     - {{ id: second, send: {{ to: out, body: \"second {version} {{{{ event.properties.days }}}}\" }} }}\n"
+    )
+}
+
+struct Shop {
+    folder: tempfile::TempDir,
+    files: u32,
+}
+
+impl Shop {
+    fn new() -> Shop {
+        let folder = tempfile::tempdir().expect("folder");
+        std::fs::create_dir(folder.path().join("data")).expect("folder");
+        Shop { folder, files: 0 }
+    }
+
+    fn run(&self, args: &[&str]) -> String {
+        let mut command = tributary(args);
+        command.current_dir(self.folder.path());
+        output_of(command)
+    }
+
+    /// An event comes, and brings its time, under this definition.
+    fn take(&mut self, pipeline: &str, event: &str) {
+        self.files += 1;
+        write(self.folder.path(), "p.yaml", pipeline);
+        write(self.folder.path(), &format!("data/{}.ndjson", self.files), &format!("{event}\n"));
+        self.run(&["run", "--drain"]);
+    }
+
+    /// The bodies that were sent so far.
+    fn sent(&self) -> Vec<String> {
+        let lines = std::fs::read_to_string(self.folder.path().join("out.ndjson")).expect("what was sent");
+        let body = |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).expect("a line");
+            line["body"].as_str().expect("a text").to_string()
+        };
+        lines.lines().map(body).collect()
+    }
+}
+
+const BEGAN: &str = r#"{"type":"track","event":"Began","messageId":"1","userId":"u1","timestamp":"2026-03-01T10:00:00Z","properties":{"days":30}}"#;
+
+fn other(day: u32) -> String {
+    format!(
+        r#"{{"type":"track","event":"Other","messageId":"o{day}","userId":"u2","timestamp":"2026-03-{day:02}T10:00:00Z"}}"#
     )
 }
 
@@ -27,31 +75,40 @@ fn who_is_under_way_finishes_moves_or_stops_when_the_definition_changes() {
         ("move", Some("second new 30"), "completed"),
         ("stop", None, "its definition was changed"),
     ] {
-        let folder = tempfile::tempdir().expect("folder");
-        std::fs::create_dir(folder.path().join("data")).expect("folder");
-        let run = |args: &[&str]| {
-            let mut command = tributary(args);
-            command.current_dir(folder.path());
-            output_of(command)
-        };
-        write(folder.path(), "p.yaml", &pipeline("old", on_change));
-        let began = r#"{"type":"track","event":"Began","messageId":"1","userId":"u1","timestamp":"2026-03-01T10:00:00Z","properties":{"days":30}}"#;
-        write(folder.path(), "data/a.ndjson", &format!("{began}\n"));
-        run(&["run", "--drain"]);
+        let mut shop = Shop::new();
+        shop.take(&pipeline("old", on_change, "live"), BEGAN);
         // Three days later, under another definition: the wait is over.
-        write(folder.path(), "p.yaml", &pipeline("new", on_change));
-        let other =
-            r#"{"type":"track","event":"Other","messageId":"2","userId":"u2","timestamp":"2026-03-04T10:00:00Z"}"#;
-        write(folder.path(), "data/b.ndjson", &format!("{other}\n"));
-        run(&["run", "--drain"]);
-        let lines = std::fs::read_to_string(folder.path().join("out.ndjson")).expect("what was sent");
-        let body = |line: &str| {
-            let line: serde_json::Value = serde_json::from_str(line).expect("a line");
-            line["body"].as_str().expect("a text").to_string()
-        };
+        shop.take(&pipeline("new", on_change, "live"), &other(4));
         let expected: Vec<&str> = std::iter::once("first old").chain(second).collect();
-        assert_eq!(lines.lines().map(body).collect::<Vec<_>>(), expected, "{on_change}");
+        assert_eq!(shop.sent(), expected, "{on_change}");
         let sql = "SELECT detail FROM journey_steps WHERE what = 'left'";
-        assert_eq!(run(&["query", sql, "--output", "csv"]).lines().nth(1), Some(left), "{on_change}");
+        assert_eq!(shop.run(&["query", sql, "--output", "csv"]).lines().nth(1), Some(left), "{on_change}");
     }
+}
+
+/// Whoever pauses an activation wants it to stand still, whichever version people are under way along.
+#[test]
+fn while_an_activation_is_paused_those_under_way_stand_still_and_then_go_on() {
+    for version in ["old", "new"] {
+        let mut shop = Shop::new();
+        shop.take(&pipeline("old", "finish", "live"), BEGAN);
+        shop.take(&pipeline(version, "finish", "paused"), &other(4));
+        assert_eq!(shop.sent(), ["first old"], "{version}");
+        shop.take(&pipeline(version, "finish", "live"), &other(6));
+        assert_eq!(shop.sent(), ["first old", "second old 30"], "{version}");
+    }
+}
+
+/// A process that ended between a step and its event may start again under definitions that make no events.
+#[test]
+fn what_a_step_has_made_is_applied_also_when_no_step_makes_anything_any_more() {
+    let folder = tempfile::tempdir().expect("folder");
+    write(folder.path(), "p.yaml", &pipeline("old", "finish", "live"));
+    let (pipeline, _) = definition::load(folder.path(), Mode::Run).expect("a pipeline");
+    let mut preparer = Preparer::new(&pipeline, None).expect("a preparer");
+    let envelope =
+        r#"{"message_id":"m","type":"track","event":"Made","user_id":"u1","timestamp":"2026-03-01T10:00:00Z"}"#;
+    let left = EmittedRecord { number: 3, at: 1_772_359_200_000_000, envelope: envelope.to_string() };
+    let prepared = preparer.prepare(&emitted_batch(&[left]), Vec::new()).expect("a batch");
+    assert_eq!((prepared.events.len(), prepared.rejects.len()), (1, 0));
 }

@@ -3,15 +3,15 @@
 use serde_json::{Map, Value, json};
 
 use super::{Person, segment};
-use crate::activation::{Action, ActivationPlan, Template, Trigger, time_text};
+use crate::activation::{Action, ActivationPlan, ReEntry, Status, Template, Trigger, time_text};
 use crate::cli::output::{Output, print};
 use crate::cli::run::engine_failure;
 use crate::cli::{Exit, Failure, Global, NodeConfig};
 use crate::definition::Pipeline;
-use crate::engine::{Look, describe_profile, known_plans, look};
+use crate::engine::{Look, describe_profile, known_plans, look, said};
 use crate::event::TimeUs;
 use crate::journey::Journeys;
-use crate::profile::{Scalar, Traits};
+use crate::profile::Traits;
 use crate::transform::Restore;
 
 /// `event`: the event that sets it off, as JSON, for templates that read it.
@@ -74,19 +74,11 @@ fn in_the_way(
     now: TimeUs,
 ) -> Value {
     let mut reasons = Vec::new();
-    if plan.status != crate::activation::Status::Live {
+    if plan.status != Status::Live {
         reasons.push("its status is not live".to_string());
     }
     if let Some(consent) = &plan.consent {
-        let index = pipeline.traits.iter().position(|plan| plan.name == consent.column);
-        let said = index.and_then(|index| {
-            look.profile.trait_state(index as u16)?.plain_value(pipeline.traits[index].event_rule()?, "")
-        });
-        let agreed = if let Some(Scalar::Boolean(said)) = said { said } else { consent.default };
-        if !agreed {
-            let how = if said.is_some() { "was refused" } else { "was never agreed to" };
-            reasons.push(format!("no consent: {} {how}", consent.purpose));
-        }
+        reasons.extend(consent.refusal(said(&pipeline.traits, &look.profile, &consent.column)));
     }
     for name in &pipeline.messaging.suppression {
         let index = pipeline.segments.iter().position(|plan| plan.name == *name);
@@ -97,10 +89,10 @@ fn in_the_way(
     let number = numbers.first().copied().unwrap_or_default();
     let past = journeys.and_then(|journeys| journeys.past(number));
     match (plan.re_entry, past) {
-        (crate::activation::ReEntry::Once, Some(past)) => {
+        (ReEntry::Once, Some(past)) => {
             reasons.push(format!("it was entered before, at {}, and is entered once", time_text(past.last_at)));
         }
-        (crate::activation::ReEntry::After(pause_us), Some(past)) if past.last_at + pause_us > now => {
+        (ReEntry::After(pause_us), Some(past)) if past.last_at + pause_us > now => {
             let (last, next) = (time_text(past.last_at), time_text(past.last_at + pause_us));
             reasons.push(format!("it was entered at {last}, and can be again from {next}"));
         }

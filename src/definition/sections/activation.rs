@@ -5,10 +5,9 @@ use std::time::Duration;
 use super::reference;
 use crate::activation::{CAP_MAX, Cap, EVERY_DAY, LocalTime, OnChange, QuietHours, ReEntry, Status};
 use crate::definition::findings::Span;
-use crate::definition::read::{Fields, Reader};
+use crate::definition::read::{Fields, Reader, micros};
 use crate::definition::spec::*;
 use crate::definition::yaml::{Entry, Node, Value};
-use crate::event::TimeUs;
 
 pub const ON_BACKFILL: [(&str, bool); 2] = [("silent", false), ("fire", true)];
 
@@ -206,6 +205,10 @@ fn wait_until(reader: &Reader, node: &Node, span: Span) -> Option<LocalTime> {
     let time = fields.get("time").and_then(|node| reader.literal(node, "`time`"));
     let days = match fields.get("days") {
         None => Some(EVERY_DAY),
+        Some(node) if any(node).is_empty() => {
+            reader.findings.error(node.span, "`days` is an empty list: it would wait for ever", None);
+            None
+        }
         Some(node) => any(node).iter().try_fold(0, |days, node| {
             let names: Vec<(&str, u8)> = DAYS.iter().enumerate().map(|(bit, name)| (*name, 1 << bit)).collect();
             Some(days | reader.choice(node, "`days`", &names)?)
@@ -297,23 +300,15 @@ fn re_entry(reader: &Reader, node: &Node) -> Option<ReEntry> {
                 reader.findings.error(node.span, message, "write once, always, or after 7d".to_string());
                 return None;
             };
-            reader.duration_text(pause.trim(), node.span, "`re_entry`").map(|pause| ReEntry::After(us(pause)))
+            reader.duration_text(pause.trim(), node.span, "`re_entry`").map(|pause| ReEntry::After(micros(pause)))
         }
     }
 }
 
 /// `2 per 7d`.
 pub fn cap(reader: &Reader, node: &Node) -> Option<Cap> {
-    let literal = reader.literal(node, "`frequency_cap`")?;
-    let parts = literal.text.split_once(" per ");
-    let count = parts.and_then(|(count, _)| count.trim().parse::<u32>().ok());
-    let (Some(count), Some((_, within))) = (count.filter(|count| (1..=CAP_MAX).contains(count)), parts) else {
-        let message = format!("`frequency_cap` is a number up to {CAP_MAX} per a time, not `{}`", literal.text);
-        reader.findings.error(node.span, message, "write 1 per 7d".to_string());
-        return None;
-    };
-    let within = reader.duration_text(within.trim(), node.span, "`frequency_cap`")?;
-    Some(Cap { count, within_us: us(within) })
+    let (count, within) = reader.per(node, "`frequency_cap`", CAP_MAX, "1 per 7d")?;
+    Some(Cap { count, within_us: micros(within) })
 }
 
 /// `21:00-08:00`.
@@ -370,8 +365,4 @@ fn any(node: &Node) -> &[Node] {
         Value::List(items) => items,
         _ => std::slice::from_ref(node),
     }
-}
-
-fn us(duration: Duration) -> TimeUs {
-    TimeUs::try_from(duration.as_micros()).unwrap_or(TimeUs::MAX)
 }

@@ -45,20 +45,7 @@ fn as_written<T>(read: Option<Option<T>>) -> Option<Option<T>> {
 
 /// `10 per 1s`
 fn rate_limit(reader: &Reader, node: &Node) -> Option<RateLimit> {
-    let literal = reader.literal(node, "`rate_limit`")?;
-    if !literal.known {
-        return None;
-    }
-    let parts = literal.text.split_once(" per ");
-    let requests = parts.and_then(|(requests, _)| requests.trim().parse::<u32>().ok());
-    let (Some((_, per)), Some(requests)) = (parts, requests.filter(|requests| (1..=REQUESTS_MAX).contains(requests)))
-    else {
-        let message =
-            format!("`rate_limit` is so many requests in a time, from 1 to {REQUESTS_MAX}, not `{}`", literal.text);
-        reader.findings.error(node.span, message, "write 10 per 1s, or 500 per 1m".to_string());
-        return None;
-    };
-    let per = reader.duration_text(per.trim(), node.span, "the time of `rate_limit`")?;
+    let (requests, per) = reader.per(node, "`rate_limit`", REQUESTS_MAX, "10 per 1s, or 500 per 1m")?;
     if per > DAY {
         reader.findings.error(node.span, "the time of `rate_limit` is a day at most", None);
         return None;

@@ -260,7 +260,11 @@ pub static DESTINATION: Section = Section {
         key("channel", Text, "one of `channels`; its kind if left out"),
         key("rate_limit", Text, "so many requests begin in a time at most, as 10 per 1s"),
         key("concurrency", Count, "requests that are under way at once; 16 if left out"),
-        key("timeout", Duration, "how long one request may take; 15s if left out, 1m for kafka, 3m for email"),
+        key(
+            "timeout",
+            Duration,
+            "how long one request may take; 15s if left out, 1m for kafka, 3m for email, 1h for file",
+        ),
         key("retry_for", Duration, "a delivery is tried for about so long; 3d if left out"),
         key(
             "order",

@@ -62,7 +62,7 @@ fn every_mistake_is_told_at_its_place() {
 "#,
             ),
         ],
-        r#"error: `rate_limit` is so many requests in a time, from 1 to 100000, not `10/s`
+        r#"error: `rate_limit` is a number per a time, from 1 to 100000, not `10/s`
  --> p.yaml:4:17
   |
 4 |     rate_limit: 10/s
@@ -101,7 +101,7 @@ error: `batch` has no key `wihtin`
 9 |     batch: { max: 100000, wihtin: 5s }
   |                           ^^^^^^
   = help: did you mean `within`?
-error: `rate_limit` is so many requests in a time, from 1 to 100000, not `0 per 1s`
+error: `rate_limit` is a number per a time, from 1 to 100000, not `0 per 1s`
   --> p.yaml:12:17
    |
 12 |     rate_limit: 0 per 1s

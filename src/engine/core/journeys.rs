@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::judge::Round;
 use super::*;
 use crate::activation::{
-    ActivationError, ActivationPlan, Emitted, Fate, Happening, KnownPlan, Person, Rendered, Seen, StageMove, Status,
-    StepRow, Trigger, Triggering, View, Walked, number_plans,
+    ActivationError, ActivationPlan, BestIdentifier, Emitted, Fate, Happening, KnownPlan, Person, Rendered, Seen,
+    StageMove, Status, StepRow, Trigger, Triggering, View, Walked, number_plans,
 };
 use crate::engine::gate::SendGate;
 use crate::event::RawBatch;
@@ -151,7 +151,7 @@ impl Core {
             transitions,
             stages,
             now: round.now,
-            cause: round.cause,
+            is_due: round.touch.time,
             is_member: &|row, segment| profiles[row].membership(segment).member,
         })?;
         let any_under_way =
@@ -170,10 +170,16 @@ impl Core {
         }
         let last = events.len();
         for transition in transitions {
-            let of = if transition.entered { TurnOf::Entered } else { TurnOf::Exited };
+            // A membership that moves to another id is neither: the person was in it before and is now.
+            let is_member = profiles[transition.profile as usize].membership(transition.segment).member;
+            let of = match transition.entered {
+                true if matches!(transition.cause, Cause::Event | Cause::Time | Cause::Edit) => TurnOf::Entered,
+                false if !is_member => TurnOf::Exited,
+                _ => continue,
+            };
             turns.push(((last, 0), Turn::Goes(transition.profile, of(transition.segment))));
         }
-        if round.cause == Cause::Time {
+        if round.touch.time {
             for (row, profile) in profiles.iter().enumerate() {
                 let runs = profile.journeys.iter().flat_map(|journeys| &journeys.runs);
                 if runs.map(|run| run.due).any(|due| due <= round.now[row]) {
@@ -219,8 +225,7 @@ impl Core {
                 now,
                 described: described.entry(row).or_default(),
             };
-            let mut person =
-                Person { id: profile.id, who: best_hash(component), now, journeys: &mut journeys, view: &mut view };
+            let mut person = Person { id: profile.id, now, journeys: &mut journeys, view: &mut view };
             match turn {
                 Turn::Enters(index) => {
                     self.activations.enter(&triggered[*index], events, &mut person, &mut walked)?;
@@ -366,12 +371,6 @@ impl EngineRecord {
     }
 }
 
-/// The hash of the identifier that a profile is called after.
-fn best_hash(component: Option<&Component>) -> u128 {
-    let identifiers = component.iter().flat_map(|component| component.identifiers());
-    identifiers.map(|known| (known.kind, known.hash)).min().map_or(0, |(_, hash)| hash)
-}
-
 /// A person as journeys see it.
 struct PersonView<'a> {
     core: &'a Core,
@@ -414,11 +413,11 @@ impl View for PersonView<'_> {
         *self.described = described;
     }
 
-    fn best_identifier(&self) -> Option<(String, String)> {
-        let identifiers = self.component.iter().flat_map(|component| component.identifiers());
-        let best = identifiers.min_by_key(|known| (known.kind, known.hash))?;
-        let name = &self.core.identities.plan().types[usize::from(best.kind)].name;
-        Some((name.clone(), best.value.to_string()))
+    fn best_identifier(&self) -> Option<BestIdentifier<'_>> {
+        let identifiers = self.component?.identifiers();
+        let best = identifiers.iter().min_by_key(|known| (known.kind, known.hash))?;
+        let kind = &self.core.identities.plan().types[usize::from(best.kind)].name;
+        Some(BestIdentifier { kind, value: &best.value, hash: best.hash })
     }
 }
 
