@@ -16,6 +16,8 @@ pub struct Journeys {
     pub past: Vec<Past>,
     /// By number of the cap: when what counts against it was sent.
     pub sends: Vec<Sends>,
+    /// By number of the audience: what its destination was told.
+    pub listed: Vec<Listed>,
 }
 
 /// One way through a journey, waiting at a step.
@@ -54,12 +56,26 @@ pub struct Sends {
     pub at: Vec<TimeUs>,
 }
 
+/// What an audience's destination was told of a person. It stays when all is taken back, since ids are counted on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    pub audience: u32,
+    /// The profile id at the first of its deliveries: part of their ids, with [`Listed::told`].
+    pub who: [u8; 16],
+    /// Deliveries so far.
+    pub told: u32,
+    /// The identifiers that the other side has, by type and value, in order.
+    pub sent: Vec<(u16, Box<str>)>,
+    /// When all of them were last sent.
+    pub sent_at: TimeUs,
+}
+
 /// So many sends are remembered of a cap at most; more than any cap may count.
 pub const SENDS_MAX: usize = 100;
 
 impl Journeys {
     pub fn is_empty(&self) -> bool {
-        self.runs.is_empty() && self.past.is_empty() && self.sends.is_empty()
+        self.runs.is_empty() && self.past.is_empty() && self.sends.is_empty() && self.listed.is_empty()
     }
 
     pub fn past(&self, activation: u32) -> Option<Past> {
@@ -109,11 +125,48 @@ impl Journeys {
         sends.at.drain(..beyond);
     }
 
+    pub fn listed(&self, audience: u32) -> Option<&Listed> {
+        self.listed.iter().find(|listed| listed.audience == audience)
+    }
+
+    /// What was sent of either is sent of both. Counts go on from the higher one, so that no id is used twice whichever of the two
+    /// names stays.
+    fn add_listed(&mut self, new: Listed) {
+        let Some(mine) = self.listed.iter_mut().find(|listed| listed.audience == new.audience) else {
+            self.listed.push(new);
+            self.listed.sort_by_key(|listed| listed.audience);
+            return;
+        };
+        mine.sent_at = match (mine.sent.is_empty(), new.sent.is_empty()) {
+            (true, _) => new.sent_at,
+            (_, true) => mine.sent_at,
+            _ => mine.sent_at.min(new.sent_at),
+        };
+        mine.who = mine.who.min(new.who);
+        mine.told = mine.told.max(new.told);
+        mine.sent.extend(new.sent);
+        mine.sent.sort_unstable();
+        mine.sent.dedup();
+    }
+
+    /// What of [`Journeys::listed`] goes with one of those that a person is taken apart into: the identifiers for which `owns` is
+    /// true. Each counts on under a name of its own; `counted` is how far ids of that name may have been used before.
+    pub fn part_listed(&self, who: [u8; 16], counted: u32, owns: &dyn Fn(u16, &str) -> bool) -> Vec<Listed> {
+        let part = |listed: &Listed| Listed {
+            who,
+            told: listed.told.max(counted),
+            sent: listed.sent.iter().filter(|(kind, value)| owns(*kind, value)).cloned().collect(),
+            ..listed.clone()
+        };
+        self.listed.iter().map(part).collect()
+    }
+
     /// Takes over those of an absorbed person. Of an activation for which `one` is true only the run that began first goes
     /// on; of every activation an entry goes on once. Gives those that end with it.
     pub fn merge(&mut self, other: Journeys, one: &dyn Fn(u32) -> bool) -> Vec<Run> {
         other.past.into_iter().for_each(|past| self.add_past(past));
         other.sends.into_iter().for_each(|sends| self.add_sends(sends));
+        other.listed.into_iter().for_each(|listed| self.add_listed(listed));
         let mut all = std::mem::take(&mut self.runs);
         all.extend(other.runs);
         // The same whichever side absorbs the other.
@@ -134,12 +187,17 @@ impl Journeys {
     pub fn weigh(&self) -> usize {
         let runs = self.runs.iter().map(|run| run.arms.capacity() + run.memory.as_ref().map_or(0, |text| text.len()));
         let sends = self.sends.iter().map(|sends| sends.at.capacity() * size_of::<TimeUs>());
+        let listed = self.listed.iter().map(|listed| {
+            let values = listed.sent.iter().map(|(_, value)| value.len()).sum::<usize>();
+            size_of::<Listed>() + listed.sent.capacity() * size_of::<(u16, Box<str>)>() + values
+        });
         size_of::<Journeys>()
             + self.runs.capacity() * size_of::<Run>()
             + self.past.capacity() * size_of::<Past>()
             + self.sends.capacity() * size_of::<Sends>()
             + runs.sum::<usize>()
             + sends.sum::<usize>()
+            + listed.sum::<usize>()
     }
 }
 

@@ -5,6 +5,7 @@
 //! the way is sealed as a [`Delivery`], its body to the letter, so that every repeat is the same. Ids are hashes of what
 //! caused them, never of chance or clocks (SEMANTICS §7).
 
+mod audience;
 pub mod connector;
 mod destination;
 mod plan;
@@ -13,6 +14,7 @@ mod template;
 mod time;
 mod walk;
 
+pub use audience::{AudiencePlan, Audiences, KnownAudience, Standing, number_audiences};
 pub use destination::{
     BatchPlan, Delivery, DeliveryPlan, DestinationKind, DestinationPlan, EmailPlan, MailTls, RateLimit,
 };

@@ -48,6 +48,7 @@ fn summary(pipeline: &Pipeline) -> String {
         (pipeline.traits.len(), "trait"),
         (pipeline.segments.len(), "segment"),
         (pipeline.groups.len(), "group"),
+        (pipeline.audiences.len(), "audience"),
         (pipeline.activations.len(), "activation"),
         (pipeline.aggregates.len(), "aggregate"),
         (pipeline.tests.len(), "test"),

@@ -117,6 +117,10 @@ impl Changes {
             let members = known.engine.segment_sizes.get(&slot.name).copied().unwrap_or_default();
             lines.push(('-', "segment", slot.name.clone(), format!("its {members} members leave")));
         }
+        for audience in &known.removed_audiences {
+            let remark = format!("whoever was sent to {} is removed there", audience.to);
+            lines.push(('-', "audience", audience.name.clone(), remark));
+        }
         Changes { lines, identity: known.identity_rules_differ, unfinished: known.unfinished.is_some() }
     }
 

@@ -172,7 +172,7 @@ pub fn check_circles(checker: &Checker, definition: &Definition, plans: &[Activa
 }
 
 /// The plan of a purpose, None for `none`.
-fn consent(checker: &Checker, literal: &Literal) -> Option<Option<Consent>> {
+pub fn consent(checker: &Checker, literal: &Literal) -> Option<Option<Consent>> {
     if literal.text == "none" {
         return Some(None);
     }

@@ -405,7 +405,8 @@ impl Cases<'_, '_> {
     }
 
     fn activation_names(&self) -> Vec<&str> {
-        self.definition.activations.iter().map(|activation| activation.name.as_str()).collect()
+        let activations = self.definition.activations.iter().map(|activation| activation.name.as_str());
+        activations.chain(self.definition.audiences.iter().map(|audience| audience.name.as_str())).collect()
     }
 
     /// A step is one of the activation that the row names, or of any.
@@ -422,10 +423,15 @@ impl Cases<'_, '_> {
         let of = self.definition.activations.iter().filter(|activation| named(&activation.name));
         let bodies: Vec<Option<&ActivationSpec>> = of.map(|activation| activation.body.as_ref()).collect();
         // Steps of what is unknown or could not be read cannot be judged.
-        if bodies.is_empty() && activation.is_some() || bodies.iter().any(Option::is_none) {
+        let is_audience = |all: &[Named<AudienceSpec>]| all.iter().any(|audience| named(&audience.name));
+        let is_known = !bodies.is_empty() || is_audience(&self.definition.audiences);
+        if !is_known && activation.is_some() || bodies.iter().any(Option::is_none) {
             return;
         }
-        let steps: Vec<&str> = bodies.into_iter().flatten().flat_map(|body| body.sending_steps()).collect();
+        let mut steps: Vec<&str> = bodies.into_iter().flatten().flat_map(|body| body.sending_steps()).collect();
+        if is_audience(&self.definition.audiences) {
+            steps.extend(["add", "remove"]);
+        }
         if !steps.contains(&step.text.as_str()) {
             let whose = activation.map_or("no activation".to_string(), |of| format!("activation `{}`", of.text));
             let no = if activation.is_some() { "no" } else { "a" };

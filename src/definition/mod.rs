@@ -10,6 +10,7 @@
 
 mod activations;
 mod aggregates;
+mod audiences;
 mod cases;
 mod check;
 mod connectors;
@@ -52,7 +53,7 @@ use self::scope::Whose;
 use self::spec::{Definition, Named};
 use self::yaml::{Node, Value};
 
-use crate::activation::{ActivationPlan, DestinationPlan, EMITTED, Messaging};
+use crate::activation::{ActivationPlan, AudiencePlan, DestinationPlan, EMITTED, Messaging};
 use crate::aggregate::AggregatePlan;
 use crate::decode::DecodePlan;
 use crate::identity::IdentityPlan;
@@ -81,6 +82,7 @@ pub struct Pipeline {
     pub segments: Vec<SegmentPlan>,
     pub groups: Vec<GroupPlan>,
     pub destinations: Vec<DestinationPlan>,
+    pub audiences: Vec<AudiencePlan>,
     pub activations: Vec<ActivationPlan>,
     pub messaging: Messaging,
     pub aggregates: Vec<AggregatePlan>,
@@ -345,9 +347,10 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, earlier: &[Earlier], reader
     let specs = (definition.traits.as_slice(), definition.segments.as_slice());
     let segments = segments::segments(&checker, specs, Whose::People, &traits, &identity);
     let groups = groups::groups(&checker, &definition, &identity);
-    let destinations: Vec<DestinationPlan> = bodies(&definition.destinations)
+    let mut destinations: Vec<DestinationPlan> = bodies(&definition.destinations)
         .filter_map(|(name, span, spec)| destinations::destination(&checker, name, span, spec))
         .collect();
+    let audiences = audiences::audiences(&checker, &definition, &identity, &mut destinations);
     let messaging = activations::messaging(&checker, &definition, &traits, &destinations, timezone);
     let mut trait_names: Vec<&str> = definition.traits.iter().map(|other| other.name.as_str()).collect();
     trait_names.extend(crate::profile::BUILT_IN.iter().map(|(name, _)| *name));
@@ -402,6 +405,7 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, earlier: &[Earlier], reader
         segments,
         groups,
         destinations,
+        audiences,
         activations,
         messaging,
         aggregates,

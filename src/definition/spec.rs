@@ -62,6 +62,7 @@ pub struct Definition {
     pub channels: Vec<Named<ChannelSpec>>,
     pub connectors: Vec<Named<ConnectorPlan>>,
     pub destinations: Vec<Named<DestinationEntry>>,
+    pub audiences: Vec<Named<AudienceSpec>>,
     pub activations: Vec<Named<ActivationSpec>>,
     pub aggregates: Vec<Named<Sql>>,
     pub warehouse: Option<WarehouseSpec>,
@@ -313,6 +314,17 @@ pub struct ConsentSpec {
 pub struct ChannelSpec {
     pub frequency_cap: Option<Cap>,
     pub quiet_hours: Option<QuietHours>,
+}
+
+#[derive(Debug)]
+pub struct AudienceSpec {
+    pub segment: Literal,
+    pub to: Literal,
+    /// Identifier types.
+    pub matches: Vec<Literal>,
+    /// A purpose, or `none`.
+    pub consent: Literal,
+    pub reconcile: Option<Duration>,
 }
 
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 //! commit fails the process ends, so nothing is ever rolled back.
 
 mod aliases;
+mod audiences;
 mod correct;
 mod definitions;
 mod deliveries;
@@ -55,7 +56,7 @@ use super::prepare::Prepared;
 use super::record::{DefinitionRecord, EngineRecord, SinkRecord, StoredReject, Totals, load_component};
 use super::rows::{self, Gone};
 use super::{Command, CorrectionRequest, DeliveriesEdited, DeliveriesRequest, EngineError, ListEdited, ListRequest};
-use crate::activation::{Activations, EMITTED, StepRow, time_text};
+use crate::activation::{Activations, Audiences, EMITTED, StepRow, time_text};
 use crate::aggregate::Aggregator;
 use crate::definition::Pipeline;
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, ValueType};
@@ -95,6 +96,7 @@ pub struct Core {
     /// By the hashes of their ids.
     group_numbers: Cache<u128, ProfileNumber>,
     activations: Activations,
+    audiences: Audiences,
     aggregates: Vec<(Table, Aggregator)>,
     tables: CoreTables,
     slots: Slots,

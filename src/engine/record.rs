@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::activation::KnownAudience;
 use crate::event::{ProfileNumber, Reject, TimeUs};
 use crate::identity::Component;
 use crate::profile::Slots;
@@ -68,12 +69,14 @@ pub struct DefinitionRecord {
     pub identity_rules: String,
     pub identity_key: [u8; 32],
     pub slots: Slots,
-    /// Schedules, and journeys that stand still: timers are set by them.
+    /// Schedules, journeys that stand still, and audiences: everyone is looked at when these change.
     pub journey_times: Vec<String>,
+    /// Audiences by their numbers, also those that were there once.
+    pub audiences: Vec<KnownAudience>,
 }
 
 impl DefinitionRecord {
-    pub const VERSION: u8 = 5;
+    pub const VERSION: u8 = 6;
     pub const KEY: &str = "definitions";
 }
 

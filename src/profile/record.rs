@@ -257,7 +257,7 @@ impl<T: Serialize> Serialize for BySlot<'_, T> {
 }
 
 impl ProfileRecord {
-    pub const VERSION: u8 = 9;
+    pub const VERSION: u8 = 10;
 
     pub fn encode(profile: &Profile, slots: &Slots) -> Bytes {
         let own = slots.of_kind(profile.kind());

@@ -28,6 +28,8 @@ pub fn days() -> Vec<&'static str> {
 /// What a journey may have at most: places of steps are small numbers, and nobody reads more.
 const STEPS_MAX: usize = 200;
 
+const RECONCILE_MIN: Duration = Duration::from_secs(60);
+
 pub fn activation(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<ActivationSpec> {
     let fields = reader.section(node, what, span, &reference::ACTIVATION)?;
     let status = fields.get("status").map(|node| reader.choice(node, "`status`", &STATUSES));
@@ -65,6 +67,29 @@ pub fn activation(reader: &Reader, node: &Node, what: &str, span: Span) -> Optio
         on_change: on_change.flatten().unwrap_or(OnChange::Finish),
         steps: steps?,
         written: reader.json(node),
+    })
+}
+
+pub fn audience(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<AudienceSpec> {
+    let fields = reader.section(node, what, span, &reference::AUDIENCE)?;
+    let literal = |key: &str| fields.get(key).and_then(|node| reader.literal(node, &format!("`{key}`")));
+    let (segment, to, consent) = (literal("segment"), literal("to"), literal("consent"));
+    let matches = fields.get("match").and_then(|node| reader.literals(node, "`match`"));
+    let reconcile = fields.get("reconcile").map(|node| {
+        let time = reader.duration(node, "`reconcile`")?;
+        if time < RECONCILE_MIN {
+            let help = "all members are sent again each time: write 1d, or 1h".to_string();
+            reader.findings.error(node.span, "`reconcile` is less than a minute", help);
+            return None;
+        }
+        Some(time)
+    });
+    Some(AudienceSpec {
+        segment: segment?,
+        to: to?,
+        matches: matches?,
+        consent: consent?,
+        reconcile: reconcile.map_or(Some(None), |time| time.map(Some))?,
     })
 }
 

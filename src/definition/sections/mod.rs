@@ -14,7 +14,7 @@ mod sessions;
 
 use std::collections::BTreeMap;
 
-use self::activation::{activation, channel, consent};
+use self::activation::{activation, audience, channel, consent};
 pub use self::case::read_time;
 use self::case::test;
 use self::connector::connector;
@@ -103,6 +103,7 @@ fn section(definition: &mut Definition, name: &str, span: Span, node: &Node, rea
         "profile_timezone" => definition.profile_timezone = reader.literal(node, "`profile_timezone`"),
         "connectors" => named(&mut definition.connectors, node, "connector", reader, connector),
         "destinations" => named(&mut definition.destinations, node, "destination", reader, destination),
+        "audiences" => named(&mut definition.audiences, node, "audience", reader, audience),
         "activations" => named(&mut definition.activations, node, "activation", reader, activation),
         "aggregates" => {
             named(&mut definition.aggregates, node, "aggregate", reader, |reader, node, what, _| {

@@ -27,6 +27,7 @@ pub static FILE: Section = Section {
         key("channels", Named(&Map(&CHANNEL)), "what holds for all messages of a channel, as email"),
         key("connectors", Named(&Map(&CONNECTOR)), "how interfaces of vendors are called, besides the built-in ones"),
         key("destinations", Named(&Map(&DESTINATION)), "where messages go"),
+        key("audiences", Named(&Map(&AUDIENCE)), "lists of people that a destination keeps"),
         key("activations", Named(&Map(&ACTIVATION)), "what sets off which message"),
         key("aggregates", Named(&Sql), "sums over all events, by key: SELECT … FROM events GROUP BY …"),
         key(
@@ -37,7 +38,7 @@ pub static FILE: Section = Section {
         key("tests", List(&Map(&TEST)), "what `tributary test` tries out"),
     ],
     one_of: &[],
-    later: &[("audiences", NOT_YET)],
+    later: &[],
 };
 
 // Sessions, traits and segments
@@ -298,6 +299,14 @@ pub static KAFKA_DESTINATION: Section = Section::of(&[
 pub static CONSENT: Section = Section::of(&[
     required("from", Sql, "what an event says of it: true or false, granted or denied, yes or no"),
     key("default", Choice(|| names(&activation::CONSENT_DEFAULTS)), "for who has never said; deny if left out"),
+]);
+
+pub static AUDIENCE: Section = Section::of(&[
+    required("segment", Text, "who belongs to it, of those who have agreed and are not suppressed"),
+    required("to", Text, "the destination that keeps it"),
+    required("match", OneOrMore(&Text), "the identifier types that people are matched by there"),
+    required("consent", Text, "a purpose, or none"),
+    key("reconcile", Duration, "members are sent again after so long"),
 ]);
 
 pub static CHANNEL: Section = Section::of(&[

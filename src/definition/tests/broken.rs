@@ -610,7 +610,7 @@ fn what_comes_later_is_refused_by_name() {
     - email
     - Email
     - email
-audiences: {}
+dedupe: { within: 7d, prefer: [erp] }
 traits:
   a: { most_frequent: type, window: 7d }
   b: { stages: [] }
@@ -632,11 +632,11 @@ error: identifier type `email` is listed twice
   |
 5 |     - email
   |       ^^^^^
-error: `audiences` is not there yet
- --> p.yaml:6:1
+error: `prefer` is not there yet
+ --> p.yaml:6:23
   |
-6 | audiences: {}
-  | ^^^^^^^^^
+6 | dedupe: { within: 7d, prefer: [erp] }
+  |                       ^^^^^^
 error: `stages` is empty
  --> p.yaml:9:16
   |

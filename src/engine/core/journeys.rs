@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::judge::Round;
 use super::*;
 use crate::activation::{
-    ActivationError, ActivationPlan, BestIdentifier, Emitted, Fate, Happening, KnownPlan, Person, Rendered, Seen,
-    StageMove, Status, StepRow, Trigger, Triggering, View, Walked, number_plans,
+    ActivationError, ActivationPlan, AudiencePlan, BestIdentifier, Emitted, Fate, Happening, KnownPlan, Person, Rendered,
+    Seen, StageMove, Status, StepRow, Trigger, Triggering, View, Walked, number_plans,
 };
 use crate::engine::gate::SendGate;
 use crate::event::RawBatch;
@@ -100,14 +100,15 @@ pub fn emitted_batch(emitted: &[EmittedRecord]) -> RawBatch {
     raw
 }
 
-/// What of activations decides when people have to be looked at: schedules, and those that stand still.
-pub(super) fn times(plans: &[ActivationPlan]) -> Vec<String> {
+/// What of activations decides when people have to be looked at: schedules, those that stand still, and audiences.
+pub(super) fn times(plans: &[ActivationPlan], audiences: &[AudiencePlan]) -> Vec<String> {
     let time = |plan: &ActivationPlan| match (&plan.trigger, plan.status) {
         (_, Status::Paused) => Some(format!("{} paused", plan.name)),
         (Trigger::Schedule { schedule, over }, _) => Some(format!("{} {schedule:?} {over}", plan.name)),
         _ => None,
     };
     let mut times: Vec<String> = plans.iter().filter_map(time).collect();
+    times.extend(audiences.iter().map(|plan| format!("{plan:?}")));
     times.sort_unstable();
     times
 }
@@ -278,7 +279,7 @@ impl Core {
     }
 
     /// Puts sealed deliveries into their queues; what is not sent is only told.
-    fn queue(&mut self, rendered: Vec<Rendered>, staged: &mut Staged) -> Result<(), EngineError> {
+    pub(super) fn queue(&mut self, rendered: Vec<Rendered>, staged: &mut Staged) -> Result<(), EngineError> {
         let mut told = Vec::new();
         for Rendered { delivery, fate } in rendered {
             let number = self.record.next_delivery;
@@ -324,17 +325,26 @@ impl Core {
         self.add_steps(&steps, staged)
     }
 
-    /// Journeys follow the identifier of their entry; what was sent and entered is known of all (SEMANTICS §10).
-    pub(super) fn part_journeys(live: &Profile, components: &[Component], profiles: &mut [Profile]) {
+    /// Journeys follow the identifier of their entry, what audiences were told follows the identifiers; what was sent and entered
+    /// is known of all (SEMANTICS §10).
+    pub(super) fn part_journeys(&self, live: &Profile, components: &[Component], profiles: &mut [Profile]) {
         let Some(journeys) = &live.journeys else { return };
         let owner = |run: &Run| {
             let hash = u128::from_be_bytes(run.who);
             let has = |component: &Component| component.identifiers().iter().any(|known| known.hash == hash);
             components.iter().position(has).unwrap_or(0)
         };
+        let has = |component: &Component, (kind, value): (u16, &str)| {
+            component.identifiers().iter().any(|known| known.kind == kind && &*known.value == value)
+        };
+        // What is nobody's now was sent of the first as well: there it is taken back.
+        let sent_of = |kind, value: &str| components.iter().position(|c| has(c, (kind, value))).unwrap_or(0);
         for (index, profile) in profiles.iter_mut().enumerate() {
             let runs = journeys.runs.iter().filter(|run| owner(run) == index).cloned().collect();
-            *profile.journeys_mut() = Journeys { runs, past: journeys.past.clone(), sends: journeys.sends.clone() };
+            let (who, counted) = (profile.id.0, self.reborn.counted(profile.id));
+            let listed = journeys.part_listed(who, counted, &|kind, value| sent_of(kind, value) == index);
+            let (past, sends) = (journeys.past.clone(), journeys.sends.clone());
+            *profile.journeys_mut() = Journeys { runs, past, sends, listed };
             profile.tidy_journeys();
         }
     }

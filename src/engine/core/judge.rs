@@ -82,10 +82,13 @@ impl Core {
                 let moves: Vec<StageMove> = stages.iter().map(|change| self.stage_move(change, &round)).collect();
                 self.activate(&round, &traits, profiles, &transitions, &moves, staged).await?;
             }
+            // Also after corrections that set nothing off: the other side is to have who belongs.
+            self.keep_audiences(&round, &traits, profiles, staged).await?;
             for (row, profile) in profiles.iter_mut().enumerate() {
                 let is_member = |segment| profile.membership(segment).member;
-                let due = self.activations.next_due(profile.journeys.as_deref(), &is_member, round.now[row]);
-                profile.timer = profile.timer.min(due);
+                let journeys = profile.journeys.as_deref();
+                let due = self.activations.next_due(journeys, &is_member, round.now[row]);
+                profile.timer = profile.timer.min(due).min(self.audiences.next_due(journeys));
             }
         }
         findings.stages.extend(stages.iter().map(|change| StageChange {

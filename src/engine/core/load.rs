@@ -1,7 +1,7 @@
 //! What a start reads: the records, the definitions and their slots, every identifier once.
 
 use super::*;
-use crate::activation::Surroundings;
+use crate::activation::{AudiencePlan, KnownAudience, Surroundings, number_audiences};
 use crate::profile::{Differences, SlotOf};
 use crate::segment::SegmentPlan;
 
@@ -22,7 +22,7 @@ impl Core {
                 .await?;
         let sink: SinkRecord =
             load_one(&*store, &keys::name(Tag::Sink, SinkRecord::KEY), SinkRecord::VERSION, "sink record").await?;
-        let (slots, fill) = definitions(&*store, pipeline, &record, false).await?;
+        let Defined { slots, fill, audiences } = definitions(&*store, pipeline, &record, false).await?;
 
         let mut identities = Identities::new(pipeline.identity.clone(), record.next_profile, cache_bytes / 3);
         warm_identifiers(&*store, &mut identities).await?;
@@ -70,6 +70,11 @@ impl Core {
             known: &known,
         };
         let activations = Activations::new(pipeline.activations.clone(), around)?;
+        let destinations: Vec<String> = pipeline.destinations.iter().map(|plan| plan.name.clone()).collect();
+        let types = pipeline.identity.types.iter().map(|known| known.name.clone()).collect();
+        let suppression = &pipeline.messaging.suppression;
+        let audiences =
+            Audiences::new(&pipeline.audiences, &audiences, &segment_names, suppression, types, &destinations);
         let mut aggregates = Vec::new();
         for plan in &pipeline.aggregates {
             let aggregator = Aggregator::new(plan, events)
@@ -88,6 +93,7 @@ impl Core {
             groups,
             group_numbers: Cache::new(cache_bytes / 12),
             activations,
+            audiences,
             aggregates,
             tables: CoreTables {
                 events: tables::events(),
@@ -124,7 +130,7 @@ impl Core {
             sealer: Sealer::default(),
             outbox,
             send,
-            destinations: pipeline.destinations.iter().map(|destination| destination.name.clone()).collect(),
+            destinations,
             profiles_at_once: fill::PROFILES_AT_ONCE,
             store,
         })
@@ -179,6 +185,8 @@ pub struct Known {
     pub identity_rules_differ: bool,
     /// A fill that is under way.
     pub unfinished: Option<FillRecord>,
+    /// Audiences that are defined no more.
+    pub removed_audiences: Vec<KnownAudience>,
     pub engine: EngineRecord,
 }
 
@@ -201,7 +209,8 @@ pub async fn compare(store: &dyn Store, pipeline: &Pipeline) -> Result<Known, En
         unfinished.map(|value| codec::decode(FillRecord::VERSION, "fill", &value)).transpose()?;
     // Their removal was accepted before.
     differences.removed_segments.retain(|slot| unfinished.iter().all(|fill| !fill.removed.contains(slot)));
-    Ok(Known { differences, identity_rules_differ, unfinished, engine })
+    let removed_audiences = removed_audiences(&pipeline.audiences, &record.audiences);
+    Ok(Known { differences, identity_rules_differ, unfinished, removed_audiences, engine })
 }
 
 /// Profile ids follow from identifier types and key: these must be the state's.
@@ -232,6 +241,13 @@ pub async fn accept(store: &dyn Store, pipeline: &Pipeline) -> Result<(), Engine
     Ok(())
 }
 
+/// What a start goes by.
+struct Defined {
+    slots: Slots,
+    fill: Option<FillRecord>,
+    audiences: Vec<KnownAudience>,
+}
+
 /// Gives every trait and segment its slot, says what has to be filled from the past, and refuses identity rules other
 /// than the state was made with.
 async fn definitions(
@@ -239,7 +255,7 @@ async fn definitions(
     pipeline: &Pipeline,
     engine: &EngineRecord,
     accept_removal: bool,
-) -> Result<(Slots, Option<FillRecord>), EngineError> {
+) -> Result<Defined, EngineError> {
     let used = engine.commit > 0;
     let key = keys::name(Tag::Definition, DefinitionRecord::KEY);
     let mut record: DefinitionRecord = load_one(store, &key, DefinitionRecord::VERSION, "definition record").await?;
@@ -266,11 +282,12 @@ async fn definitions(
     // Their removal was accepted before.
     differences.removed_segments.retain(|slot| unfinished.iter().all(|fill| !fill.removed.contains(slot)));
     if used && !accept_removal {
-        refuse_removal(&differences, engine)?;
+        refuse_removal(&differences, &pipeline.audiences, &record.audiences, engine)?;
     }
+    number_audiences(&mut record.audiences, &pipeline.audiences);
     let mut writes = WriteBatch::default();
     let recount = keys::name(Tag::Engine, groups::RECOUNT);
-    let times = journeys::times(&pipeline.activations);
+    let times = journeys::times(&pipeline.activations, &pipeline.audiences);
     let other_times = record.journey_times != times;
     record.journey_times = times;
     let is_noted = store.get(&recount).await?.is_some();
@@ -294,7 +311,7 @@ async fn definitions(
     if !writes.is_empty() {
         store.commit(writes).await?;
     }
-    Ok((record.slots, fill))
+    Ok(Defined { slots: record.slots, fill, audiences: record.audiences })
 }
 
 /// Takes segments that nobody is in any more out of what the state knows, and what was said of their lists.
@@ -316,12 +333,19 @@ pub(super) async fn forget_segments(
 }
 
 /// A definition that is in use may be gone by mistake: a file that was moved, a name mistyped.
-fn refuse_removal(differences: &Differences, engine: &EngineRecord) -> Result<(), EngineError> {
+fn refuse_removal(
+    differences: &Differences,
+    audiences: &[AudiencePlan],
+    known: &[KnownAudience],
+    engine: &EngineRecord,
+) -> Result<(), EngineError> {
     let size = |name: &str| engine.segment_sizes.get(name).copied().unwrap_or_default();
     let segments = differences.removed_segments.iter().filter(|slot| size(&slot.name) > 0);
     // A changed trait has another version under its name: it is not gone.
-    let gone: Vec<String> =
+    let mut gone: Vec<String> =
         segments.map(|slot| format!("segment {} ({} members)", slot.name, size(&slot.name))).collect();
+    let lost = removed_audiences(audiences, known);
+    gone.extend(lost.iter().map(|one| format!("audience {} at {}", one.name, one.to)));
     if gone.is_empty() {
         return Ok(());
     }
@@ -330,6 +354,12 @@ fn refuse_removal(differences: &Differences, engine: &EngineRecord) -> Result<()
          accepts it; or put the definition back",
         gone.join(", ")
     )))
+}
+
+/// Those that were defined before and are not now: whoever was sent is removed from them.
+fn removed_audiences(audiences: &[AudiencePlan], known: &[KnownAudience]) -> Vec<KnownAudience> {
+    let is_there = |one: &KnownAudience| audiences.iter().any(|plan| plan.name == one.name && plan.to == one.to);
+    known.iter().filter(|one| one.is_defined && !is_there(one)).cloned().collect()
 }
 
 /// Reads all identifiers once: the filter must know every one of them, and the cache takes what fits.

@@ -17,13 +17,21 @@ impl Reborn {
     pub async fn load(store: &dyn Store) -> Result<Reborn, StoreError> {
         Ok(Reborn { counted: load::load_one(store, &keys::name(Tag::Engine, KEY), 1, "ids that are gone").await? })
     }
+
+    /// How high anything was counted under an id before it was nobody's.
+    pub fn counted(&self, id: ProfileId) -> u32 {
+        self.counted.get(&id).copied().unwrap_or_default()
+    }
 }
 
 impl Core {
     /// Remembers ids that are nobody's from this commit on; `live` was shown under them.
     pub(super) fn note_gone(&mut self, ids: &[ProfileId], live: &Profile, staged: &mut Staged) {
         let entries = live.memberships.iter().map(|(_, membership)| membership.entries);
-        let highest = entries.chain(live.stages.iter().map(|(_, stage)| stage.changes)).max().unwrap_or_default();
+        let changes = live.stages.iter().map(|(_, stage)| stage.changes);
+        // One more: whoever is no more is removed.
+        let told = live.journeys.iter().flat_map(|journeys| &journeys.listed).map(|listed| listed.told + 1);
+        let highest = entries.chain(changes).chain(told).max().unwrap_or_default();
         if ids.is_empty() || highest == 0 {
             return;
         }

@@ -64,7 +64,7 @@ impl Core {
 
         let (components, mut profiles): (Vec<Component>, Vec<Profile>) =
             groups.into_iter().map(|group| (group.component, group.profile)).unzip();
-        Core::part_journeys(&live, &components, &mut profiles);
+        self.part_journeys(&live, &components, &mut profiles);
         let ids: Vec<ProfileId> = profiles.iter().map(|profile| profile.id).collect();
         let now = self.record.now;
         // Identifiers first: bodies and lists are made of them.
@@ -87,6 +87,7 @@ impl Core {
         let traits = self.judge(&mut profiles, round, &mut findings, staged).await?;
         let mut session_rows = self.traits.take_sessions(&mut profiles);
         if profiles.is_empty() {
+            self.leave_audiences(&live, staged)?;
             findings.transitions = exits(&live, old.id, now);
             self.end_journeys(&live, old.id, staged)?;
         }
