@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::plan::Consent;
-use super::{Delivery, Fate, Rendered};
+use super::{ActivationPlan, Delivery, Fate, Rendered};
 use crate::event::{ProfileId, TimeUs};
 use crate::journey::{Journeys, Listed};
 
@@ -102,6 +102,12 @@ impl Audiences {
 
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
+    }
+
+    /// Those whose deliveries are known by their names; an activation may have the name of one that is gone.
+    pub fn known(&self, activations: &[ActivationPlan]) -> Vec<KnownAudience> {
+        let is_taken = |name: &str| activations.iter().any(|activation| activation.name == name);
+        self.all.iter().map(|bound| bound.known.clone()).filter(|known| !is_taken(&known.name)).collect()
     }
 
     /// Whether something may have to be said of a person; only then their identifiers are needed. `is_time`: nothing has
@@ -290,8 +296,8 @@ mod tests {
             let identifiers: Vec<(u16, &str)> =
                 standing.identifiers.iter().map(|(kind, value)| (*kind, value.as_str())).collect();
             let concern = audiences.concern(Some(&self.journeys), &standing, now, false);
-            let before = self.journeys.clone();
-            let rendered = audiences.settle(&mut self.journeys, (self.id(), now, 0), &identifiers, &standing);
+            let (id, before) = (self.id(), self.journeys.clone());
+            let rendered = audiences.settle(&mut self.journeys, (id, now, 0), &identifiers, &standing);
             assert!(concern || (rendered.is_empty() && before == self.journeys), "what is of no concern says nothing");
             rendered
         }

@@ -1,10 +1,14 @@
-//! Consent when a message is sent at last: a person may have changed their mind since it was set off.
+//! Consent when a message is sent at last: a person may have changed their mind since it was set off. And audiences: what was
+//! taken back since must not be sent, nor taken back what was sent anew. Deliveries of one person go in order, but two people
+//! may have become one meanwhile, or one two.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::activation::{Consent, Delivery};
+use crate::activation::{Consent, Delivery, KnownAudience};
+use crate::identity::IdentityPlan;
 use crate::profile::{Profile, ProfileRecord, Scalar, Slots, TraitPlan};
 use crate::sink::delivery::Gate;
 use crate::state::{Store, StoreError, codec, keys};
@@ -18,11 +22,66 @@ pub struct SendGate {
     pub consents: Vec<Consent>,
     /// Segments, by index and name: whoever is in one of them is sent nothing.
     pub suppression: Vec<(u16, String)>,
+    pub audiences: Vec<KnownAudience>,
+    pub identity: IdentityPlan,
+}
+
+/// What counts of an audience's body.
+#[derive(serde::Deserialize)]
+struct AudienceBody {
+    identifiers: BTreeMap<String, Vec<String>>,
+}
+
+impl SendGate {
+    async fn profile(&self, number: &[u8]) -> Result<Option<Profile>, StoreError> {
+        let number = codec::decode(1, "alias", number)?;
+        let Some(value) = self.store.get(&keys::profile(number)).await? else { return Ok(None) };
+        let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", &value)?;
+        Ok(Some(record.load(&self.slots)))
+    }
+
+    /// Why an audience's delivery is out of date. The state says of each identifier whether its owner of now was sent by it.
+    async fn out_of_date(
+        &self,
+        delivery: &Delivery,
+        audience: &KnownAudience,
+    ) -> Result<Option<&'static str>, StoreError> {
+        let Ok(body) = serde_json::from_str::<AudienceBody>(&delivery.body) else { return Ok(None) };
+        let (mut held, mut not_held) = (false, false);
+        for (name, values) in &body.identifiers {
+            let kind = self.identity.types.iter().position(|known| known.name == *name);
+            let Some(kind) = kind.map(|kind| kind as u16) else { continue };
+            for value in values {
+                let key = keys::identifier(self.identity.identifier_hash(kind, value));
+                let owner = match self.store.get(&key).await? {
+                    Some(number) => self.profile(&number).await?,
+                    None => None,
+                };
+                let journeys = owner.as_ref().and_then(|owner| owner.journeys.as_deref());
+                let listed = journeys.and_then(|journeys| journeys.listed(audience.number));
+                let is_sent = |(known, sent): &(u16, Box<str>)| *known == kind && **sent == **value;
+                match listed.is_some_and(|listed| listed.sent.iter().any(is_sent)) {
+                    true => held = true,
+                    false => not_held = true,
+                }
+            }
+        }
+        Ok(match delivery.step.as_str() {
+            "add" if !held => Some("the person has left the audience since it was set off"),
+            "remove" if !not_held => Some("the person is in the audience again since it was set off"),
+            _ => None,
+        })
+    }
 }
 
 #[async_trait]
 impl Gate for SendGate {
     async fn refusal(&self, delivery: &Delivery) -> Result<Option<String>, StoreError> {
+        let is_of = |known: &&KnownAudience| known.name == delivery.activation && known.to == delivery.destination;
+        if let Some(audience) = self.audiences.iter().find(is_of) {
+            // Consent and suppression are part of who is in it.
+            return Ok(self.out_of_date(delivery, audience).await?.map(str::to_string));
+        }
         let purpose = delivery.consent.as_ref();
         let consent = purpose.and_then(|purpose| self.consents.iter().find(|consent| consent.purpose == *purpose));
         if consent.is_none() && self.suppression.is_empty() {
@@ -30,10 +89,7 @@ impl Gate for SendGate {
         }
         // Someone who was merged meanwhile is found under the id of then; someone who is gone cannot be asked.
         let Some(number) = self.store.get(&keys::alias(delivery.profile_id)).await? else { return Ok(None) };
-        let number = codec::decode(1, "alias", &number)?;
-        let Some(value) = self.store.get(&keys::profile(number)).await? else { return Ok(None) };
-        let record: ProfileRecord = codec::decode(ProfileRecord::VERSION, "profile", &value)?;
-        let profile = record.load(&self.slots);
+        let Some(profile) = self.profile(&number).await? else { return Ok(None) };
         if let Some((_, name)) = self.suppression.iter().find(|(segment, _)| profile.membership(*segment).member) {
             return Ok(Some(format!("suppressed since it was set off: the person is in {name}")));
         }

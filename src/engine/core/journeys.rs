@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::judge::Round;
 use super::*;
 use crate::activation::{
-    ActivationError, ActivationPlan, AudiencePlan, BestIdentifier, Emitted, Fate, Happening, KnownPlan, Person, Rendered,
-    Seen, StageMove, Status, StepRow, Trigger, Triggering, View, Walked, number_plans,
+    ActivationError, ActivationPlan, AudiencePlan, BestIdentifier, Emitted, Fate, Happening, KnownPlan, Person,
+    Rendered, Seen, StageMove, Status, StepRow, Trigger, Triggering, View, Walked, number_plans,
 };
 use crate::engine::gate::SendGate;
 use crate::event::RawBatch;
@@ -270,6 +270,8 @@ impl Core {
             traits: self.traits.plans.clone(),
             consents: pipeline.activations.iter().filter_map(|plan| plan.consent.clone()).collect(),
             suppression: suppression.iter().filter_map(|name| Some((index(name)? as u16, name.clone()))).collect(),
+            audiences: self.audiences.known(&pipeline.activations),
+            identity: pipeline.identity.clone(),
         })
     }
 

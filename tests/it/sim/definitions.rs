@@ -9,6 +9,7 @@ use std::path::Path;
 
 use tributary::definition::{self, Mode, Pipeline};
 
+use super::audiences::AUDIENCE;
 use super::journeys::NURTURE;
 
 const HEAD: &str = r#"pipeline: sim
@@ -24,6 +25,7 @@ aggregates:
 destinations:
   crm: { webhook: { url: "https://crm.example/hook" }, order: profile, concurrency: 4 }
   ads: { kafka: { brokers: "nowhere:9092", topic: ads }, batch: { max: 3, within: 2s }, rate_limit: 50 per 1m, timeout: 15s }
+  list: { webhook: { url: "https://list.example/hook" }, concurrency: 4 }
 activations:
   welcome: { trigger: { enters: customers }, consent: none, status: live, do: [ { id: tell, send: { to: crm } } ] }
   lively:  { trigger: { enters: busy }, consent: none, status: live, do: [ { id: tell, send: { to: ads } } ] }
@@ -196,6 +198,7 @@ type Chosen = Vec<Option<usize>>;
 #[derive(Clone)]
 struct Drawn {
     sessions: usize,
+    audience: bool,
     traits: Chosen,
     segments: Chosen,
     /// The `id`, traits and segments of each.
@@ -208,6 +211,7 @@ struct Drawn {
 pub fn random(random: &mut fastrand::Rng) -> Vec<Pipeline> {
     let mut drawn = Drawn {
         sessions: random.usize(0..SESSIONS.len()),
+        audience: true,
         traits: draw(TRAITS, random),
         segments: draw(SEGMENTS, random),
         groups: GROUPS.iter().map(|_| None).collect(),
@@ -252,7 +256,8 @@ fn change(choices: &[Choice], chosen: &mut Chosen, random: &mut fastrand::Rng) {
 
 impl Drawn {
     fn change(&mut self, random: &mut fastrand::Rng) {
-        match random.u8(0..8) {
+        match random.u8(0..9) {
+            8 => self.audience = !self.audience,
             0..3 => change(TRAITS, &mut self.traits, random),
             3..6 => change(SEGMENTS, &mut self.segments, random),
             6 => self.change_list(random),
@@ -277,7 +282,9 @@ impl Drawn {
     }
 
     fn text(&self) -> String {
-        let mut text = format!("{HEAD}{NURTURE}{}traits:\n", SESSIONS[self.sessions]);
+        let mut text = format!("{HEAD}{NURTURE}{}", SESSIONS[self.sessions]);
+        text += if self.audience { AUDIENCE } else { "" };
+        text += "traits:\n";
         text += &lines(TRAITS, &self.traits, &[], "  ", false);
         text += "segments:\n";
         text += &lines(SEGMENTS, &self.segments, &names(TRAITS, &self.traits), "  ", true);
@@ -349,6 +356,7 @@ fn all_variants_are_sound() {
             |place: usize| Some((round % GROUPS[place].1.len(), all(GROUP_TRAITS, round), all(GROUP_SEGMENTS, round)));
         let drawn = Drawn {
             sessions: round % SESSIONS.len(),
+            audience: round % 2 == 0,
             traits: all(TRAITS, round),
             segments: all(SEGMENTS, round),
             groups: (0..GROUPS.len()).map(group).collect(),

@@ -18,6 +18,7 @@
 //! `SIM_SEED=n` begins at seed n, `SIM_SEEDS=n` sets how many; `make soak` goes on until it is stopped or fails.
 
 mod asks;
+mod audiences;
 mod check;
 mod definitions;
 mod faults;
