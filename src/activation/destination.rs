@@ -148,6 +148,11 @@ impl std::fmt::Debug for DestinationKind {
     }
 }
 
+/// The lane of what is sent to a person.
+pub fn lane_of(profile_id: ProfileId) -> u128 {
+    u128::from_be_bytes(profile_id.0)
+}
+
 /// One message to one destination, sealed: a repeat sends the same bytes.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Delivery {
@@ -157,6 +162,8 @@ pub struct Delivery {
     pub step: String,
     pub destination: String,
     pub profile_id: ProfileId,
+    /// Where a destination keeps an order, deliveries of one lane go one after the other: those of a profile, or of an identifier.
+    pub lane: u128,
     /// The body to the letter.
     pub body: String,
     /// When it was set off (the cause's time), UTC microseconds.

@@ -14,9 +14,9 @@ mod template;
 mod time;
 mod walk;
 
-pub use audience::{AudiencePlan, Audiences, KnownAudience, Standing, number_audiences};
+pub use audience::{AudiencePlan, Audiences, KnownAudience, Moment, Standing, number_audiences};
 pub use destination::{
-    BatchPlan, Delivery, DeliveryPlan, DestinationKind, DestinationPlan, EmailPlan, MailTls, RateLimit,
+    BatchPlan, Delivery, DeliveryPlan, DestinationKind, DestinationPlan, EmailPlan, MailTls, RateLimit, lane_of,
 };
 pub use plan::{
     Action, ActivationPlan, Arm, Await, Cap, Channel, Consent, EMITTED, Emit, Messaging, OnChange, ReEntry, Status,

@@ -5,7 +5,9 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::plan::{Action, Emit, OnChange, ReEntry, Status};
 use super::split::arm_of;
-use super::{ActivationError, Activations, Bound, BoundAwait, Delivery, Seen, Triggered, Way, event_json, time_text};
+use super::{
+    ActivationError, Activations, Bound, BoundAwait, Delivery, Seen, Triggered, Way, event_json, lane_of, time_text,
+};
 use crate::event::{EventBatch, ProfileId, TimeUs, column};
 use crate::journey::{Journeys, Run};
 use crate::segment::Condition;
@@ -322,6 +324,7 @@ impl Activations {
             step: step.id.clone(),
             destination: to.clone(),
             profile_id: person.id,
+            lane: lane_of(person.id),
             body: Value::Null.to_string(),
             created_at: if run.due == TimeUs::MAX { run.entered_at } else { person.now },
             dry_run: plan.status == Status::DryRun,

@@ -6,17 +6,10 @@ use super::read::micros;
 use super::sections::check_reference;
 use super::spec::*;
 use super::{bodies, connectors, findings};
-use crate::activation::{AudiencePlan, DestinationPlan};
+use crate::activation::AudiencePlan;
 use crate::identity::IdentityPlan;
 
-/// Destinations that an audience goes to keep each person's deliveries in order: an `add` that overtakes a `remove` would leave
-/// someone there who has left.
-pub fn audiences(
-    checker: &Checker,
-    definition: &Definition,
-    identity: &IdentityPlan,
-    destinations: &mut [DestinationPlan],
-) -> Vec<AudiencePlan> {
+pub fn audiences(checker: &Checker, definition: &Definition, identity: &IdentityPlan) -> Vec<AudiencePlan> {
     let findings = checker.reader.findings;
     let mut plans: Vec<AudiencePlan> = Vec::new();
     for (name, span, spec) in bodies(&definition.audiences) {
@@ -34,9 +27,6 @@ pub fn audiences(
                 .to_string();
             findings.error(spec.to.span, message, help);
             continue;
-        }
-        for destination in destinations.iter_mut().filter(|destination| destination.name == plan.to) {
-            destination.delivery.in_order = true;
         }
         plans.push(plan);
     }

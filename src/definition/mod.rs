@@ -347,10 +347,10 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, earlier: &[Earlier], reader
     let specs = (definition.traits.as_slice(), definition.segments.as_slice());
     let segments = segments::segments(&checker, specs, Whose::People, &traits, &identity);
     let groups = groups::groups(&checker, &definition, &identity);
-    let mut destinations: Vec<DestinationPlan> = bodies(&definition.destinations)
+    let destinations: Vec<DestinationPlan> = bodies(&definition.destinations)
         .filter_map(|(name, span, spec)| destinations::destination(&checker, name, span, spec))
         .collect();
-    let audiences = audiences::audiences(&checker, &definition, &identity, &mut destinations);
+    let audiences = audiences::audiences(&checker, &definition, &identity);
     let messaging = activations::messaging(&checker, &definition, &traits, &destinations, timezone);
     let mut trait_names: Vec<&str> = definition.traits.iter().map(|other| other.name.as_str()).collect();
     trait_names.extend(crate::profile::BUILT_IN.iter().map(|(name, _)| *name));

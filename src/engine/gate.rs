@@ -1,6 +1,6 @@
 //! Consent when a message is sent at last: a person may have changed their mind since it was set off. And audiences: what was
-//! taken back since must not be sent, nor taken back what was sent anew. Deliveries of one person go in order, but two people
-//! may have become one meanwhile, or one two.
+//! taken back since must not be sent, nor taken back what was sent anew. What is sent of an identifier goes in order, so what was
+//! skipped is what a later delivery undoes or does.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub struct SendGate {
     pub identity: IdentityPlan,
 }
 
-/// What counts of an audience's body.
+/// What counts of an audience's body: one identifier.
 #[derive(serde::Deserialize)]
 struct AudienceBody {
     identifiers: BTreeMap<String, Vec<String>>,
@@ -40,35 +40,30 @@ impl SendGate {
         Ok(Some(record.load(&self.slots)))
     }
 
-    /// Why an audience's delivery is out of date. The state says of each identifier whether its owner of now was sent by it.
+    /// Why an audience's delivery is out of date: the other side is to have the identifier now, or is not to.
     async fn out_of_date(
         &self,
         delivery: &Delivery,
         audience: &KnownAudience,
     ) -> Result<Option<&'static str>, StoreError> {
         let Ok(body) = serde_json::from_str::<AudienceBody>(&delivery.body) else { return Ok(None) };
-        let (mut held, mut not_held) = (false, false);
-        for (name, values) in &body.identifiers {
-            let kind = self.identity.types.iter().position(|known| known.name == *name);
-            let Some(kind) = kind.map(|kind| kind as u16) else { continue };
-            for value in values {
-                let key = keys::identifier(self.identity.identifier_hash(kind, value));
-                let owner = match self.store.get(&key).await? {
-                    Some(number) => self.profile(&number).await?,
-                    None => None,
-                };
-                let journeys = owner.as_ref().and_then(|owner| owner.journeys.as_deref());
-                let listed = journeys.and_then(|journeys| journeys.listed(audience.number));
-                let is_sent = |(known, sent): &(u16, Box<str>)| *known == kind && **sent == **value;
-                match listed.is_some_and(|listed| listed.sent.iter().any(is_sent)) {
-                    true => held = true,
-                    false => not_held = true,
-                }
-            }
-        }
-        Ok(match delivery.step.as_str() {
-            "add" if !held => Some("the person has left the audience since it was set off"),
-            "remove" if !not_held => Some("the person is in the audience again since it was set off"),
+        let Some((name, value)) = body.identifiers.iter().find_map(|(name, values)| Some((name, values.first()?)))
+        else {
+            return Ok(None);
+        };
+        let types = &self.identity.types;
+        let Some(kind) = types.iter().position(|known| known.name == *name) else { return Ok(None) };
+        let kind = kind as u16;
+        let owner = match self.store.get(&keys::identifier(self.identity.identifier_hash(kind, value))).await? {
+            Some(number) => self.profile(&number).await?,
+            None => None,
+        };
+        let journeys = owner.as_ref().and_then(|owner| owner.journeys.as_deref());
+        let listed = journeys.and_then(|journeys| journeys.listed(audience.number));
+        let held = listed.is_some_and(|listed| listed.sent.iter().any(|(k, v)| *k == kind && **v == **value));
+        Ok(match (delivery.step.as_str(), held) {
+            ("add", false) => Some("the person has left the audience since it was set off"),
+            ("remove", true) => Some("the person is in the audience again since it was set off"),
             _ => None,
         })
     }

@@ -119,7 +119,8 @@ pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Resul
     };
     let shipping = tokio::spawn(shipper.run(core.sink, core.outbox.keys().copied().collect()));
     let gate = core.gate(pipeline);
-    let queues = Queues::start(&store, pipeline, destinations, &gate, &engine, &status).await?;
+    let queues =
+        Queues::start(&store, pipeline, destinations, &core.ordered_destinations(), &gate, &engine, &status).await?;
 
     // One each: while the loop is busy records wait at their source, where all that wait are the next batch.
     let (to_prepare, raw) = mpsc::channel(1);

@@ -141,7 +141,7 @@ impl Connector {
                 }
             };
             let max = self.plan.operations[frame.operation].batch.as_ref().map_or(1, |batch| batch.max as usize);
-            let person = |group: &Group| group.parts.iter().any(|p| p.delivery.profile_id == delivery.profile_id);
+            let person = |group: &Group| group.parts.iter().any(|p| p.delivery.lane == delivery.lane);
             let after = groups.iter().rposition(person).map_or(0, |group| group + 1);
             let room = |group: &&mut Group| group.frame == frame && group.parts.len() < max;
             match groups[after..].iter_mut().find(room) {

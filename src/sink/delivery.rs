@@ -42,7 +42,7 @@ pub struct Queued {
 }
 
 impl Queued {
-    pub const VERSION: u8 = 2;
+    pub const VERSION: u8 = 3;
 
     pub fn new(number: u64, delivery: Delivery) -> Queued {
         Queued { number, delivery, attempts: 0, attempts_before: 0, next_attempt_at: 0, begun: false }

@@ -187,6 +187,7 @@ mod tests {
             step: "mail".into(),
             destination: "out".into(),
             profile_id: ProfileId([7; 16]),
+            lane: 7,
             body: "{\"to\":\"ann@x.example\",\"n\":1.50}".into(),
             created_at: 1_767_225_600_000_000,
             dry_run: false,

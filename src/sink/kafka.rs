@@ -1,4 +1,4 @@
-//! Kafka as a destination: one record per delivery, keyed by the profile, so that a profile's deliveries keep their
+//! Kafka as a destination: one record per delivery, keyed by the lane (the profile, or the identifier of an audience), so that its deliveries keep their
 //! order. CloudEvents headers (binary mode) carry the delivery's id, by which a receiver drops repeats.
 
 use std::collections::BTreeMap;
@@ -106,7 +106,7 @@ impl Destination for KafkaDestination {
             ("ce_type", &delivery.step),
             ("content-type", "application/json"),
         ];
-        self.produce(&delivery.profile_id.to_string(), &delivery.body, &headers).await
+        self.produce(&format!("{:032x}", delivery.lane), &delivery.body, &headers).await
     }
 }
 
@@ -127,6 +127,7 @@ mod tests {
             step: "remind".into(),
             destination: "crm".into(),
             profile_id: ProfileId([7; 16]),
+            lane: u128::from_be_bytes([7; 16]),
             body: body.into(),
             created_at: 0,
             dry_run: false,

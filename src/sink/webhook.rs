@@ -162,6 +162,7 @@ mod tests {
             step: "remind".into(),
             destination: "crm".into(),
             profile_id: crate::event::ProfileId([7; 16]),
+            lane: 7,
             body: "{}".into(),
             created_at: 0,
             dry_run: false,

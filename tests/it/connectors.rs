@@ -156,12 +156,14 @@ fn connector(destination: &str, own: &str, url: &str) -> Connector {
 /// A delivery; `person` in its body (which is not sent) says whose it is, where that matters.
 fn delivery(number: usize, mut body: Value) -> Delivery {
     let person = body.as_object_mut().and_then(|body| body.remove("person")).and_then(|person| person.as_u64());
+    let person = person.unwrap_or(number as u64);
     Delivery {
         id: format!("msg_{number}"),
         activation: "a".into(),
         step: "s".into(),
         destination: "it".into(),
-        profile_id: ProfileId(u128::from(person.unwrap_or(number as u64)).to_be_bytes()),
+        profile_id: ProfileId(u128::from(person).to_be_bytes()),
+        lane: person.into(),
         body: body.to_string(),
         created_at: (NOW_S - 86_400) * 1_000_000,
         dry_run: false,

@@ -31,6 +31,7 @@ fn delivery(number: u64, profile: u8) -> Delivery {
         step: "remind".into(),
         destination: "crm".into(),
         profile_id: ProfileId([profile; 16]),
+        lane: profile.into(),
         body: format!("{{\"number\":{number}}}"),
         created_at: clock::now_us(),
         dry_run: false,

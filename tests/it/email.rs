@@ -38,6 +38,7 @@ fn delivery(id: &str, body: Value) -> Delivery {
         step: "hello".into(),
         destination: "mail".into(),
         profile_id: ProfileId([7; 16]),
+        lane: 7,
         body: body.to_string(),
         created_at: 1_767_225_600_000_000,
         dry_run: false,

@@ -112,3 +112,49 @@ fn what_a_step_has_made_is_applied_also_when_no_step_makes_anything_any_more() {
     let prepared = preparer.prepare(&emitted_batch(&[left]), Vec::new()).expect("a batch");
     assert_eq!((prepared.events.len(), prepared.rejects.len()), (1, 0));
 }
+
+/// Nobody stays on a list at another side because a definition is gone; and it is not gone by mistake.
+#[test]
+fn an_audience_that_is_defined_no_more_removes_by_what_was_sent() {
+    let mut shop = Shop::new();
+    let pipeline = |audiences: &str| {
+        format!(
+            "pipeline: lists\n\
+             sources: {{ site: {{ file: {{ path: data/*.ndjson }}, format: {{ json: segment }} }} }}\n\
+             identity: {{ identifiers: [user_id, email] }}\n\
+             traits: {{ orders: {{ count: true, event: Ordered }} }}\n\
+             segments: {{ buyers: \"orders >= 1\" }}\n\
+             destinations: {{ out: {{ file: {{ path: out.ndjson }} }} }}\n{audiences}"
+        )
+    };
+    let defined = "audiences: { people: { segment: buyers, to: out, match: [user_id, email], consent: none } }\n";
+    let ordered = [
+        r#"{"type":"identify","messageId":"1","userId":"u1","timestamp":"2026-03-01T10:00:00Z","traits":{"email":"ann@shop.example"}}"#,
+        r#"{"type":"track","event":"Ordered","messageId":"2","userId":"u1","timestamp":"2026-03-01T10:00:01Z"}"#,
+    ];
+    shop.take(&pipeline(defined), &ordered.join("\n"));
+    let told = |shop: &Shop| -> Vec<(String, String)> {
+        let lines = std::fs::read_to_string(shop.folder.path().join("out.ndjson")).expect("what was sent");
+        let one = |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).expect("a line");
+            (line["body"]["op"].as_str().expect("a text").to_string(), line["body"]["identifiers"].to_string())
+        };
+        let mut told: Vec<_> = lines.lines().map(one).collect();
+        told.sort();
+        told
+    };
+    let of = |op: &str| {
+        let identifiers = [r#"{"email":["ann@shop.example"]}"#, r#"{"user_id":["u1"]}"#];
+        identifiers.map(|identifiers| (op.to_string(), identifiers.to_string())).to_vec()
+    };
+    assert_eq!(told(&shop), of("add"));
+    // Started without it, it says what would be lost.
+    write(shop.folder.path(), "p.yaml", &pipeline(""));
+    let mut command = tributary(&["run", "--drain"]);
+    let refused = command.current_dir(shop.folder.path()).output().expect("it runs");
+    let said = String::from_utf8_lossy(&refused.stderr).to_string();
+    assert!(!refused.status.success() && said.contains("audience people at out"), "{said}");
+    shop.run(&["apply"]);
+    shop.take(&pipeline(""), &other(2));
+    assert_eq!(told(&shop), [of("add"), of("remove")].concat());
+}

@@ -2,7 +2,7 @@
 
 use super::judge::Round;
 use super::*;
-use crate::activation::Standing;
+use crate::activation::{Moment, Standing};
 use crate::journey::Journeys;
 
 impl Core {
@@ -39,18 +39,26 @@ impl Core {
             let component = self.identities.components.get(&round.numbers[row]).map(Box::as_ref);
             let identifiers = component.iter().flat_map(|component| component.identifiers());
             let identifiers: Vec<(u16, &str)> = identifiers.map(|known| (known.kind, &*known.value)).collect();
-            let person = (profile.id, round.now[row], self.reborn.counted(profile.id));
-            rendered.extend(self.audiences.settle(&mut journeys, person, &identifiers, &standing));
+            let (id, counted) = (profile.id, self.reborn.counted(profile.id));
+            let at = Moment { id, counted, now: round.now[row], present: self.record.now };
+            rendered.extend(self.audiences.settle(&mut journeys, at, &identifiers, &standing));
             profiles[row].journeys = Some(journeys).filter(|journeys| !journeys.is_empty());
         }
         self.queue(rendered, staged)
+    }
+
+    /// Where an `add` that overtakes a `remove` would leave someone who has left.
+    pub fn ordered_destinations(&self) -> Vec<&str> {
+        self.audiences.destinations().collect()
     }
 
     /// Whoever is no more is removed from every audience.
     pub(super) fn leave_audiences(&mut self, live: &Profile, staged: &mut Staged) -> Result<(), EngineError> {
         let Some(journeys) = &live.journeys else { return Ok(()) };
         let mut journeys = Journeys { listed: journeys.listed.clone(), ..Journeys::default() };
-        let rendered = self.audiences.settle(&mut journeys, (live.id, self.record.now, 0), &[], &Nobody);
+        let (now, present) = (self.record.now, self.record.now);
+        let at = Moment { id: live.id, counted: 0, now, present };
+        let rendered = self.audiences.settle(&mut journeys, at, &[], &Nobody);
         self.queue(rendered, staged)
     }
 }

@@ -11,11 +11,13 @@ pub struct Queues {
 
 impl Queues {
     /// Starts a worker for every destination. What the state holds for it already is counted here and read by the worker itself, so
-    /// that memory does not grow with what waits.
+    /// that memory does not grow with what waits. `ordered`: destinations that keep each person's deliveries in order, whatever
+    /// their definitions say.
     pub async fn start(
         store: &Arc<dyn Store>,
         pipeline: &Pipeline,
         destinations: BTreeMap<String, Arc<dyn Destination>>,
+        ordered: &[&str],
         gate: &Arc<dyn Gate>,
         engine: &mpsc::Sender<Input>,
         status: &SharedStatus,
@@ -25,10 +27,12 @@ impl Queues {
             let (open, next) = count(&**store, &name).await?;
             let (reports, made) = mpsc::channel::<Report>(64);
             let plan = pipeline.destinations.iter().find(|plan| plan.name == name);
+            let mut plan = plan.map(|plan| plan.delivery.clone()).unwrap_or_default();
+            plan.in_order |= ordered.contains(&name.as_str());
             let worker = Worker {
                 name: name.clone(),
                 destination,
-                plan: plan.map(|plan| plan.delivery.clone()).unwrap_or_default(),
+                plan,
                 store: store.clone(),
                 gate: gate.clone(),
                 reports,

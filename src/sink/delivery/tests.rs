@@ -13,6 +13,7 @@ pub fn queued(number: u64, profile: u8) -> Queued {
         step: "remind".into(),
         destination: "crm".into(),
         profile_id: ProfileId([profile; 16]),
+        lane: profile.into(),
         body: format!("body of {number}"),
         created_at: number as i64,
         dry_run: false,
@@ -77,7 +78,7 @@ impl World {
                 if again.is_none() {
                     assert!(self.sent.insert(queued.number), "{} is sent twice", queued.number);
                 }
-                self.window.finish(queued.number, queued.delivery.profile_id, again.clone(), self.now);
+                self.window.finish(queued.number, queued.delivery.lane, again.clone(), self.now);
                 self.reported.push((queued.number, again));
             }
             6 if !self.reported.is_empty() => {
@@ -115,11 +116,10 @@ impl World {
         assert!(self.under_way.iter().all(|other| other.number != number), "{number} is under way");
         assert!(queued.next_attempt_at <= self.now, "{number} is not due");
         if self.in_order {
-            let profile = queued.delivery.profile_id;
+            let lane = queued.delivery.lane;
             let before = self.state.range(..number).map(|(_, other)| other);
-            let open =
-                before.filter(|other| other.delivery.profile_id == profile && !self.sent.contains(&other.number));
-            assert_eq!(open.count(), 0, "{number} overtakes another of {profile}");
+            let open = before.filter(|other| other.delivery.lane == lane && !self.sent.contains(&other.number));
+            assert_eq!(open.count(), 0, "{number} overtakes another of {lane}");
         }
     }
 }

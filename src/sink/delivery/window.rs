@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use hashbrown::{HashMap, HashSet};
 
 use super::Queued;
-use crate::event::{ProfileId, TimeUs};
+use crate::event::TimeUs;
 
 /// Who waits longer than this may have to give up its place.
 const NEAR_US: TimeUs = 30_000_000;
@@ -44,8 +44,8 @@ pub struct Window {
     reading: bool,
     /// With `in_order`: the numbers of a profile that are in the window, in order, and profiles that are not in it because one of
     /// theirs gave up its place.
-    lanes: HashMap<ProfileId, VecDeque<u64>>,
-    parked: HashSet<ProfileId>,
+    lanes: HashMap<u128, VecDeque<u64>>,
+    parked: HashSet<u128>,
     /// The state holds none from `known` on; all below `read` were in the window once.
     known: u64,
     read: u64,
@@ -189,19 +189,19 @@ impl Window {
     }
 
     /// An attempt has ended and is reported; `again`: it waits for the next one.
-    pub fn finish(&mut self, number: u64, profile: ProfileId, again: Option<Queued>, now: TimeUs) {
+    pub fn finish(&mut self, number: u64, lane: u128, again: Option<Queued>, now: TimeUs) {
         self.under_way.remove(&number);
         *self.settling.entry(number).or_default() += 1;
         if let Some(queued) = again {
             self.held.insert(number, queued);
             self.start_waiting(number, now);
         } else if self.in_order
-            && let Some(lane) = self.lanes.get_mut(&profile)
+            && let Some(numbers) = self.lanes.get_mut(&lane)
         {
-            lane.retain(|other| *other != number);
-            match lane.front().copied() {
+            numbers.retain(|other| *other != number);
+            match numbers.front().copied() {
                 Some(next) => self.start_waiting(next, now),
-                None => drop(self.lanes.remove(&profile)),
+                None => drop(self.lanes.remove(&lane)),
             }
         }
     }
@@ -232,13 +232,13 @@ impl Window {
     }
 
     fn is_parked(&self, queued: &Queued) -> bool {
-        self.in_order && self.parked.contains(&queued.delivery.profile_id)
+        self.in_order && self.parked.contains(&queued.delivery.lane)
     }
 
     fn take(&mut self, queued: Queued, now: TimeUs) {
         let number = queued.number;
         let first = !self.in_order || {
-            let lane = self.lanes.entry(queued.delivery.profile_id).or_default();
+            let lane = self.lanes.entry(queued.delivery.lane).or_default();
             lane.push_back(number);
             lane.len() == 1
         };
@@ -260,7 +260,7 @@ impl Window {
     fn put_away(&mut self, queued: &Queued) {
         self.away_due = self.away_due.min(queued.next_attempt_at);
         if self.in_order {
-            self.parked.insert(queued.delivery.profile_id);
+            self.parked.insert(queued.delivery.lane);
         }
     }
 
@@ -285,7 +285,7 @@ impl Window {
             self.waiting.remove(&(due, number));
             self.put_away(&queued);
             missing = missing.saturating_sub(1);
-            for behind in self.lanes.remove(&queued.delivery.profile_id).into_iter().flatten() {
+            for behind in self.lanes.remove(&queued.delivery.lane).into_iter().flatten() {
                 missing = missing.saturating_sub(usize::from(self.held.remove(&behind).is_some()));
             }
         }

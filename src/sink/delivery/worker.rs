@@ -253,7 +253,7 @@ impl Working {
                 AttemptOutcome::Retry { next_attempt_at } => Some(queued.again(next_attempt_at)),
                 _ => None,
             };
-            self.window.finish(queued.number, queued.delivery.profile_id, again, now);
+            self.window.finish(queued.number, queued.delivery.lane, again, now);
             failpoint::pass(Point::BeforeAttempt);
             let attempt = Attempt { queued, outcome, detail, attempted_at };
             if self.worker.reports.send(Report::Attempted(attempt)).await.is_err() {
@@ -289,7 +289,7 @@ impl Working {
             }
         }
         for queued in &begun {
-            self.window.finish(queued.number, queued.delivery.profile_id, None, now);
+            self.window.finish(queued.number, queued.delivery.lane, None, now);
         }
         self.window.page(page, entries, next, now);
         for queued in begun {

@@ -36,9 +36,21 @@ pub fn hold(world: &World, members: &BTreeSet<(String, String)>) -> Checked {
             };
         }
     }
+    let story = |all: Vec<&(String, String)>| -> String {
+        let told = |value: &str| {
+            let value = format!("\"{value}\"");
+            let receipts = world.receipts.iter().filter(move |receipt| receipt.destination == "list" && receipt.taken);
+            receipts
+                .filter(move |receipt| receipt.body.contains(&value))
+                .map(|receipt| format!("\n    {}", receipt.body))
+        };
+        all.iter()
+            .map(|(kind, value)| format!("\n  {kind} {value}, told:{}", told(value).collect::<String>()))
+            .collect()
+    };
     let stray: Vec<_> = held.difference(members).collect();
-    ensure!(stray.is_empty(), "{stray:?} are held of people who do not belong");
+    ensure!(stray.is_empty(), "held of people who do not belong: {}", story(stray));
     let missing: Vec<_> = members.difference(&held).collect();
-    ensure!(missing.is_empty(), "{missing:?} are not held of people who belong");
+    ensure!(missing.is_empty(), "not held of people who belong: {}", story(missing));
     Ok(())
 }

@@ -178,7 +178,7 @@ fn start(world: &Arc<Mutex<World>>, drain: bool) -> Started {
     let wiring = Wiring {
         store: store.clone(),
         sink: Box::new(SimSink::new(&instance)),
-        destinations: ["crm", "ads"].map(|name| (name.to_string(), receiver_of(name))).into(),
+        destinations: ["crm", "ads", "list"].map(|name| (name.to_string(), receiver_of(name))).into(),
         history: Arc::new(SimHistory(instance.clone())),
         schema_cache: None,
         status: SharedStatus::default(),

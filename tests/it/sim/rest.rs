@@ -367,7 +367,7 @@ fn deliveries(rest: &Rest) -> Checked {
             );
             entry.activation = value("activation");
             entry.destination = value("destination");
-            if matches!(entry.destination, "crm" | "list") {
+            if entry.destination == "crm" {
                 let last = in_order.entry(value("profile_id")).or_insert(value("delivery_id"));
                 let again = entry.outcomes.is_empty() || *last == value("delivery_id");
                 ensure!(again, "{} and {last} of {} overtook each other", value("delivery_id"), value("profile_id"));
