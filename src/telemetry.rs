@@ -69,6 +69,8 @@ fn describe() {
     describe_gauge!("tributary_profiles", "profiles");
     describe_gauge!("tributary_identifiers", "identifiers");
     describe_gauge!("tributary_segment_members", "members, by segment");
+    describe_gauge!("tributary_journeys_running", "people under way in journeys, by activation");
+    describe_counter!("tributary_journey_steps_total", "steps of journeys, by activation and what became of them");
     describe_gauge!("tributary_sink_waiting_commits", "commits whose rows the table sink has not acknowledged");
     describe_gauge!("tributary_delivery_queue", "deliveries not yet taken or given up, by destination");
     describe_gauge!(

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::connector::ConnectorPlan;
+use super::redact::Redaction;
 use crate::event::{ProfileId, TimeUs};
 
 /// A checked destination.
@@ -29,6 +30,8 @@ pub struct DeliveryPlan {
     pub in_order: bool,
     /// Several deliveries in one request.
     pub batch: Option<BatchPlan>,
+    /// What of their bodies is recorded; None: everything.
+    pub redact: Option<Redaction>,
 }
 
 impl DeliveryPlan {
@@ -52,6 +55,7 @@ impl Default for DeliveryPlan {
             retry_for: DeliveryPlan::RETRY_FOR,
             in_order: false,
             batch: None,
+            redact: None,
         }
     }
 }

@@ -9,6 +9,7 @@ mod audience;
 pub mod connector;
 mod destination;
 mod plan;
+mod redact;
 mod split;
 mod template;
 mod time;
@@ -22,6 +23,7 @@ pub use plan::{
     Action, ActivationPlan, Arm, Await, Cap, Channel, Consent, EMITTED, Emit, Messaging, OnChange, ReEntry, Status,
     Step, Trigger,
 };
+pub use redact::Redaction;
 pub use template::{Template, TemplateError};
 pub use time::{EVERY_DAY, LocalTime, QuietHours, Schedule};
 pub use walk::{BestIdentifier, Emitted, Fate, Happening, Person, Rendered, StepRow, View, Walked};

@@ -1,5 +1,7 @@
 //! One person's way through journeys: entering, going on, leaving. A pure function of the person, the moment and what happens.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -529,6 +531,18 @@ impl Activations {
         let (activation, version) = self.names.get(&run.plan).cloned().unwrap_or_default();
         let entry_id = u128::from_be_bytes(run.entry);
         StepRow { activation, version, entry_id, profile_id, step: step.to_string(), what, detail, at }
+    }
+
+    /// By activation, from counts by plan; also those where nobody is under way.
+    pub fn running(&self, by_plan: &BTreeMap<u32, u64>) -> BTreeMap<String, u64> {
+        let journeys = self.bound.iter().filter(|bound| bound.plan.is_journey());
+        let mut running: BTreeMap<String, u64> = journeys.map(|bound| (bound.plan.name.clone(), 0)).collect();
+        for (plan, count) in by_plan {
+            if let Some((name, _)) = self.names.get(plan) {
+                *running.entry(name.clone()).or_default() += count;
+            }
+        }
+        running
     }
 
     /// Rows of those that end though nothing has happened in them: two people were one, or someone is no more.

@@ -1,12 +1,13 @@
 //! `status`: from the running process, or from the state when none is running.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::output::{Output, print, render};
 use super::{Exit, Failure, Global, NodeConfig, say};
 use crate::clock;
 use crate::engine::control::ControlFile;
-use crate::engine::{EngineRecord, FillRecord, RebuildRecord, Status};
+use crate::engine::{EngineRecord, FillRecord, RebuildRecord, Status, known_plans};
 use crate::sink::delivery::BreakerState;
 use crate::state::Store;
 use crate::state::codec;
@@ -82,6 +83,12 @@ async fn stored(config: &NodeConfig) -> Result<Status, Failure> {
     let fill = reader.get(&keys::name(Tag::Engine, FillRecord::KEY)).await.map_err(Failure::environment)?;
     let fill: Option<FillRecord> =
         fill.map(|value| codec::decode(FillRecord::VERSION, "fill", &value)).transpose().map_err(Failure::fatal)?;
+    let mut journeys = BTreeMap::new();
+    for plan in known_plans(&reader).await.map_err(Failure::fatal)? {
+        if let Some(running) = record.running.get(&plan.number) {
+            *journeys.entry(plan.name).or_default() += running;
+        }
+    }
     Ok(Status {
         fill: fill.map(|fill| fill.progress(record.next_profile)),
         rebuild: rebuild
@@ -89,6 +96,7 @@ async fn stored(config: &NodeConfig) -> Result<Status, Failure> {
         commit: record.commit,
         totals: record.totals,
         segments: record.segment_sizes.into_iter().collect(),
+        journeys,
         ..Status::default()
     })
 }
@@ -114,6 +122,9 @@ fn rows(status: &Status) -> Vec<[String; 4]> {
     rows.extend(counts.map(|(name, value)| row("total", name, value.to_string(), None)));
     for (name, size) in &status.segments {
         rows.push(row("segment", name, size.to_string(), Some("members")));
+    }
+    for (name, running) in &status.journeys {
+        rows.push(row("journey", name, running.to_string(), Some("under way")));
     }
     for (name, source) in &status.sources {
         let lag = source.lag.map_or("?".to_string(), |lag| lag.to_string());

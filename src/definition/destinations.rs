@@ -48,6 +48,7 @@ pub fn destination(checker: &Checker, name: &str, span: Span, entry: &Destinatio
         retry_for: spec.retry_for.unwrap_or(DeliveryPlan::RETRY_FOR),
         in_order: spec.in_order,
         batch: spec.batch,
+        redact: spec.redact.clone(),
     };
     Some(DestinationPlan { name: name.to_string(), kind, delivery })
 }

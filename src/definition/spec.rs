@@ -9,7 +9,9 @@ use super::Blank;
 use super::findings::Span;
 use super::yaml::{Entry, Node, Scalar};
 use crate::activation::connector::ConnectorPlan;
-use crate::activation::{BatchPlan, Cap, LocalTime, MailTls, OnChange, QuietHours, RateLimit, ReEntry, Status};
+use crate::activation::{
+    BatchPlan, Cap, LocalTime, MailTls, OnChange, QuietHours, RateLimit, ReEntry, Redaction, Status,
+};
 use crate::decode::Framing;
 use crate::event::{TimeUs, ValueType};
 use crate::identity::{Limit, Normalize, OnConflict, Pattern};
@@ -278,6 +280,7 @@ pub struct DeliverySpec {
     pub retry_for: Option<Duration>,
     pub in_order: bool,
     pub batch: Option<BatchPlan>,
+    pub redact: Option<Redaction>,
 }
 
 #[derive(Debug)]

@@ -56,7 +56,7 @@ use super::prepare::Prepared;
 use super::record::{DefinitionRecord, EngineRecord, SinkRecord, StoredReject, Totals, load_component};
 use super::rows::{self, Gone};
 use super::{Command, CorrectionRequest, DeliveriesEdited, DeliveriesRequest, EngineError, ListEdited, ListRequest};
-use crate::activation::{Activations, Audiences, EMITTED, StepRow, time_text};
+use crate::activation::{Activations, Audiences, EMITTED, Redaction, StepRow, time_text};
 use crate::aggregate::Aggregator;
 use crate::definition::Pipeline;
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, ValueType};
@@ -123,8 +123,8 @@ pub struct Core {
     /// Commits whose rows the table sink has not acknowledged, with their tables.
     pub outbox: BTreeMap<u64, Vec<String>>,
     send: bool,
-    /// Names of the destinations that are defined.
-    destinations: Vec<String>,
+    /// The destinations that are defined, and what of their bodies is recorded.
+    destinations: BTreeMap<String, Option<Redaction>>,
     /// Profiles that are judged in one commit of a sweep.
     pub profiles_at_once: usize,
 }

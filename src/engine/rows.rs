@@ -1,5 +1,7 @@
 //! What a commit says in tables: the columns of every output row.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -11,7 +13,7 @@ use hashbrown::HashMap;
 
 use super::EngineError;
 use super::core::{StageChange, Told};
-use crate::activation::StepRow;
+use crate::activation::{Delivery, Redaction, StepRow};
 use crate::event::{EventBatch, ProfileId, ProfileNumber, Reject, TimeUs, column};
 use crate::identity::{Cause, Conflict, Decision, Extracted, IdentifierRow, IdentityPlan, Merge};
 use crate::profile::{BUILT_IN, GROUP_BUILT_IN, Profile, RfmBorders, SessionsOf, TraitPlan};
@@ -376,7 +378,20 @@ pub fn rfm_borders(table: &Table, found: &[(&str, RfmBorders)], commit: u64) -> 
     finish(table, columns, commit)
 }
 
-pub fn deliveries(table: &Table, attempts: &[Attempt], commit: u64) -> Result<RecordBatch, EngineError> {
+fn recorded<'d>(delivery: &'d Delivery, destinations: &BTreeMap<String, Option<Redaction>>) -> Cow<'d, str> {
+    match destinations.get(&delivery.destination) {
+        Some(Some(redaction)) => redaction.shown(&delivery.body),
+        _ => Cow::Borrowed(&delivery.body),
+    }
+}
+
+/// `destinations`: what of their bodies is recorded.
+pub fn deliveries(
+    table: &Table,
+    attempts: &[Attempt],
+    destinations: &BTreeMap<String, Option<Redaction>>,
+    commit: u64,
+) -> Result<RecordBatch, EngineError> {
     let all: Vec<_> = attempts.iter().map(|attempt| &attempt.queued.delivery).collect();
     let columns: Vec<ArrayRef> = vec![
         texts(all.iter().map(|d| d.id.as_str())),
@@ -387,7 +402,7 @@ pub fn deliveries(table: &Table, attempts: &[Attempt], commit: u64) -> Result<Re
         Arc::new(UInt32Array::from_iter_values(attempts.iter().map(|attempt| attempt.queued.attempts + 1))),
         texts(attempts.iter().map(|attempt| attempt.outcome.name())),
         texts(attempts.iter().map(|attempt| attempt.detail.as_str())),
-        texts(all.iter().map(|d| d.body.as_str())),
+        Arc::new(StringArray::from_iter_values(all.iter().map(|d| recorded(d, destinations)))),
         times(attempts.iter().map(|attempt| attempt.attempted_at)),
     ];
     finish(table, columns, commit)

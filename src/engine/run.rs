@@ -104,7 +104,7 @@ pub async fn run(pipeline: &Pipeline, wiring: Wiring, options: Options) -> Resul
     let mut core = Core::load(store.clone(), pipeline, &preparer.schema(), options.cache_bytes, options.send).await?;
     core.profiles_at_once = options.background_rows;
     status.change(|status| status.pipeline = pipeline.name.clone());
-    status.committed(&core.record, core.outbox.len());
+    status.committed(&core.record, core.journeys(), core.outbox.len());
 
     let recent = Recent::new(options.recent_bytes);
     let (durable_rows, durable) = mpsc::unbounded_channel();
@@ -644,7 +644,7 @@ impl Loop {
             self.replayed(done);
         }
         self.queues.tell(&self.status);
-        self.status.committed(&self.core.record, self.core.outbox.len());
+        self.status.committed(&self.core.record, self.core.journeys(), self.core.outbox.len());
         self.tell_fill();
         metrics::counter!("tributary_records_total").increment(staged.records);
     }

@@ -18,6 +18,9 @@ pub struct Status {
     pub totals: Totals,
     /// Members by segment.
     pub segments: BTreeMap<String, i64>,
+    /// Who is under way, by activation.
+    #[serde(default)]
+    pub journeys: BTreeMap<String, u64>,
     pub sources: BTreeMap<String, SourceStatus>,
     pub sink: SinkStatus,
     pub destinations: BTreeMap<String, DestinationStatus>,
@@ -69,12 +72,16 @@ impl SharedStatus {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Takes over the engine's record after a commit is durable.
-    pub fn committed(&self, record: &EngineRecord, waiting: usize) {
+    /// Takes over the engine's record after a commit is durable; `journeys`: who is under way, by activation.
+    pub fn committed(&self, record: &EngineRecord, journeys: BTreeMap<String, u64>, waiting: usize) {
+        for (name, running) in &journeys {
+            metrics::gauge!("tributary_journeys_running", "activation" => name.clone()).set(*running as f64);
+        }
         self.change(|status| {
             status.commit = record.commit;
             status.totals = record.totals;
             status.segments = record.segment_sizes.clone().into_iter().collect();
+            status.journeys = journeys;
             status.sink.waiting = waiting as u64;
         });
         metrics::gauge!("tributary_profiles").set(record.totals.profiles as f64);

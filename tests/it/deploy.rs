@@ -214,7 +214,10 @@ fn the_examples_of_the_destinations_are_good() {
     let examples: Vec<&str> = docs.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     assert!(examples.len() >= 5, "{}", examples.len());
     let around = "sources: { web: { file: { path: \"*.ndjson\" }, format: json } }\n\
-                  traits: { email: { latest: traits.email }, name: { latest: traits.name } }\n";
+                  traits: { email: { latest: traits.email }, name: { latest: traits.name }, spent: { sum: properties.total } }\n\
+                  identity: { identifiers: [user_id, email, phone] }\n\
+                  segments: { high_value: spent > 500 }\n\
+                  consent: { marketing: { from: context.consent.marketing } }\n";
     let documents: Vec<&str> = std::iter::once(around).chain(examples).collect();
     assert_eq!(findings(&documents.join("\n---\n")), "");
 }

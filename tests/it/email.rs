@@ -280,7 +280,7 @@ traits:
   email: {{ latest: traits.email }}
 destinations:
   mail: {{ email: {{ smtp: "{}", from: "Shop <shop@shop.example>", tls: none, unsubscribe: "https://shop.example/u?m={{{{ body.to }}}}" }} }}
-  out: {{ file: {{ path: out/sent.ndjson }} }}
+  out: {{ file: {{ path: out/sent.ndjson }}, redact: [mail] }}
 activations:
   welcome:
     trigger: {{ event: Signed Up }}
@@ -306,4 +306,10 @@ activations:
     let line = std::fs::read_to_string(folder.path().join("out/sent.ndjson")).expect("the file");
     let line: Value = serde_json::from_str(line.trim_end()).expect("one line");
     assert_eq!((&line["step"], &line["body"]), (&json!("note"), &json!({ "mail": to })));
+    // What is sent is whole; what is recorded and shown is not.
+    let told = |args: &[&str]| output_of(tributary(&[args, &["-C", &pipeline, "--data", &data]].concat()));
+    let sql = "SELECT body FROM deliveries WHERE destination = 'out'";
+    assert_eq!(told(&["query", sql, "--output", "csv"]).lines().nth(1), Some(r#""{""mail"":""[redacted]""}""#));
+    let explained = told(&["explain", "delivery", line["id"].as_str().expect("an id")]);
+    assert!(explained.contains("[redacted]") && !explained.contains(&to), "{explained}");
 }

@@ -34,10 +34,14 @@ pub async fn explain(global: &Global, config: &NodeConfig, pipeline: &Pipeline, 
         Err(error) => (Vec::new(), Some(error.to_string())),
     };
     let held = held(config, None, 1, |held| held.queued().delivery.id == id).await?.into_iter().next();
-    let Some(told) = About::of(&rows, held.as_ref()) else {
+    let Some(mut told) = About::of(&rows, held.as_ref()) else {
         let tables = problem.map(|problem| format!(", and the tables cannot be asked: {problem}")).unwrap_or_default();
         return Err(Failure::findings(format!("no delivery has the id {id}{tables}")));
     };
+    let plan = pipeline.destinations.iter().find(|plan| plan.name == told.destination);
+    if let Some(redaction) = plan.and_then(|plan| plan.delivery.redact.as_ref()) {
+        told.body = redaction.shown(&told.body).into_owned();
+    }
     let running = running(config).await;
     let comes = to_come(pipeline, &told, &rows, held.as_ref(), running.as_ref());
     let attempts: Vec<Attempt> = rows.iter().map(|row| std::array::from_fn(|index| row[index].clone())).collect();

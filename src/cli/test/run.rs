@@ -47,6 +47,8 @@ impl Runner {
         let mut pipeline = pipeline.clone();
         // Tests write standard events, whatever the source's own format: what follows decoding and mapping is real.
         pipeline.transform.maps.clear();
+        // Whoever tests a body wants to see it.
+        pipeline.destinations.iter_mut().for_each(|destination| destination.delivery.redact = None);
         let mut names: Vec<Arc<str>> = pipeline.decode.iter().map(|plan| plan.source.clone()).collect();
         // Sources that are off here have their events all the same.
         let events = pipeline.tests.iter().flat_map(|test| &test.steps).flat_map(|step| &step.events);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::reference;
-use crate::activation::{BatchPlan, RateLimit};
+use crate::activation::{BatchPlan, RateLimit, Redaction};
 use crate::definition::read::{Fields, Reader};
 use crate::definition::spec::*;
 use crate::definition::yaml::Node;
@@ -24,6 +24,7 @@ pub fn delivery(reader: &Reader, fields: &Fields) -> Option<DeliverySpec> {
     let retry_for = fields.get("retry_for").map(|node| at_most(reader, node, "`retry_for`", (365 * DAY, "365 days")));
     let order = fields.get("order").map(|node| reader.choice(node, "`order`", &ORDERS));
     let batch = fields.get("batch").map(|node| batch(reader, node, fields));
+    let redact = fields.get("redact").map(|node| redact(reader, node));
     Some(DeliverySpec {
         rate_limit: as_written(rate_limit)?,
         concurrency: as_written(concurrency)?,
@@ -31,6 +32,7 @@ pub fn delivery(reader: &Reader, fields: &Fields) -> Option<DeliverySpec> {
         retry_for: as_written(retry_for)?,
         in_order: as_written(order)?.unwrap_or(false),
         batch: as_written(batch)?,
+        redact: as_written(redact)?,
     })
 }
 
@@ -51,6 +53,15 @@ fn rate_limit(reader: &Reader, node: &Node) -> Option<RateLimit> {
         return None;
     }
     Some(RateLimit { requests, per })
+}
+
+/// `all`, or the keys whose values are hidden.
+fn redact(reader: &Reader, node: &Node) -> Option<Redaction> {
+    let literals = reader.literals(node, "`redact`")?;
+    Some(match literals.as_slice() {
+        [all] if all.text == "all" => Redaction::All,
+        keys => Redaction::Keys(keys.iter().map(|key| key.text.to_lowercase()).collect()),
+    })
 }
 
 fn batch(reader: &Reader, node: &Node, fields: &Fields) -> Option<BatchPlan> {

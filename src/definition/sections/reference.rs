@@ -273,6 +273,7 @@ pub static DESTINATION: Section = Section {
             "with profile, a profile's deliveries go one after the other",
         ),
         key("batch", Map(&DELIVERY_BATCH), "several deliveries in one request"),
+        key("redact", List(&Text), "keys of bodies whose values are not recorded, or all"),
     ],
     one_of: &["webhook", "kafka", "email", "file", "connector"],
     later: &[],

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Mode, SOURCE, check, load_files};
-use crate::activation::{BatchPlan, DeliveryPlan, RateLimit};
+use crate::activation::{BatchPlan, DeliveryPlan, RateLimit, Redaction};
 
 #[test]
 fn what_is_left_out_is_the_default_and_what_is_written_counts() {
@@ -18,6 +18,7 @@ fn what_is_left_out_is_the_default_and_what_is_written_counts() {
     retry_for: 1h 30m
     order: profile
     batch: { max: 500, within: 5s }
+    redact: [Email, phone]
 "#;
     let (pipeline, _) = load_files(&[SOURCE, ("p.yaml", file)], Mode::Run).unwrap();
     let found: Vec<&DeliveryPlan> = pipeline.destinations.iter().map(|plan| &plan.delivery).collect();
@@ -31,6 +32,7 @@ fn what_is_left_out_is_the_default_and_what_is_written_counts() {
         retry_for: Duration::from_secs(5_400),
         in_order: true,
         batch: Some(BatchPlan { max: 500, within: Duration::from_secs(5) }),
+        redact: Some(Redaction::Keys(vec!["email".into(), "phone".into()])),
     };
     assert_eq!(found, [&default, &topic, &whole]);
 }

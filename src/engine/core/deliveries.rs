@@ -50,7 +50,7 @@ impl Core {
         let ids: Option<HashSet<&str>> = request.ids.as_ref().map(|ids| ids.iter().map(String::as_str).collect());
         let mut edited = DeliveriesEdited::default();
         // What waits for a destination that is gone is nobody's any more, and can be forgotten too.
-        let gone = request.destination.as_ref().is_some_and(|name| !self.destinations.contains(name));
+        let gone = request.destination.as_ref().is_some_and(|name| !self.destinations.contains_key(name));
         let tags: &[Tag] = if gone && !request.retry { &[Tag::DeadLetter, Tag::Delivery] } else { &[Tag::DeadLetter] };
         for tag in tags {
             let prefix = match &request.destination {
@@ -90,7 +90,7 @@ impl Core {
                 {
                     continue;
                 }
-                if retry && !self.destinations.contains(&queued.delivery.destination) {
+                if retry && !self.destinations.contains_key(&queued.delivery.destination) {
                     edited.without_destination += 1;
                     continue;
                 }

@@ -275,7 +275,17 @@ impl Core {
         })
     }
 
+    /// How many are under way, by activation; also those where nobody is.
+    pub fn journeys(&self) -> BTreeMap<String, u64> {
+        self.activations.running(&self.record.running)
+    }
+
     pub(super) fn add_steps(&self, steps: &[StepRow], staged: &mut Staged) -> Result<(), EngineError> {
+        for step in steps {
+            let activation = step.activation.clone();
+            metrics::counter!("tributary_journey_steps_total", "activation" => activation, "what" => step.what)
+                .increment(1);
+        }
         let table = &self.tables.journey_steps;
         output::add(table, rows::journey_steps(table, steps, staged.commit)?, staged)
     }

@@ -130,7 +130,11 @@ impl Core {
             sealer: Sealer::default(),
             outbox,
             send,
-            destinations,
+            destinations: pipeline
+                .destinations
+                .iter()
+                .map(|plan| (plan.name.clone(), plan.delivery.redact.clone()))
+                .collect(),
             profiles_at_once: fill::PROFILES_AT_ONCE,
             store,
         })

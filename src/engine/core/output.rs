@@ -153,7 +153,7 @@ impl Core {
             metrics::counter!("tributary_deliveries_total", "destination" => destination, "outcome" => attempt.outcome.name()).increment(1);
         }
         let table = &self.tables.deliveries;
-        add(table, rows::deliveries(table, &attempts, staged.commit)?, staged)
+        add(table, rows::deliveries(table, &attempts, &self.destinations, staged.commit)?, staged)
     }
 
     pub(super) fn count(&mut self, batch: &Prepared, events: &EventBatch, resolved: &Resolved, touched: &Touched) {
