@@ -1,5 +1,6 @@
 //! The command line: parse, wire, exit code.
 
+mod analyze;
 pub mod check;
 pub mod config;
 mod deliveries;
@@ -124,6 +125,8 @@ enum Command {
         /// The statement
         sql: String,
     },
+    /// Funnels, retention, attribution and the like, from the pipeline's `analyses`
+    Analyze(analyze::AnalyzeOptions),
     /// Why things are as they are
     Explain {
         #[command(subcommand)]
@@ -196,6 +199,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Apply => plan::apply(&cli.global, &config).await,
         Command::Run(options) => run::run(&cli.global, &config, options).await,
         Command::Query { sql } => query::query(&cli.global, &config, &sql).await,
+        Command::Analyze(options) => analyze::analyze(&cli.global, &config, options).await,
         Command::Explain { command } => explain::explain(&cli.global, &config, command).await,
         Command::Identity { command } => identity::identity(&cli.global, &config, command).await,
         Command::Segment { command } => segment::segment(&cli.global, &config, command).await,

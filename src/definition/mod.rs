@@ -10,6 +10,7 @@
 
 mod activations;
 mod aggregates;
+mod analyses;
 mod audiences;
 mod cases;
 mod check;
@@ -40,21 +41,25 @@ use std::time::Duration;
 
 use chrono_tz::Tz;
 
+pub use self::analyses::told_apart;
 pub use self::cases::{
     Blank, Cell, Expectation, Expected, ExpectedRow, Place, TestEvent, TestPlan, TestStep, Who, time_value,
 };
 use self::check::Checker;
 use self::findings::Findings;
+pub use self::findings::nearest_or_list;
 pub use self::groups::GroupPlan;
 use self::read::Reader;
 pub use self::rewrite::{Correction, Rewritten, flow, rewrite};
 pub use self::schema::json_schema;
 use self::scope::Whose;
+pub use self::sections::read_time;
 use self::spec::{Definition, Named};
 use self::yaml::{Node, Value};
 
 use crate::activation::{ActivationPlan, AudiencePlan, DestinationPlan, EMITTED, Messaging};
 use crate::aggregate::AggregatePlan;
+use crate::analysis::AnalysisPlan;
 use crate::decode::DecodePlan;
 use crate::identity::IdentityPlan;
 use crate::profile::TraitPlan;
@@ -86,6 +91,7 @@ pub struct Pipeline {
     pub activations: Vec<ActivationPlan>,
     pub messaging: Messaging,
     pub aggregates: Vec<AggregatePlan>,
+    pub analyses: Vec<AnalysisPlan>,
     pub warehouse: Warehouse,
     pub tests: Vec<TestPlan>,
 }
@@ -373,6 +379,10 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, earlier: &[Earlier], reader
         .filter_map(|(name, span, sql)| aggregates::aggregate(&checker, name, span, sql))
         .collect();
 
+    let analyses = bodies(&definition.analyses)
+        .filter_map(|(name, _, spec)| analyses::analysis(&checker, name, spec, timezone))
+        .collect();
+
     let tests = cases::tests(&checker, &definition, &identity, &traits, &groups);
 
     let mut source_plans = Vec::new();
@@ -409,6 +419,7 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, earlier: &[Earlier], reader
         activations,
         messaging,
         aggregates,
+        analyses,
         warehouse: outputs::warehouse(definition.warehouse.as_ref()),
         tests,
     })

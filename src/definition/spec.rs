@@ -12,10 +12,11 @@ use crate::activation::connector::ConnectorPlan;
 use crate::activation::{
     BatchPlan, Cap, LocalTime, MailTls, OnChange, QuietHours, RateLimit, ReEntry, Redaction, Status,
 };
+use crate::analysis::{Counting, Model, Period};
 use crate::decode::Framing;
 use crate::event::{TimeUs, ValueType};
 use crate::identity::{Limit, Normalize, OnConflict, Pattern};
-use crate::profile::{OnMerge, TraitKind};
+use crate::profile::{FunnelModes, OnMerge, TraitKind};
 use crate::source::Start;
 use crate::transform::ContractMode;
 
@@ -65,6 +66,7 @@ pub struct Definition {
     pub connectors: Vec<Named<ConnectorPlan>>,
     pub destinations: Vec<Named<DestinationEntry>>,
     pub audiences: Vec<Named<AudienceSpec>>,
+    pub analyses: Vec<Named<AnalysisSpec>>,
     pub activations: Vec<Named<ActivationSpec>>,
     pub aggregates: Vec<Named<Sql>>,
     pub warehouse: Option<WarehouseSpec>,
@@ -317,6 +319,67 @@ pub struct ConsentSpec {
 pub struct ChannelSpec {
     pub frequency_cap: Option<Cap>,
     pub quiet_hours: Option<QuietHours>,
+}
+
+#[derive(Debug)]
+pub struct AnalysisSpec {
+    pub kind: AnalysisKindSpec,
+    pub by: Option<Sql>,
+    pub segment: Option<Literal>,
+}
+
+#[derive(Debug)]
+pub enum AnalysisKindSpec {
+    Trend {
+        take: EventsSpec,
+        every: Option<Period>,
+        /// By name, with where it stands.
+        measures: Vec<(String, Span, MeasureSpec)>,
+    },
+    Funnel {
+        steps: Vec<EventsSpec>,
+        within: Duration,
+        modes: FunnelModes,
+        any_order: bool,
+        trend: Option<Period>,
+    },
+    Retention {
+        start: EventsSpec,
+        back: Option<EventsSpec>,
+        every: Period,
+        periods: u32,
+        counting: Counting,
+        value: Option<Sql>,
+    },
+    Attribution {
+        conversion: EventsSpec,
+        value: Option<Sql>,
+        touch: EventsSpec,
+        channel: Sql,
+        lookback: Duration,
+        models: Vec<Model>,
+        counts_direct: bool,
+    },
+    Paths {
+        of: EventsSpec,
+        anchor: EventsSpec,
+        is_end: bool,
+        length: u32,
+        within: Option<Duration>,
+        top: u32,
+    },
+}
+
+#[derive(Debug)]
+pub enum MeasureSpec {
+    Count,
+    People,
+    Sum(Sql),
+    Min(Sql),
+    Max(Sql),
+    Mean(Sql),
+    Quantile(Sql, f64),
+    Ratio(Literal, Literal),
 }
 
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! SQL over the lake or ClickHouse: the same tables, the same views, the same JSON functions.
 
+mod analyze;
 mod hash;
 mod history;
 mod json;
@@ -10,6 +11,7 @@ mod render;
 use arrow::array::RecordBatch;
 use clickhouse_ext_arrow::ArrowQueryExt as _;
 
+pub use analyze::{analyze, analyze_in};
 pub use history::TableHistory;
 pub use lake::{lake_context, memory_context};
 pub use recompute::{group_members_sql, group_traits_sql, members_sql, traits_sql};

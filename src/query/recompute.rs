@@ -21,11 +21,9 @@ mod fields;
 
 use std::collections::BTreeSet;
 
-use arrow::datatypes::DataType;
-
 use crate::definition::{GroupPlan, Pipeline};
 use crate::event::{Field, TimeUs};
-use crate::expression::{ColumnScope, Dialect, Expression, NOW_COLUMN, Resolved};
+use crate::expression::{Dialect, Expression, NOW_COLUMN};
 use crate::profile::{BUILT_IN, GROUP_BUILT_IN, TraitKind, TraitPlan, TraitRule};
 use crate::segment::{SegmentPlan, SegmentRule, membership_column, since_column};
 use crate::sink::views::quoted;
@@ -345,15 +343,5 @@ impl<'a> Statement<'a> {
             NOW_COLUMN => self.dialect.time(self.now),
             column => quoted(column),
         })
-    }
-
-    /// `sql`, a formula of this one name, as an expression of the stream would mean it.
-    fn formula(&self, sql: &str, name: &str, data_type: DataType) -> String {
-        let mut scope = ColumnScope::new();
-        scope.add(&["x"], Resolved { column: "x".to_string(), data_type, nested: Vec::new() });
-        match Expression::compile(sql, &scope) {
-            Ok(expression) => expression.to_sql(self.dialect, &|_| name.to_string()),
-            Err(_) => "NULL".to_string(),
-        }
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::support::root;
 
 /// What each module may import, besides itself. Imports point one way; what is missing here is forbidden.
-const MAY_IMPORT: [(&str, &[&str]); 20] = [
+const MAY_IMPORT: [(&str, &[&str]); 21] = [
     ("clock", &["event"]),
     ("event", &[]),
     ("failpoint", &[]),
@@ -24,6 +24,7 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
     ("session", &["event", "state"]),
     ("activation", &["event", "expression", "journey", "profile", "segment"]),
     ("aggregate", &["event", "expression"]),
+    ("analysis", &["event", "expression", "profile", "sink", "transform"]),
     ("sink", &["event", "clock", "failpoint", "kafka", "activation", "aggregate", "state"]),
     (
         "engine",
@@ -60,6 +61,7 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
             "session",
             "activation",
             "aggregate",
+            "analysis",
             "kafka",
             "sink",
         ],

@@ -1,6 +1,7 @@
 //! Nodes → specs: every section and every entry by itself, so that one fault does not hide another.
 
 mod activation;
+mod analysis;
 mod case;
 mod connector;
 mod delivery;
@@ -15,6 +16,7 @@ mod sessions;
 use std::collections::BTreeMap;
 
 use self::activation::{activation, audience, channel, consent};
+use self::analysis::analysis;
 pub use self::case::read_time;
 use self::case::test;
 use self::connector::connector;
@@ -104,6 +106,7 @@ fn section(definition: &mut Definition, name: &str, span: Span, node: &Node, rea
         "connectors" => named(&mut definition.connectors, node, "connector", reader, connector),
         "destinations" => named(&mut definition.destinations, node, "destination", reader, destination),
         "audiences" => named(&mut definition.audiences, node, "audience", reader, audience),
+        "analyses" => named(&mut definition.analyses, node, "analysis", reader, analysis),
         "activations" => named(&mut definition.activations, node, "activation", reader, activation),
         "aggregates" => {
             named(&mut definition.aggregates, node, "aggregate", reader, |reader, node, what, _| {

@@ -1,6 +1,7 @@
 //! Every key of the reference, section by section. `docs/pipeline-reference.md` tells the same at length.
 
 use super::{activation, case, connector, delivery, destination, identity, input, profile, sessions};
+use crate::analysis::{Counting, Model, Period};
 use crate::definition::keys::{Holds, Section, key, names, required};
 use crate::definition::read::NOT_YET;
 use crate::profile::FunnelModes;
@@ -35,6 +36,7 @@ pub static FILE: Section = Section {
             OneOf(&[Choice(|| vec!["lake"]), Map(&WAREHOUSE)]),
             "where the tables go; the lake if left out",
         ),
+        key("analyses", Named(&Map(&ANALYSIS)), "what `tributary analyze` answers"),
         key("tests", List(&Map(&TEST)), "what `tributary test` tries out"),
     ],
     one_of: &[],
@@ -245,6 +247,101 @@ pub static IDENTIFIER: Section = Section {
     ],
     one_of: &[],
     later: &[("on_conflict", "is said once for all types: move it up to `identity`")],
+};
+
+// Analyses
+
+pub static ANALYSIS: Section = Section {
+    keys: &[
+        key("trend", Map(&TREND), "measures of events by time and value"),
+        key("funnel", Map(&FUNNEL), "how many people go how far, and how long it takes them"),
+        key("retention", Map(&RETENTION), "of those who begin in a period, how many come back, and what they bring"),
+        key("attribution", Map(&ATTRIBUTION), "which channels conversions are owed to"),
+        key("paths", Map(&PATHS), "what people do next, or did before"),
+        key("by", Sql, "results are told apart by this value of events"),
+        key("segment", Text, "only people who are in it now"),
+    ],
+    one_of: &["trend", "funnel", "retention", "attribution", "paths"],
+    later: &[],
+};
+
+pub static ANALYSIS_EVENTS: Section = Section::of(&[
+    key("event", OneOrMore(&Text), "events of these names; all if left out"),
+    key("where", Sql, "only those for which it is true"),
+]);
+
+pub static TREND: Section = Section::of(&[
+    key("of", OneOf(&[OneOrMore(&Text), Map(&ANALYSIS_EVENTS)]), "which events; all if left out"),
+    key("every", Choice(|| names(&Period::NAMES)), "a row for each; one for the whole range if left out"),
+    key(
+        "measures",
+        Entries(&OneOf(&[Choice(|| vec!["count", "people"]), Map(&MEASURE)])),
+        "by name; events and people if left out",
+    ),
+]);
+
+pub static MEASURE: Section = Section {
+    keys: &[
+        key("sum", Sql, "of numbers"),
+        key("min", Sql, "the smallest"),
+        key("max", Sql, "the largest"),
+        key("mean", Sql, "of numbers"),
+        key("quantile", Sql, "of numbers: the median, or `at`"),
+        key("ratio", List(&Text), "one measure divided by another"),
+        key("at", Text, "with quantile: from 0 to 1"),
+    ],
+    one_of: &["sum", "min", "max", "mean", "quantile", "ratio"],
+    later: &[],
+};
+
+pub static FUNNEL: Section = Section::of(&[
+    required("steps", List(&OneOf(&[Text, Map(&ANALYSIS_EVENTS)])), "events, 2 to 32"),
+    key("within", Duration, "all steps lie within so long of the first; 30d if left out"),
+    key("mode", OneOrMore(&Text), "any_order, or modes of windowFunnel, as strict_order"),
+    key("trend", Choice(|| names(&Period::NAMES)), "people are told apart by when they began"),
+]);
+
+pub static RETENTION: Section = Section::of(&[
+    required("start", OneOf(&[OneOrMore(&Text), Map(&ANALYSIS_EVENTS)]), "the first of these begins it"),
+    key(
+        "return",
+        OneOf(&[OneOrMore(&Text), Map(&ANALYSIS_EVENTS)]),
+        "what counts as coming back; any event if left out",
+    ),
+    key("every", Choice(|| names(&Period::NAMES)), "the length of a period; month if left out"),
+    key("periods", Count, "periods after the first; 12 if left out"),
+    key("mode", Choice(|| names(&Counting::NAMES)), "in that period, or also in a later one, or in each up to it"),
+    key("value", Sql, "a number that is summed, as what an order is worth"),
+]);
+
+pub static ATTRIBUTION: Section = Section::of(&[
+    required("conversion", OneOf(&[OneOrMore(&Text), Map(&ANALYSIS_EVENTS)]), "what is to be explained"),
+    required("channel", Sql, "a text of a touch; a direct visit has none"),
+    key(
+        "touch",
+        OneOf(&[OneOrMore(&Text), Map(&ANALYSIS_EVENTS)]),
+        "what people are touched by; any event if left out",
+    ),
+    key("value", Sql, "what a conversion is worth"),
+    key("lookback", Duration, "touches so long before a conversion count; 30d if left out"),
+    key("models", OneOrMore(&Choice(|| Model::NAMES.to_vec())), "all if left out"),
+    key("half_life", Duration, "of time_decay; 7d if left out"),
+    key("position", List(&Count), "of position_based, in percent; [40, 20, 40] if left out"),
+    key("order", Count, "of markov, 1 to 3; 1 if left out"),
+    key("direct", Choice(|| vec!["ignore", "count"]), "whether direct visits count beside others"),
+]);
+
+pub static PATHS: Section = Section {
+    keys: &[
+        key("from", OneOf(&[OneOrMore(&Text), Map(&ANALYSIS_EVENTS)]), "paths begin with the first of these"),
+        key("to", OneOf(&[OneOrMore(&Text), Map(&ANALYSIS_EVENTS)]), "paths end with the first of these"),
+        key("of", OneOf(&[OneOrMore(&Text), Map(&ANALYSIS_EVENTS)]), "what paths are made of; all events if left out"),
+        key("length", Count, "events besides; 4 if left out"),
+        key("within", Duration, "only events within so long"),
+        key("top", Count, "the most frequent; 20 if left out"),
+    ],
+    one_of: &["from", "to"],
+    later: &[],
 };
 
 // Destinations

@@ -1,6 +1,7 @@
 //! Good definitions, and places; `broken` has the others, `cases` what is said of tests, `schema` that for editors,
 //! `sessions` that section.
 
+mod analyses;
 mod broken;
 mod cases;
 mod delivery;

@@ -3,6 +3,7 @@
 use arrow::datatypes::DataType;
 
 use super::Statement;
+use crate::analysis::fields;
 use crate::event::ValueType;
 use crate::expression::Dialect;
 use crate::profile::{
@@ -181,7 +182,8 @@ impl Statement<'_> {
 
     /// A SELECT of the events of a trait with what it reads of them.
     fn rows(&self, rule: &EventRule) -> String {
-        let input = rule.input.as_ref().map_or_else(|| "1".to_string(), |input| self.over_events(input));
+        let input =
+            rule.input.as_ref().map_or_else(|| "1".to_string(), |input| fields::over_events(self.dialect, input));
         let mut columns = vec![
             "profile_id".to_string(),
             format!("{} AS event_time", quoted("timestamp")),
@@ -189,14 +191,14 @@ impl Statement<'_> {
             "source AS event_source".to_string(),
             format!("{input} AS event_value"),
         ];
-        columns.extend(rule.by.as_ref().map(|by| format!("{} AS event_key", self.over_events(by))));
+        columns.extend(rule.by.as_ref().map(|by| format!("{} AS event_key", fields::over_events(self.dialect, by))));
         columns.extend(rule.presence.as_ref().map(|presence| format!("{} AS event_says", quoted(presence))));
         let mut tests = Vec::new();
         tests.extend(rule.events.as_ref().map(|names| {
             let names: Vec<String> = names.iter().map(|name| self.dialect.text(name)).collect();
             if names.is_empty() { "false".to_string() } else { format!("event IN ({})", names.join(", ")) }
         }));
-        tests.extend(rule.filter.as_ref().map(|filter| self.over_events(filter)));
+        tests.extend(rule.filter.as_ref().map(|filter| fields::over_events(self.dialect, filter)));
         let tests = if tests.is_empty() { String::new() } else { format!(" WHERE {}", tests.join(" AND ")) };
         format!("SELECT {} FROM {EVENTS} AS v{tests}", columns.join(", "))
     }
@@ -296,8 +298,10 @@ impl Statement<'_> {
         };
         match data_type {
             DataType::Utf8 => self.quoted_json(value),
-            DataType::Timestamp(..) => self.quoted_json(&self.formula("CAST(x AS VARCHAR)", value, data_type)),
-            other => self.formula("CAST(x AS VARCHAR)", value, other),
+            DataType::Timestamp(..) => {
+                self.quoted_json(&fields::formula(self.dialect, "CAST(x AS VARCHAR)", value, data_type))
+            }
+            other => fields::formula(self.dialect, "CAST(x AS VARCHAR)", value, other),
         }
     }
 }

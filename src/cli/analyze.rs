@@ -1,0 +1,133 @@
+//! `analyze`: an analysis of the pipeline, answered from its tables.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type};
+use clap::Args;
+
+use super::output::{Output, print, print_batches};
+use super::{Exit, Failure, Global, NodeConfig, run, say};
+use crate::analysis::{AnalysisKind, AnalysisPlan, Range};
+use crate::definition::{self, Mode, Pipeline, nearest_or_list};
+use crate::event::TimeUs;
+use crate::query::{self, QueryError};
+
+const BAR_WIDTH: f64 = 30.0;
+
+#[derive(Debug, Args)]
+pub struct AnalyzeOptions {
+    /// The analysis; without one, all are listed
+    name: Option<String>,
+    /// Only events from this time on, as 2026-03-01 or 2026-03-01T10:00Z
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+    /// Only events before this time
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+    /// Tell results apart by this value of events instead
+    #[arg(long, value_name = "SQL")]
+    by: Option<String>,
+    /// Show the statement instead of running it
+    #[arg(long)]
+    sql: bool,
+}
+
+pub async fn analyze(global: &Global, config: &NodeConfig, options: AnalyzeOptions) -> Result<Exit, Failure> {
+    let pipeline = run::load(global, if options.sql { Mode::Check } else { Mode::Run })?;
+    let Some(name) = &options.name else { return list(&pipeline) };
+    let Some(plan) = pipeline.analyses.iter().find(|plan| plan.name == *name) else {
+        let help = nearest_or_list(name, pipeline.analyses.iter().map(|plan| plan.name.as_str()));
+        let help = help.map_or_else(String::new, |help| format!("; {help}"));
+        return Err(Failure::findings(format!("there is no analysis `{name}`{help}")));
+    };
+    let mut plan = plan.clone();
+    if let Some(by) = &options.by {
+        plan = definition::told_apart(&pipeline, plan, by).map_err(|why| Failure::findings(format!("--by: {why}")))?;
+    }
+    let range = Range { from: time("--from", options.from.as_deref())?, to: time("--to", options.to.as_deref())? };
+    let target = run::tables_of(&pipeline, config);
+    if options.sql {
+        print(&plan.statement(range, target.dialect()));
+        return Ok(Exit::Well);
+    }
+    match query::analyze(&target, &plan, range).await {
+        Ok(mut batches) => {
+            if Output::or_default(global.output) == Output::Table {
+                batches = batches.into_iter().map(|batch| with_bars(&plan, batch)).collect();
+            }
+            print_batches(&batches, global.output)?;
+            remark(&plan, &batches);
+            Ok(Exit::Well)
+        }
+        Err(error @ QueryError::Sql(_)) => Err(Failure::findings(error)),
+        Err(error) => Err(Failure::environment(error)),
+    }
+}
+
+fn list(pipeline: &Pipeline) -> Result<Exit, Failure> {
+    if pipeline.analyses.is_empty() {
+        say("this pipeline has no `analyses`");
+    }
+    for plan in &pipeline.analyses {
+        print(&format!("{} ({})", plan.name, plan.kind.name()));
+    }
+    Ok(Exit::Well)
+}
+
+fn time(option: &str, text: Option<&str>) -> Result<Option<TimeUs>, Failure> {
+    let Some(text) = text else { return Ok(None) };
+    let day = format!("{text}T00:00Z");
+    match definition::read_time(text).or_else(|| definition::read_time(&day)) {
+        Some(time) => Ok(Some(time)),
+        None => {
+            Err(Failure::findings(format!("{option}: `{text}` is not a time: write 2026-03-01 or 2026-03-01T10:00Z")))
+        }
+    }
+}
+
+/// The column that is a share of 1, as a bar beside it.
+fn with_bars(plan: &AnalysisPlan, batch: RecordBatch) -> RecordBatch {
+    let name = if matches!(plan.kind, AnalysisKind::Funnel(_)) { "of_start" } else { "share" };
+    let Some(shares) = batch.column_by_name(name).and_then(|column| cast(column, &DataType::Float64).ok()) else {
+        return batch;
+    };
+    let shares = shares.as_primitive::<Float64Type>();
+    let bars = (0..shares.len()).map(|row| if shares.is_null(row) { String::new() } else { bar(shares.value(row)) });
+    let bars: ArrayRef = Arc::new(bars.map(Some).collect::<StringArray>());
+    let fields = batch.schema_ref().fields().iter().zip(batch.columns());
+    let columns = fields.map(|(field, column)| (field.name().clone(), column.clone()));
+    RecordBatch::try_from_iter(columns.chain([(String::new(), bars)])).unwrap_or(batch)
+}
+
+/// Of full blocks, and one that is an eighth to a whole.
+fn bar(share: f64) -> String {
+    let eighths = (share.clamp(0.0, 1.0) * BAR_WIDTH * 8.0).round() as usize;
+    let part = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"][eighths % 8];
+    format!("{}{part}", "█".repeat(eighths / 8))
+}
+
+/// Where a funnel loses most, on stderr.
+fn remark(plan: &AnalysisPlan, batches: &[RecordBatch]) {
+    let AnalysisKind::Funnel(funnel) = &plan.kind else { return };
+    if plan.by.is_some() || funnel.trend.is_some() {
+        return;
+    }
+    let mut worst: Option<(f64, f64, String)> = None;
+    for batch in batches {
+        let number = |name: &str| batch.column_by_name(name).and_then(|column| cast(column, &DataType::Float64).ok());
+        let names = batch.column_by_name("name").and_then(|column| cast(column, &DataType::Utf8).ok());
+        let (Some(lost), Some(share), Some(names)) = (number("lost"), number("of_step_before"), names) else { return };
+        for row in 0..batch.num_rows() {
+            let lost = lost.as_primitive::<Float64Type>().value(row);
+            if worst.as_ref().is_none_or(|(most, ..)| lost > *most) {
+                let share = share.as_primitive::<Float64Type>().value(row);
+                worst = Some((lost, share, names.as_string::<i32>().value(row).to_string()));
+            }
+        }
+    }
+    if let Some((lost, share, name)) = worst.filter(|(lost, ..)| *lost > 0.0) {
+        say(&format!("most are lost before {name}: {lost}, {:.1} % of those who came so far", (1.0 - share) * 100.0));
+    }
+}

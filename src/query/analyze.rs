@@ -1,0 +1,100 @@
+//! Analyses, run: the statement, and what is worked out of its rows.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type, Int64Type};
+use datafusion::prelude::SessionContext;
+
+use super::{QueryError, Target, lake, query};
+use crate::analysis::{AnalysisKind, AnalysisPlan, AttributionPlan, Range, Touches, credit};
+use crate::expression::Dialect;
+
+impl Target {
+    pub fn dialect(&self) -> Dialect {
+        match self {
+            Target::Lake { .. } => Dialect::DataFusion,
+            Target::ClickHouse { .. } => Dialect::ClickHouse,
+        }
+    }
+}
+
+/// The answer of an analysis over the events of a range. At least one batch comes back, if an empty one.
+///
+/// # Errors
+/// As of [`query`]; [`QueryError::Sql`] also for a Markov chain that is too large, with what to do.
+pub async fn analyze(target: &Target, plan: &AnalysisPlan, range: Range) -> Result<Vec<RecordBatch>, QueryError> {
+    finish(plan, query(target, &plan.statement(range, target.dialect())).await?)
+}
+
+/// The same over the tables of a session.
+///
+/// # Errors
+/// As of [`analyze`].
+pub async fn analyze_in(
+    context: &SessionContext,
+    plan: &AnalysisPlan,
+    range: Range,
+) -> Result<Vec<RecordBatch>, QueryError> {
+    finish(plan, lake::run(context, &plan.statement(range, Dialect::DataFusion)).await?)
+}
+
+fn finish(plan: &AnalysisPlan, batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>, QueryError> {
+    match &plan.kind {
+        AnalysisKind::Attribution(plan) => Ok(vec![owed(plan, &batches)?]),
+        _ => Ok(batches),
+    }
+}
+
+/// Rows of [`AttributionPlan`]'s statement → `model`, `channel`, `conversions`, `value`, `share` of the conversions.
+fn owed(plan: &AttributionPlan, batches: &[RecordBatch]) -> Result<RecordBatch, QueryError> {
+    let failed = |error: arrow::error::ArrowError| QueryError::Sql(error.to_string());
+    let mut all: Vec<Touches> = Vec::new();
+    // Whose the last of them is, and of which conversion.
+    let mut last: Option<(String, Option<String>)> = None;
+    for batch in batches {
+        let column = |name: &str, data_type: DataType| {
+            let column = batch.column_by_name(name).ok_or_else(|| QueryError::Sql(format!("no column {name}")))?;
+            cast(column, &data_type).map_err(failed)
+        };
+        let (people, conversions) = (column("profile_id", DataType::Utf8)?, column("conversion", DataType::Utf8)?);
+        let (values, channels) = (column("value", DataType::Float64)?, column("channel", DataType::Utf8)?);
+        let before = column("before_us", DataType::Int64)?;
+        let (people, conversions, channels) =
+            (people.as_string::<i32>(), conversions.as_string::<i32>(), channels.as_string::<i32>());
+        let (values, before) = (values.as_primitive::<Float64Type>(), before.as_primitive::<Int64Type>());
+        for row in 0..batch.num_rows() {
+            let conversion = conversions.is_valid(row).then(|| conversions.value(row).to_string());
+            let whose = Some((people.value(row).to_string(), conversion));
+            if whose != last {
+                let converted = conversions.is_valid(row);
+                all.push(Touches { converted, value: values.value(row), touches: Vec::new() });
+                last = whose;
+            }
+            if let (Some(one), true) = (all.last_mut(), channels.is_valid(row)) {
+                one.touches.push((channels.value(row).to_string(), before.value(row)));
+            }
+        }
+    }
+    let (mut models, mut names) = (Vec::new(), Vec::new());
+    let (mut counts, mut values, mut shares) = (Vec::new(), Vec::new(), Vec::new());
+    for (model, credit) in credit(plan, all).map_err(QueryError::Sql)? {
+        let total: f64 = credit.values().map(|credit| credit.conversions).sum();
+        for (channel, credit) in credit {
+            models.push(model.name());
+            names.push(channel);
+            counts.push(credit.conversions);
+            values.push(credit.value);
+            shares.push(credit.conversions / total);
+        }
+    }
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("model", Arc::new(StringArray::from(models))),
+        ("channel", Arc::new(StringArray::from(names))),
+        ("conversions", Arc::new(Float64Array::from(counts))),
+        ("value", Arc::new(Float64Array::from(values))),
+        ("share", Arc::new(Float64Array::from(shares))),
+    ];
+    RecordBatch::try_from_iter(columns).map_err(failed)
+}

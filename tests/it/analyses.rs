@@ -1,0 +1,304 @@
+//! Analyses: the same numbers from the real ClickHouse engine and from the lake, and those that others compute.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::support::{copy_pipeline, output_of, root, servers, tributary, unique};
+
+/// A pipeline with its tables in both engines.
+struct Both {
+    folder: tempfile::TempDir,
+    pipeline: PathBuf,
+    database: String,
+}
+
+impl Both {
+    /// Runs the pipeline that `make` writes into a folder, once into each.
+    fn run(make: impl FnOnce(&Path) -> PathBuf) -> Both {
+        let folder = tempfile::tempdir().expect("folder");
+        let pipeline = make(folder.path());
+        let both = Both { folder, pipeline, database: unique("analyses") };
+        for clickhouse in [true, false] {
+            both.told(clickhouse, &["run", "--drain", "--no-send"]);
+        }
+        both
+    }
+
+    fn told(&self, clickhouse: bool, args: &[&str]) -> String {
+        let data = self.folder.path().join(if clickhouse { "clickhouse" } else { "lake" });
+        let mut command = tributary(args);
+        command.arg("-C").arg(&self.pipeline).arg("--data").arg(data);
+        if clickhouse {
+            command.env("CLICKHOUSE_URL", &servers().clickhouse).env("CLICKHOUSE_DATABASE", &self.database);
+        }
+        output_of(command)
+    }
+
+    /// The rows of an analysis in both engines, which are the same.
+    fn analyze(&self, args: &[&str]) -> Vec<BTreeMap<String, String>> {
+        let args = [&["analyze"], args, &["--output", "csv"]].concat();
+        let [lake, clickhouse] = [false, true].map(|clickhouse| rows(&self.told(clickhouse, &args)));
+        assert_eq!(lake.len(), clickhouse.len(), "{args:?}\n{lake:?}\n{clickhouse:?}");
+        for (lake, clickhouse) in lake.iter().zip(&clickhouse) {
+            for (name, value) in lake {
+                assert!(
+                    same(value, &clickhouse[name]),
+                    "{args:?}: {name}\nlake       {lake:?}\nclickhouse {clickhouse:?}"
+                );
+            }
+        }
+        lake
+    }
+}
+
+fn rows(csv: &str) -> Vec<BTreeMap<String, String>> {
+    let mut reader = csv::Reader::from_reader(csv.as_bytes());
+    reader.deserialize().map(|row| row.expect("a row")).collect()
+}
+
+/// Sums of doubles depend on their order in the last digits.
+fn same(a: &str, b: &str) -> bool {
+    match (a.parse::<f64>(), b.parse::<f64>()) {
+        (Ok(a), Ok(b)) => (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1.0),
+        _ => a == b,
+    }
+}
+
+fn number(row: &BTreeMap<String, String>, name: &str) -> f64 {
+    row[name].parse().unwrap_or_else(|_| panic!("{name} of {row:?}"))
+}
+
+const RANDOM: &str = r#"pipeline: random
+sources: { site: { file: { path: data/*.ndjson }, format: { json: segment } } }
+traits: { orders: { count: "*", event: Bought } }
+segments: { buyers: "orders >= 1" }
+warehouse:
+  clickhouse: { url: "${env:CLICKHOUSE_URL:-}", database: "${env:CLICKHOUSE_DATABASE:-random}" }
+analyses:
+  weeks:
+    trend: { of: Bought, every: week, measures: { orders: count, buyers: people, revenue: { sum: CAST(properties.total AS DOUBLE) }, least: { min: CAST(properties.total AS DOUBLE) }, most: { max: CAST(properties.total AS DOUBLE) }, mean: { mean: CAST(properties.total AS DOUBLE) }, median: { quantile: CAST(properties.total AS DOUBLE) }, most_of: { quantile: CAST(properties.total AS DOUBLE), at: 0.9 }, per_buyer: { ratio: [revenue, buyers] } } }
+  hours: { trend: { every: hour }, by: properties.cat }
+  whole: { trend: {} }
+  of_buyers: { trend: { every: month }, segment: buyers }
+  plain: { funnel: { steps: [Viewed, Added, Checkout, Bought], within: 7d } }
+  told_apart: { funnel: { steps: [Viewed, { event: Added, where: "properties.cat = 'x'" }, Bought], within: 3d, trend: month }, by: properties.cat }
+  strict: { funnel: { steps: [Viewed, Added, Bought], within: 7d, mode: strict_order } }
+  once: { funnel: { steps: [Viewed, Viewed, Bought], within: 7d, mode: [strict_once, strict_increase] } }
+  unordered: { funnel: { steps: [Viewed, Added, Bought], within: 2d, mode: any_order } }
+  on: { retention: { start: Viewed, return: Bought, every: week, periods: 6, value: CAST(properties.total AS DOUBLE) } }
+  on_days: { retention: { start: Viewed, every: day, periods: 9 }, by: properties.cat }
+  or_later: { retention: { start: Viewed, return: Bought, every: week, periods: 6, mode: unbounded } }
+  in_each: { retention: { start: [Viewed, Added], every: month, periods: 3, mode: rolling, value: CAST(properties.total AS DOUBLE) }, by: properties.cat }
+  channels: { attribution: { conversion: Bought, value: CAST(properties.total AS DOUBLE), channel: context.campaign.source, lookback: 5d, touch: { where: "event <> 'Bought'" }, order: 2 } }
+  counted: { attribution: { conversion: Bought, channel: context.campaign.source, direct: count, models: [last_touch, markov] } }
+  to: { paths: { to: Bought, length: 3, top: 1000 } }
+  from: { paths: { from: Viewed, of: { where: "event <> 'Added'" }, length: 3, within: 2d, top: 1000 }, by: properties.cat }
+"#;
+
+const DAY_US: i64 = 86_400_000_000;
+
+/// Events of people who turn out to be others: some are known by two ids, and some events name both. Times are full of ties.
+fn random_events(seed: u64) -> String {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut lines = String::new();
+    for number in 0..3_000 {
+        let who = random.u32(0..150);
+        let event = ["Viewed", "Viewed", "Viewed", "Added", "Added", "Checkout", "Bought"][random.usize(0..7)];
+        let minute = random.i64(0..60 * 24 * 4) * 15;
+        let timestamp = tributary::activation::time_text(1_767_225_600_000_000 + minute * 60_000_000);
+        let properties = match event {
+            "Bought" => json!({ "total": f64::from(random.u32(0..10_000)) / 100.0 }),
+            _ => json!({ "cat": if random.bool() { "x" } else { "y" } }),
+        };
+        let mut event = json!({
+            "type": "track", "event": event, "messageId": format!("m{number}"), "timestamp": timestamp,
+            "properties": properties, "context": {}
+        });
+        if random.u8(0..4) > 0 {
+            let source = ["ads", "mail", "search"][random.usize(0..3)];
+            event["context"]["campaign"] = json!({ "source": source });
+        }
+        let (by_cookie, by_id) = match random.u8(0..20) {
+            0 => (true, true),
+            1..12 => (true, false),
+            _ => (false, true),
+        };
+        if by_cookie {
+            event["anonymousId"] = json!(format!("a{who}"));
+        }
+        if by_id {
+            event["userId"] = json!(format!("u{}", who / 2));
+        }
+        lines += &format!("{event}\n");
+    }
+    lines
+}
+
+#[test]
+fn every_analysis_gives_the_same_numbers_in_clickhouse_and_in_the_lake() {
+    let seed = std::env::var("ANALYSES_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    println!("ANALYSES_SEED={seed}");
+    let both = Both::run(|folder| {
+        std::fs::create_dir(folder.join("data")).expect("folder");
+        std::fs::write(folder.join("data/events.ndjson"), random_events(seed)).expect("file");
+        std::fs::write(folder.join("p.yaml"), RANDOM).expect("file");
+        folder.join("p.yaml")
+    });
+    let names: Vec<String> =
+        both.told(false, &["analyze"]).lines().filter_map(|line| Some(line.split_once(' ')?.0.to_string())).collect();
+    assert_eq!(names.len(), 17, "{names:?}");
+    for name in &names {
+        assert!(!both.analyze(&[name]).is_empty(), "{name}");
+        let within = both.analyze(&[name, "--from", "2026-01-10", "--to", "2026-01-20T12:00Z"]);
+        assert!(!within.is_empty(), "{name}");
+        // An empty range is an empty table.
+        assert_eq!(both.analyze(&[name, "--from", "2030-01-01"]), [], "{name}");
+    }
+    both.analyze(&["plain", "--by", "context.campaign.source"]);
+
+    let events = people(&both);
+    for name in ["plain", "unordered"] {
+        let (steps, within_us) = match name {
+            "plain" => (&["Viewed", "Added", "Checkout", "Bought"][..], 7 * DAY_US),
+            _ => (&["Viewed", "Added", "Bought"][..], 2 * DAY_US),
+        };
+        let levels: Vec<(usize, Vec<i64>)> = events
+            .values()
+            .map(|events| {
+                if name == "plain" {
+                    furthest(events, steps, within_us)
+                } else {
+                    (most(events, steps, within_us), vec![])
+                }
+            })
+            .collect();
+        for (place, row) in both.analyze(&[name]).iter().enumerate() {
+            let people = levels.iter().filter(|(level, _)| *level > place).count();
+            assert_eq!(number(row, "people"), people as f64, "{name}, step {}", place + 1);
+            if name == "plain" && place > 0 {
+                let mut took: Vec<i64> = levels.iter().filter_map(|(_, took)| took.get(place - 1).copied()).collect();
+                took.sort_unstable();
+                let (low, high) = (took[(took.len() - 1) / 2], took[took.len() / 2]);
+                assert!(same(&row["median_s"], &((low + high) as f64 / 2e6).to_string()), "{row:?}: {low} {high}");
+            }
+        }
+    }
+
+    // Whatever the model, the credit is the conversions and their value.
+    let bought = both.analyze(&["weeks"]);
+    let total = |rows: &[BTreeMap<String, String>], name: &str| rows.iter().map(|row| number(row, name)).sum::<f64>();
+    let mut models: BTreeMap<String, Vec<BTreeMap<String, String>>> = BTreeMap::new();
+    for row in both.analyze(&["channels"]) {
+        models.entry(row["model"].clone()).or_default().push(row);
+    }
+    assert_eq!(models.len(), 7);
+    for (model, rows) in models {
+        assert!((total(&rows, "conversions") - total(&bought, "orders")).abs() < 1e-6, "{model}");
+        assert!((total(&rows, "value") - total(&bought, "revenue")).abs() < 1e-6, "{model}");
+    }
+}
+
+/// The events of each person, in order of time.
+fn people(both: &Both) -> BTreeMap<String, Vec<(i64, String)>> {
+    let sql = "SELECT profile_id, event, JSONExtractInt(concat('[', CAST(CAST(date_part('epoch', timestamp) AS BIGINT) AS VARCHAR), ']'), 1) AS s \
+               FROM current_events ORDER BY profile_id, timestamp";
+    let mut people: BTreeMap<String, Vec<(i64, String)>> = BTreeMap::new();
+    for row in rows(&both.told(false, &["query", sql, "--output", "csv"])) {
+        let at_us = row["s"].parse::<i64>().expect("seconds") * 1_000_000;
+        people.entry(row["profile_id"].clone()).or_default().push((at_us, row["event"].clone()));
+    }
+    people
+}
+
+/// By trying every first step: how far someone comes, and the time that each step took: from the last time the step before it
+/// was reached to the first time it was.
+fn furthest(events: &[(i64, String)], steps: &[&str], within_us: i64) -> (usize, Vec<i64>) {
+    // When each step is reached by some chain.
+    let mut reached: Vec<BTreeSet<i64>> = vec![BTreeSet::new(); steps.len()];
+    for (start, _) in events.iter().filter(|(_, event)| event == steps[0]) {
+        let mut at = BTreeSet::from([*start]);
+        reached[0].insert(*start);
+        for (place, step) in steps.iter().enumerate().skip(1) {
+            let first = at.first().copied();
+            let on_time = |time: &i64| first.is_some_and(|first| *time >= first) && time - start <= within_us;
+            at = events.iter().filter(|(time, event)| event == step && on_time(time)).map(|(time, _)| *time).collect();
+            reached[place].extend(&at);
+        }
+    }
+    let level = reached.iter().take_while(|times| !times.is_empty()).count();
+    let took = (1..level).filter_map(|place| {
+        let first = reached[place].first()?;
+        let before = reached[place - 1].range(..=first).next_back()?;
+        Some(first - before)
+    });
+    (level, took.collect())
+}
+
+/// The most different steps that lie in one window.
+fn most(events: &[(i64, String)], steps: &[&str], within_us: i64) -> usize {
+    let at = |end: i64| {
+        let near = |step: &&&str| {
+            events.iter().any(|(time, event)| event == **step && *time <= end && end - time <= within_us)
+        };
+        steps.iter().filter(near).count()
+    };
+    events.iter().filter(|(_, event)| steps.contains(&event.as_str())).map(|(end, _)| at(*end)).max().unwrap_or(0)
+}
+
+#[test]
+fn what_the_shop_ships_is_the_same_in_both() {
+    let both = Both::run(|folder| copy_pipeline("shop", folder, &[]));
+    for name in ["checkout", "revenue", "coming_back", "channels", "before_orders"] {
+        assert!(!both.analyze(&[name]).is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn cohorts_of_cdnow_are_those_of_the_file() {
+    let both = Both::run(|folder| {
+        let file = root().join("tests/data/cdnow_master.csv");
+        copy_pipeline("cdnow", folder, &[("../../tests/data/cdnow_master.csv", file.to_str().expect("utf-8"))])
+    });
+    // By customer: the months of the orders, and their cents.
+    let text = std::fs::read_to_string(root().join("tests/data/cdnow_master.csv")).expect("the purchase log");
+    let mut customers: BTreeMap<&str, Vec<(i64, i64)>> = BTreeMap::new();
+    for line in text.lines().skip(1) {
+        let fields: Vec<&str> = line.split(',').collect();
+        let month =
+            fields[1][..4].parse::<i64>().expect("a year") * 12 + fields[1][4..6].parse::<i64>().expect("a month") - 1;
+        let cents = (fields[3].parse::<f64>().expect("dollars") * 100.0).round() as i64;
+        customers.entry(fields[0]).or_default().push((month, cents));
+    }
+    let mut expected: BTreeMap<(i64, i64), (usize, i64)> = BTreeMap::new();
+    let mut sizes: BTreeMap<i64, usize> = BTreeMap::new();
+    for orders in customers.values() {
+        let cohort = orders.iter().map(|(month, _)| *month).min().expect("an order");
+        *sizes.entry(cohort).or_default() += 1;
+        let months: BTreeSet<i64> = orders.iter().map(|(month, _)| *month).collect();
+        for month in months {
+            expected.entry((cohort, month - cohort)).or_default().0 += 1;
+        }
+        for (month, cents) in orders {
+            expected.entry((cohort, month - cohort)).or_default().1 += cents;
+        }
+    }
+    let mut seen = 0;
+    for row in both.analyze(&["cohorts"]) {
+        let month = row["cohort"][..4].parse::<i64>().expect("a year") * 12
+            + row["cohort"][5..7].parse::<i64>().expect("a month")
+            - 1;
+        let (returned, cents) = expected.remove(&(month, number(&row, "period") as i64)).unwrap_or_default();
+        assert_eq!(
+            (number(&row, "people"), number(&row, "returned")),
+            (sizes[&month] as f64, returned as f64),
+            "{row:?}"
+        );
+        assert_eq!((number(&row, "value") * 100.0).round() as i64, cents, "{row:?}");
+        seen += 1;
+    }
+    assert!(seen > 40 && expected.is_empty(), "{seen}, left {expected:?}");
+    assert_eq!(both.analyze(&["months"]).len(), 18);
+    assert_eq!(number(&both.analyze(&["again"])[0], "people"), customers.len() as f64);
+}
