@@ -1,5 +1,6 @@
-//! SQL over the lake or ClickHouse: the same tables, the same views, the same JSON functions.
+//! SQL over the lake or ClickHouse: the same tables, the same views, the same functions.
 
+mod functions;
 mod hash;
 mod history;
 mod json;
@@ -11,7 +12,7 @@ use arrow::array::RecordBatch;
 use clickhouse_ext_arrow::ArrowQueryExt as _;
 
 pub use history::TableHistory;
-pub use lake::{lake_context, memory_context};
+pub use lake::{lake_context, memory_context, run};
 pub use recompute::{group_members_sql, group_traits_sql, members_sql, traits_sql};
 pub use render::{Output, render};
 

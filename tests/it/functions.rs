@@ -1,0 +1,266 @@
+//! ClickHouse's functions in the lake: the same text gives the same on the real engine and over the lake.
+//!
+//! The functions over events are compared on random events: few distinct times, so that ties and the edges of a window are
+//! common, rows that meet several conditions, nulls; in the lake in one piece, and torn into partitions and batches.
+//! `FUNCTIONS_SEED` is the first seed, `FUNCTIONS_ROUNDS` how many follow.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    UInt32Array,
+};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::datasource::MemTable;
+use datafusion::prelude::SessionContext;
+use tributary::query::{Output, Target, memory_context, query, render, run};
+
+use crate::support::{block_on, clickhouse, servers, unique};
+use crate::world::for_seeds;
+
+const GROUPS: usize = 300;
+const START_US: i64 = 1_767_225_600_000_000;
+
+/// A row of the random events: group, time, three conditions, and the same without nulls.
+type Row = (usize, Option<i64>, [Option<bool>; 3]);
+
+/// Events of many groups in the order in which they come.
+fn random_rows(random: &mut fastrand::Rng, ties: bool) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for group in 0..GROUPS {
+        let seconds = random.i64(1..12);
+        let nulls = random.u8(0..3) == 0;
+        let dense = random.u8(1..4);
+        for index in 0..random.i64(1..14) {
+            // Distinct times are a permutation by a step that is prime to their number.
+            let second = if ties { random.i64(0..seconds) } else { (index * 7 + seconds) % 17 };
+            let null = |random: &mut fastrand::Rng| nulls && random.u8(0..6) == 0;
+            let time = (!null(random)).then(|| START_US + second * 1_000_000 + random.i64(0..2) * 400_000);
+            let conditions = [(); 3].map(|()| (!null(random)).then(|| random.u8(0..4) < dense));
+            rows.push((group, time, conditions));
+        }
+    }
+    random.shuffle(&mut rows);
+    rows
+}
+
+fn batch(rows: &[Row]) -> RecordBatch {
+    let group = UInt32Array::from_iter_values(rows.iter().map(|row| row.0 as u32));
+    let time = TimestampMicrosecondArray::from_iter(rows.iter().map(|row| row.1)).with_timezone("UTC");
+    let sure = rows.iter().map(|row| row.1.unwrap_or(START_US));
+    let sure = TimestampMicrosecondArray::from_iter_values(sure).with_timezone("UTC");
+    let condition = |index: usize| BooleanArray::from_iter(rows.iter().map(|row| row.2[index]));
+    let certain =
+        |index: usize| BooleanArray::from(rows.iter().map(|row| row.2[index].unwrap_or(false)).collect::<Vec<_>>());
+    RecordBatch::try_from_iter_with_nullable([
+        ("g", Arc::new(group) as ArrayRef, false),
+        ("t", Arc::new(time), true),
+        ("a", Arc::new(condition(0)), true),
+        ("b", Arc::new(condition(1)), true),
+        ("c", Arc::new(condition(2)), true),
+        ("u", Arc::new(sure), false),
+        ("x", Arc::new(certain(0)), false),
+        ("y", Arc::new(certain(1)), false),
+        ("z", Arc::new(certain(2)), false),
+    ])
+    .unwrap()
+}
+
+fn insert(database: &str, table: &str, rows: &[Row]) {
+    let url = &servers().clickhouse;
+    clickhouse(
+        url,
+        database,
+        &format!(
+            "CREATE TABLE {table} (g UInt32, t Nullable(DateTime64(6, 'UTC')), a Nullable(Bool), b Nullable(Bool), \
+             c Nullable(Bool), u DateTime64(6, 'UTC'), x Bool, y Bool, z Bool) ENGINE = Memory"
+        ),
+    );
+    let time = |micros: i64| format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
+    let rows: Vec<String> = rows
+        .iter()
+        .map(|(group, at, conditions)| {
+            let met = conditions.map(|met| met.map_or("NULL".to_string(), |met| met.to_string()));
+            let certain = conditions.map(|met| met.unwrap_or(false).to_string());
+            let sure = time(at.unwrap_or(START_US));
+            let at = at.map_or("NULL".to_string(), time);
+            format!("({group}, {at}, {}, {sure}, {})", met.join(", "), certain.join(", "))
+        })
+        .collect();
+    clickhouse(url, database, &format!("INSERT INTO {table} VALUES {}", rows.join(", ")));
+}
+
+/// A session with one table of these partitions, each of some batches.
+fn session(table: &str, partitions: Vec<Vec<RecordBatch>>, settings: &[&str]) -> SessionContext {
+    let table = table.to_string();
+    let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+    block_on(async move {
+        let context = memory_context(Vec::new()).await.unwrap();
+        for setting in settings {
+            context.sql(&format!("SET datafusion.execution.{setting}")).await.unwrap();
+        }
+        let schema = partitions[0][0].schema();
+        context.register_table(table, Arc::new(MemTable::try_new(schema, partitions).unwrap())).unwrap();
+        context
+    })
+}
+
+/// The rows torn into partitions, and these into batches, in the order they come.
+fn torn(random: &mut fastrand::Rng, rows: &[Row]) -> Vec<Vec<RecordBatch>> {
+    let mut partitions = vec![Vec::new(); random.usize(2..5)];
+    let mut rest = rows;
+    while !rest.is_empty() {
+        let (some, others) = rest.split_at(random.usize(1..400).min(rest.len()));
+        random.choice(&mut partitions).unwrap().push(batch(some));
+        rest = others;
+    }
+    partitions.retain(|batches| !batches.is_empty());
+    partitions
+}
+
+/// The answer as ClickHouse writes it: cells of lines.
+fn on_lake(context: &SessionContext, sql: &str) -> Vec<Vec<String>> {
+    let (context, text) = (context.clone(), sql.to_string());
+    let batches = block_on(async move { run(&context, &text).await.unwrap_or_else(|error| panic!("{text}\n{error}")) });
+    let mut lines = Vec::new();
+    for batch in batches {
+        let options = FormatOptions::default().with_null("\\N");
+        let columns: Vec<_> =
+            batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
+        for row in 0..batch.num_rows() {
+            lines.push(columns.iter().map(|column| column.value(row).to_string().replace(", ", ",")).collect());
+        }
+    }
+    lines
+}
+
+fn on_engine(database: &str, sql: &str) -> Vec<Vec<String>> {
+    let text = clickhouse(&servers().clickhouse, database, &format!("{sql} SETTINGS max_threads = 1"));
+    text.lines().map(|line| line.split('\t').map(str::to_string).collect()).collect()
+}
+
+/// Compares all calls for all groups; gives how many cases that were.
+fn compare(seed: u64, database: &str, table: &str, calls: &[String], sessions: &[(&str, &SessionContext)]) -> usize {
+    let sql = format!("SELECT g, {} FROM {table} GROUP BY g ORDER BY g", calls.join(", "));
+    let expected = on_engine(database, &sql);
+    assert_eq!(expected.len(), GROUPS);
+    for (name, context) in sessions {
+        let found = on_lake(context, &sql);
+        assert_eq!(found.len(), GROUPS, "{sql}");
+        for (expected, found) in expected.iter().zip(&found) {
+            for (call, (expected_cell, found_cell)) in calls.iter().zip(expected.iter().zip(found).skip(1)) {
+                if expected_cell != found_cell {
+                    let events = format!("SELECT u, t, a, b, c FROM {table} WHERE g = {}", found[0]);
+                    let events: Vec<String> =
+                        on_engine(database, &events).iter().map(|cells| cells.join(" ")).collect();
+                    panic!(
+                        "FUNCTIONS_SEED={seed}, {name}: {call} gives {found_cell}, in ClickHouse {expected_cell}\n{}",
+                        events.join("\n")
+                    );
+                }
+            }
+        }
+    }
+    calls.len() * GROUPS * sessions.len()
+}
+
+const NULLABLE: &str = "toDateTime(t), a, b, c";
+const CERTAIN: &str = "toDateTime(u), x, y, z";
+const MICROS: &str = "toUInt64(toUnixTimestamp64Micro(u)), x, y, z";
+
+fn random_funnel(random: &mut fastrand::Rng, one_piece: bool) -> String {
+    let mut modes = Vec::new();
+    for mode in ["strict_order", "strict_deduplication", "strict_increase", "strict_once"] {
+        if random.u8(0..3) == 0 {
+            modes.push(mode);
+        }
+    }
+    if modes.contains(&"strict_order") && random.bool() {
+        modes.push("allow_reentry");
+    }
+    // Which of two rows at one time is the first decides here, and in pieces nothing says which is.
+    if !one_piece && modes.contains(&"strict_once") {
+        modes.retain(|mode| *mode != "strict_deduplication");
+    }
+    let modes: String = modes.iter().map(|mode| format!(", '{mode}'")).collect();
+    let window = random.u32(0..7);
+    match random.u8(0..5) {
+        0 => format!("windowFunnel({window}{modes})({CERTAIN})"),
+        1 => format!("windowFunnel({}{modes})({MICROS})", window * 400_000),
+        2 => format!("windowFunnel({window}{modes})(toDateTime(t), b, a)"),
+        3 => format!("windowFunnelIf({window}{modes})(toDateTime(u), x, b, z, y)"),
+        _ => format!("windowFunnel({window}{modes})({NULLABLE})"),
+    }
+}
+
+fn random_pattern(random: &mut fastrand::Rng) -> String {
+    let mut pattern = String::new();
+    let mut timed = true;
+    for _ in 0..random.usize(1..6) {
+        match random.u8(0..9) {
+            0 => pattern.push_str(".*"),
+            1 => pattern.push('.'),
+            2..=4 if !timed => {
+                let comparison = random.choice(["<=", "<", ">=", ">", "=="]).unwrap();
+                pattern.push_str(&format!("(?t{comparison}{})", random.u8(0..5)));
+                timed = true;
+                continue;
+            }
+            _ => pattern.push_str(&format!("(?{})", random.u8(1..4))),
+        }
+        timed = false;
+    }
+    pattern
+}
+
+fn random_sequence(random: &mut fastrand::Rng) -> String {
+    let function = random.choice(["sequenceMatch", "sequenceCount"]).unwrap();
+    let pattern = random_pattern(random);
+    match random.u8(0..4) {
+        0 => format!("{function}('{pattern}')({CERTAIN})"),
+        1 => format!("{function}If('{pattern}')(toDateTime(u), x, y, z, b)"),
+        _ => format!("{function}('{pattern}')({NULLABLE})"),
+    }
+}
+
+#[test]
+fn functions_over_events_agree_with_the_engine_on_random_events() {
+    let rounds = std::env::var("FUNCTIONS_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(6);
+    let cases = std::cell::Cell::new(0);
+    for_seeds("FUNCTIONS_SEED", rounds, |seed| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let database = unique("functions");
+        clickhouse(&servers().clickhouse, "default", &format!("CREATE DATABASE {database}"));
+        let one = ["target_partitions = 1"];
+        let many = ["target_partitions = 3", "batch_size = 64"];
+        // Partial aggregates that give up at once, and hand on each row as a state.
+        let rowwise = [
+            "target_partitions = 3",
+            "skip_partial_aggregation_probe_rows_threshold = 1",
+            "skip_partial_aggregation_probe_ratio_threshold = 0.0",
+        ];
+        let retention = ["retention(a, b, c)", "retention(x, y, z)", "retention(z)", "retentionIf(y, z, a)"];
+        for ties in [true, false] {
+            let table = if ties { "tied" } else { "untied" };
+            let rows = random_rows(&mut random, ties);
+            insert(&database, table, &rows);
+            let whole = session(table, vec![rows.chunks(500).map(batch).collect()], &one);
+            let torn = torn(&mut random, &rows);
+            let pieces = session(table, torn.clone(), &many);
+            let states = session(table, torn, &rowwise);
+            let all = [("in one piece", &whole), ("in pieces", &pieces), ("as states", &states)];
+            let calls: Vec<String> = (0..20).map(|_| random_funnel(&mut random, false)).collect();
+            cases.set(cases.get() + compare(seed, &database, table, &calls, &all));
+            let calls: Vec<String> = (0..10).map(|_| random_funnel(&mut random, true)).collect();
+            cases.set(cases.get() + compare(seed, &database, table, &calls, &all[..1]));
+            let calls = retention.map(str::to_string);
+            cases.set(cases.get() + compare(seed, &database, table, &calls, &all));
+            // At one time the order of events is the order in which they came, which only one piece keeps.
+            let calls: Vec<String> = (0..40).map(|_| random_sequence(&mut random)).collect();
+            cases.set(cases.get() + compare(seed, &database, table, &calls, if ties { &all[..1] } else { &all }));
+        }
+        clickhouse(&servers().clickhouse, "default", &format!("DROP DATABASE {database}"));
+    });
+    println!("{} cases", cases.get());
+    assert!(cases.get() > 10_000);
+}
