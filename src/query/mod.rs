@@ -67,6 +67,8 @@ pub async fn query(target: &Target, sql: &str) -> Result<Vec<RecordBatch>, Query
                 .query_raw(sql)
                 .with_setting("output_format_arrow_string_as_string", "1")
                 .with_setting("output_format_arrow_low_cardinality_as_dictionary", "0")
+                // The start of an hour is a time then; a `DateTime` would come as a plain number.
+                .with_setting("enable_extended_results_for_datetime_functions", "1")
                 .with_setting("readonly", "2") // reads only, settings allowed
                 // A person may have been known by thousands of ids, and a query about them lists them all.
                 .with_setting("max_query_size", "67108864")

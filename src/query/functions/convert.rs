@@ -41,7 +41,6 @@ pub fn functions() -> Vec<ScalarUDF> {
         let signature = Signature::variadic_any(Volatility::Immutable);
         ScalarUDF::from(Conversion { name, function, signature, aliases: alias(name) })
     })
-    .chain([character_length().as_ref().clone().with_aliases(["lengthutf8"])])
     .collect()
 }
 

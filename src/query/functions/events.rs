@@ -69,7 +69,7 @@ impl EventsFunction {
         let fields = arguments.expr_fields.get(skip..).unwrap_or_default();
         let timed = usize::from(self.function != Function::Retention);
         let conditions = fields.len().saturating_sub(timed);
-        let least = if matches!(self.function, Function::SequenceMatch | Function::SequenceCount) { 2 } else { 1 };
+        let least = if self.function == Function::WindowFunnel { 1 } else { 2 };
         if conditions < least || conditions > CONDITIONS_MAX {
             return plan_err!("{name} takes {least} to {CONDITIONS_MAX} conditions, not {conditions}");
         }

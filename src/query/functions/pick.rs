@@ -123,6 +123,8 @@ impl AggregateUDFImpl for Pick {
         match (self.kind, arguments) {
             (Kind::By { .. }, [picked, _]) => Ok(picked.clone()),
             (Kind::By { .. }, _) => plan_err!("{} takes two values", self.name),
+            // DataFusion's first and last value have no type but of a field.
+            (Kind::One, [of]) if matches!(self.name, "any" | "anyLast") => Ok(of.clone()),
             _ => self.inner.return_type(arguments),
         }
     }

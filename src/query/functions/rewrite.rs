@@ -170,6 +170,9 @@ fn planned(function: &mut Function) -> Result<Option<Expr>, String> {
         }
         "if" | "multiIf" => return case(&written, expressions(args)?).map(Some),
         "ifNull" => name = "coalesce",
+        "lengthUTF8" => name = "character_length",
+        "arrayElement" => name = "array_element",
+        "array" => name = "make_array",
         "toStartOfInterval" => {
             if let Some(index) = args.iter().position(|arg| matches!(expression(arg), Some(Expr::Interval(_)))) {
                 let Some(Expr::Interval(interval)) = expression(&args[index]) else { return Ok(None) };

@@ -338,12 +338,8 @@ impl Zone {
         match unit {
             Unit::Second if count % 60 != 0 => Some(floor(second, count)),
             Unit::Second => self.start(second, count / 60, Unit::Minute),
-            Unit::Minute if self.whole_hours => Some(floor(second, 60 * count)),
+            Unit::Minute => Some(floor(second, 60 * count)),
             Unit::Hour if self.whole_hours && count == 1 => Some(floor(second, 3600)),
-            Unit::Minute => {
-                let midnight = self.midnight(day()?)?;
-                Some(midnight + floor(second - midnight, 60 * count))
-            }
             Unit::Hour if count == 1 => {
                 let midnight = self.midnight(day()?)?;
                 Some(midnight + floor(second - midnight, 3600))
