@@ -21,8 +21,8 @@ use crate::world::for_seeds;
 const GROUPS: usize = 300;
 const START_US: i64 = 1_767_225_600_000_000;
 
-/// A row of the random events: group, time, three conditions, and the same without nulls.
-type Row = (usize, Option<i64>, [Option<bool>; 3]);
+/// A row of the random events: group, time, the time if it is not null, three conditions.
+type Row = (usize, i64, Option<i64>, [Option<bool>; 3]);
 
 /// Events of many groups in the order in which they come.
 fn random_rows(random: &mut fastrand::Rng, ties: bool) -> Vec<Row> {
@@ -35,9 +35,10 @@ fn random_rows(random: &mut fastrand::Rng, ties: bool) -> Vec<Row> {
             // Distinct times are a permutation by a step that is prime to their number.
             let second = if ties { random.i64(0..seconds) } else { (index * 7 + seconds) % 17 };
             let null = |random: &mut fastrand::Rng| nulls && random.u8(0..6) == 0;
-            let time = (!null(random)).then(|| START_US + second * 1_000_000 + random.i64(0..2) * 400_000);
+            let time = START_US + second * 1_000_000 + random.i64(0..2) * 400_000;
+            let given = (!null(random)).then_some(time);
             let conditions = [(); 3].map(|()| (!null(random)).then(|| random.u8(0..4) < dense));
-            rows.push((group, time, conditions));
+            rows.push((group, time, given, conditions));
         }
     }
     random.shuffle(&mut rows);
@@ -46,12 +47,12 @@ fn random_rows(random: &mut fastrand::Rng, ties: bool) -> Vec<Row> {
 
 fn batch(rows: &[Row]) -> RecordBatch {
     let group = UInt32Array::from_iter_values(rows.iter().map(|row| row.0 as u32));
-    let time = TimestampMicrosecondArray::from_iter(rows.iter().map(|row| row.1)).with_timezone("UTC");
-    let sure = rows.iter().map(|row| row.1.unwrap_or(START_US));
+    let time = TimestampMicrosecondArray::from_iter(rows.iter().map(|row| row.2)).with_timezone("UTC");
+    let sure = rows.iter().map(|row| row.1);
     let sure = TimestampMicrosecondArray::from_iter_values(sure).with_timezone("UTC");
-    let condition = |index: usize| BooleanArray::from_iter(rows.iter().map(|row| row.2[index]));
+    let condition = |index: usize| BooleanArray::from_iter(rows.iter().map(|row| row.3[index]));
     let certain =
-        |index: usize| BooleanArray::from(rows.iter().map(|row| row.2[index].unwrap_or(false)).collect::<Vec<_>>());
+        |index: usize| BooleanArray::from(rows.iter().map(|row| row.3[index].unwrap_or(false)).collect::<Vec<_>>());
     RecordBatch::try_from_iter_with_nullable([
         ("g", Arc::new(group) as ArrayRef, false),
         ("t", Arc::new(time), true),
@@ -79,10 +80,10 @@ fn insert(database: &str, table: &str, rows: &[Row]) {
     let time = |micros: i64| format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
     let rows: Vec<String> = rows
         .iter()
-        .map(|(group, at, conditions)| {
+        .map(|(group, sure, at, conditions)| {
             let met = conditions.map(|met| met.map_or("NULL".to_string(), |met| met.to_string()));
             let certain = conditions.map(|met| met.unwrap_or(false).to_string());
-            let sure = time(at.unwrap_or(START_US));
+            let sure = time(*sure);
             let at = at.map_or("NULL".to_string(), time);
             format!("({group}, {at}, {}, {sure}, {})", met.join(", "), certain.join(", "))
         })
@@ -195,7 +196,7 @@ fn random_funnel(random: &mut fastrand::Rng, one_piece: bool) -> String {
     }
 }
 
-fn random_pattern(random: &mut fastrand::Rng) -> String {
+fn random_pattern(random: &mut fastrand::Rng, counts: bool) -> String {
     let mut pattern = String::new();
     let mut timed = true;
     for _ in 0..random.usize(1..6) {
@@ -212,12 +213,18 @@ fn random_pattern(random: &mut fastrand::Rng) -> String {
         }
         timed = false;
     }
+    // What may be empty at the end makes the engine read behind its pattern (ClickHouse issue 120729), except without times
+    // in sequenceMatch.
+    let ends_empty = pattern.ends_with(".*") || (timed && !pattern.is_empty());
+    if ends_empty && (counts || pattern.contains("(?t")) {
+        pattern.push_str("(?1)");
+    }
     pattern
 }
 
 fn random_sequence(random: &mut fastrand::Rng) -> String {
     let function = random.choice(["sequenceMatch", "sequenceCount"]).unwrap();
-    let pattern = random_pattern(random);
+    let pattern = random_pattern(random, function == "sequenceCount");
     match random.u8(0..4) {
         0 => format!("{function}('{pattern}')({CERTAIN})"),
         1 => format!("{function}If('{pattern}')(toDateTime(u), x, y, z, b)"),
@@ -227,7 +234,7 @@ fn random_sequence(random: &mut fastrand::Rng) -> String {
 
 #[test]
 fn functions_over_events_agree_with_the_engine_on_random_events() {
-    let rounds = std::env::var("FUNCTIONS_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(6);
+    let rounds = std::env::var("FUNCTIONS_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(6_u64);
     let cases = std::cell::Cell::new(0);
     for_seeds("FUNCTIONS_SEED", rounds, |seed| {
         let mut random = fastrand::Rng::with_seed(seed);

@@ -211,7 +211,8 @@ impl Pattern {
                 return exec_err!("a pattern with times took more than {STEPS_MAX} steps over one group's events");
             }
         }
-        // What may be empty at the end.
+        // What may be empty at the end. (The engine here reads on behind the pattern, ClickHouse issue 120729, and then misses
+        // a match by chance.)
         while let Some(Action::Star | Action::LessOrEqual(_) | Action::Less(_) | Action::GreaterOrEqual(0)) =
             self.actions.get(action)
         {
