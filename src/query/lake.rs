@@ -25,7 +25,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::ObjectStoreExt as _;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::{QueryError, hash, json};
+use super::{QueryError, functions, hash, json};
 use crate::sink::Table;
 use crate::sink::lake::files;
 use crate::sink::lake::manifest::{LakeError, Location, TableFiles};
@@ -79,14 +79,16 @@ async fn context_over(tables: Vec<(Table, Arc<dyn TableProvider>)>) -> Result<Se
     for function in json::functions().into_iter().chain(hash::functions()) {
         context.register_udf(function);
     }
+    functions::register(&context);
     let mut shown = Vec::new();
     for (table, provider) in tables {
         context.register_table(bare(&table.name), provider).map_err(|error| failed(&context, &error))?;
         shown.push(table);
     }
     for view in views(&shown, Dialect::DataFusion) {
-        let plan = context.sql(&view.sql).await.map_err(|error| failed(&context, &error))?;
-        context.register_table(bare(&view.name), plan.into_view()).map_err(|error| failed(&context, &error))?;
+        let plan = functions::plan(&context, &view.sql).await.map_err(|error| failed(&context, &error))?;
+        let frame = context.execute_logical_plan(plan).await.map_err(|error| failed(&context, &error))?;
+        context.register_table(bare(&view.name), frame.into_view()).map_err(|error| failed(&context, &error))?;
     }
     Ok(context)
 }
@@ -99,7 +101,9 @@ fn bare(name: &str) -> datafusion::common::TableReference {
 /// Runs one reading statement.
 pub async fn run(context: &SessionContext, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
     let reading = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    let frame = context.sql_with_options(sql, reading).await.map_err(|error| failed(context, &error))?;
+    let plan = functions::plan(context, sql).await.map_err(|error| failed(context, &error))?;
+    reading.verify_plan(&plan).map_err(|error| failed(context, &error))?;
+    let frame = context.execute_logical_plan(plan).await.map_err(|error| failed(context, &error))?;
     let schema: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
     let mut batches = frame.collect().await.map_err(|error| failed(context, &error))?;
     if batches.is_empty() {

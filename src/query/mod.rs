@@ -1,6 +1,7 @@
-//! SQL over the lake or ClickHouse: the same tables, the same views, the same JSON functions.
+//! SQL over the lake or ClickHouse: the same tables, the same views, the same functions.
 
 mod analyze;
+mod functions;
 mod hash;
 mod history;
 mod json;
@@ -13,7 +14,7 @@ use clickhouse_ext_arrow::ArrowQueryExt as _;
 
 pub use analyze::{analyze, analyze_in};
 pub use history::TableHistory;
-pub use lake::{lake_context, memory_context};
+pub use lake::{lake_context, memory_context, run};
 pub use recompute::{group_members_sql, group_traits_sql, members_sql, traits_sql};
 pub use render::{Output, render};
 
@@ -68,6 +69,8 @@ pub async fn query(target: &Target, sql: &str) -> Result<Vec<RecordBatch>, Query
                 .query_raw(sql)
                 .with_setting("output_format_arrow_string_as_string", "1")
                 .with_setting("output_format_arrow_low_cardinality_as_dictionary", "0")
+                // The start of an hour is a time then; a `DateTime` would come as a plain number.
+                .with_setting("enable_extended_results_for_datetime_functions", "1")
                 .with_setting("readonly", "2") // reads only, settings allowed
                 // A person may have been known by thousands of ids, and a query about them lists them all.
                 .with_setting("max_query_size", "67108864")

@@ -31,6 +31,7 @@ mod faults;
 mod fencing;
 mod fill;
 mod fill_cli;
+mod functions;
 mod funnel;
 mod fuzz;
 mod groups;
