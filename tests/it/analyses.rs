@@ -30,6 +30,7 @@ impl Both {
         let data = self.folder.path().join(if clickhouse { "clickhouse" } else { "lake" });
         let mut command = tributary(args);
         command.arg("-C").arg(&self.pipeline).arg("--data").arg(data);
+        command.env("SHOP_WEBHOOK_SECRET", "whsec_c2hvcA==");
         if clickhouse {
             command.env("CLICKHOUSE_URL", &servers().clickhouse).env("CLICKHOUSE_DATABASE", &self.database);
         }
@@ -87,7 +88,7 @@ analyses:
   strict: { funnel: { steps: [Viewed, Added, Bought], within: 7d, mode: strict_order } }
   once: { funnel: { steps: [Viewed, Viewed, Bought], within: 7d, mode: [strict_once, strict_increase] } }
   unordered: { funnel: { steps: [Viewed, Added, Bought], within: 2d, mode: any_order } }
-  on: { retention: { start: Viewed, return: Bought, every: week, periods: 6, value: CAST(properties.total AS DOUBLE) } }
+  in_it: { retention: { start: Viewed, return: Bought, every: week, periods: 6, value: CAST(properties.total AS DOUBLE) } }
   on_days: { retention: { start: Viewed, every: day, periods: 9 }, by: properties.cat }
   or_later: { retention: { start: Viewed, return: Bought, every: week, periods: 6, mode: unbounded } }
   in_each: { retention: { start: [Viewed, Added], every: month, periods: 3, mode: rolling, value: CAST(properties.total AS DOUBLE) }, by: properties.cat }
