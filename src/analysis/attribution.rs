@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::{EventFilter, Sql};
 use crate::event::TimeUs;
-use crate::expression::{Dialect, Expression};
+use crate::expression::Expression;
 
 #[derive(Debug, Clone)]
 pub struct AttributionPlan {
@@ -180,44 +180,57 @@ fn weights(model: Model, touches: &[(String, TimeUs)]) -> Vec<f64> {
     }
 }
 
+/// An event of one person that is a conversion, a touch, or both.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Contact {
+    pub at_us: TimeUs,
+    /// What it is worth, where it is a conversion.
+    pub conversion: Option<f64>,
+    /// Where it is a touch; empty for a direct visit.
+    pub channel: Option<String>,
+}
+
+/// What a person was touched by before each conversion, and in the end without one; `contacts` are in order of time.
+pub fn touches(lookback_us: TimeUs, contacts: &[Contact]) -> Vec<Touches> {
+    let follows = |touch: &Contact, at_us: TimeUs| touch.at_us <= at_us && at_us - touch.at_us <= lookback_us;
+    let mut all = Vec::new();
+    for conversion in contacts {
+        let Some(value) = conversion.conversion else { continue };
+        let before = contacts.iter().filter(|contact| follows(contact, conversion.at_us));
+        let touches = before.filter_map(|touch| Some((touch.channel.clone()?, conversion.at_us - touch.at_us)));
+        all.push(Touches { converted: true, value, touches: touches.collect() });
+    }
+    let is_followed =
+        |touch: &Contact| contacts.iter().any(|other| other.conversion.is_some() && follows(touch, other.at_us));
+    let left = contacts.iter().filter(|contact| contact.channel.is_some() && !is_followed(contact));
+    let touches: Vec<(String, TimeUs)> = left.filter_map(|touch| Some((touch.channel.clone()?, 0))).collect();
+    if !touches.is_empty() {
+        all.push(Touches { touches, ..Touches::default() });
+    }
+    all
+}
+
 impl Sql<'_> {
-    /// A row for each conversion and touch before it, in order of people, conversions and touches: `profile_id`, `conversion`
-    /// (its message id; null for touches that no conversion followed in time), `value`, `channel` (null where the conversion has no
-    /// touch, empty for a direct visit), `before_us`.
+    /// A row for each conversion and touch, in order of people and time: `profile_id`, `at_us` (UTC), `is_conversion`, `value`,
+    /// `is_touch`, `channel` (empty for a direct visit).
     pub(super) fn attribution(&self, plan: &AttributionPlan) -> String {
         let value = plan.value.as_ref().map_or_else(|| "0.0".to_string(), |value| self.value(value));
+        let (is_conversion, is_touch) = (self.is(&plan.conversion), self.is(&plan.touch));
         let columns = vec![
-            ("is_conversion", self.is(&plan.conversion)),
-            ("is_touch", self.is(&plan.touch)),
+            ("at_us", "toUnixTimestamp64Micro(e.\"timestamp\")".to_string()),
+            ("is_conversion", format!("CASE WHEN {is_conversion} THEN 1 ELSE 0 END")),
             ("value", format!("coalesce(toFloat64({value}), 0.0)")),
+            ("is_touch", format!("CASE WHEN {is_touch} THEN 1 ELSE 0 END")),
             ("channel", format!("coalesce(CAST({} AS {}), '')", self.value(&plan.channel), self.text_type())),
         ];
         let mut expressions = self.expressions(&[&plan.conversion, &plan.touch]);
         expressions.extend(&plan.value);
         expressions.push(&plan.channel);
-        let either = format!("({}) OR ({})", self.is(&plan.conversion), self.is(&plan.touch));
+        let either = format!("({is_conversion}) OR ({is_touch})");
         let events = self.events(&expressions, &columns, Some(&either));
-        let null = match self.dialect {
-            Dialect::ClickHouse => "CAST(NULL AS Nullable(String))",
-            Dialect::DataFusion => "CAST(NULL AS VARCHAR)",
-        };
-        let lookback = plan.lookback_us;
-        let pair = format!(
-            "FROM conversions AS c JOIN touches AS t ON c.profile_id = t.profile_id WHERE t.at_us <= c.at_us AND c.at_us - t.at_us <= {lookback}"
-        );
         format!(
-            "WITH {events},\nconversions AS (\n  SELECT v.profile_id AS profile_id, v.message_id AS id, v.value AS value, \
-             toUnixTimestamp64Micro(v.\"timestamp\") AS at_us FROM event_values AS v WHERE v.is_conversion\n),\ntouches AS (\n  SELECT \
-             v.profile_id AS profile_id, v.message_id AS id, v.channel AS channel, toUnixTimestamp64Micro(v.\"timestamp\") AS at_us FROM event_values AS v \
-             WHERE v.is_touch\n),\nfollowed AS (\n  SELECT c.profile_id AS profile_id, c.id AS conversion, t.id AS touch, c.value AS value, \
-             c.at_us AS at_us, t.channel AS channel, c.at_us - t.at_us AS before_us {pair}\n)\n\
-             SELECT a.profile_id AS profile_id, a.conversion AS conversion, a.value AS value, a.channel AS channel, a.before_us AS before_us\nFROM (\n  \
-             SELECT f.profile_id AS profile_id, f.conversion AS conversion, f.touch AS touch, f.value AS value, f.at_us AS at_us, f.channel AS channel, \
-             f.before_us AS before_us FROM followed AS f\n  \
-             UNION ALL SELECT c.profile_id, c.id, '', c.value, c.at_us, {null}, toInt64(0) FROM conversions AS c WHERE c.id NOT IN (SELECT f.conversion \
-             FROM followed AS f)\n  UNION ALL SELECT t.profile_id, {null}, t.id, 0.0, toInt64(9000000000000000000), t.channel, \
-             toInt64(0) - t.at_us FROM touches AS t WHERE t.id NOT IN (SELECT f.touch FROM followed AS f)\n) AS a\n\
-             ORDER BY a.profile_id, a.at_us, a.conversion, a.before_us DESC, a.touch"
+            "WITH {events}\nSELECT v.profile_id AS profile_id, v.at_us AS at_us, v.is_conversion AS is_conversion, v.value AS value, \
+             v.is_touch AS is_touch, v.channel AS channel\nFROM event_values AS v\nORDER BY v.profile_id, v.at_us, v.message_id"
         )
     }
 }

@@ -10,7 +10,7 @@ mod paths;
 mod retention;
 mod trend;
 
-pub use attribution::{AttributionPlan, Model, Touches, credit};
+pub use attribution::{AttributionPlan, Contact, Model, Touches, credit, touches};
 pub use funnel::FunnelPlan;
 pub use paths::PathsPlan;
 pub use retention::{Counting, RetentionPlan};

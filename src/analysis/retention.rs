@@ -35,77 +35,88 @@ impl Counting {
 impl Sql<'_> {
     /// A row for each cohort (and `by`) and period that has begun by the latest event: `cohort`, `period` from 0, `people` of the
     /// cohort, `returned`, `share` of 1; with a value, `value` of that period and `value_per_person` of the cohort up to it.
+    ///
+    /// The events are read twice: once for the cohorts, once for what has come back.
     pub(super) fn retention(&self, plan: &RetentionPlan) -> String {
-        let mut columns = vec![("is_start", self.is(&plan.start)), ("is_back", self.is(&plan.back))];
+        let value = plan.value.as_ref().map_or_else(|| "0".to_string(), |value| self.value(value));
+        let mut columns = vec![
+            ("is_start", self.is(&plan.start)),
+            ("is_back", self.is(&plan.back)),
+            ("value", format!("coalesce({value}, 0)")),
+        ];
         columns.extend(self.by().map(|by| ("by", by)));
-        columns.extend(plan.value.as_ref().map(|value| ("value", format!("coalesce({}, 0)", self.value(value)))));
         let mut expressions = self.expressions(&[&plan.start, &plan.back]);
         expressions.extend(&plan.value);
-        let either = format!("{} OR {}", self.is(&plan.start), self.is(&plan.back));
+        let either = format!("({}) OR ({})", self.is(&plan.start), self.is(&plan.back));
         let events = self.events(&expressions, &columns, Some(&either));
         let unit = plan.every.name();
-        let by = self.plan.by.is_some();
-        let (of_first, s_by, group_by) = match by {
-            true => (", argMin(v.\"by\", v.\"timestamp\") AS \"by\"", "s.\"by\" AS \"by\", ", "s.\"by\", "),
-            false => ("", "", ""),
-        };
-        let cohort = self.start_of(plan.every, "min(v.\"timestamp\")");
-        let period = format!("dateDiff('{unit}', s.cohort, {})", self.start_of(plan.every, "v.\"timestamp\""));
-        let period = match self.dialect {
-            Dialect::ClickHouse => format!("toInt64({period})"),
-            Dialect::DataFusion => period,
-        };
-        let value = if plan.value.is_some() { ", sum(v.value) AS value" } else { "" };
-        let last = plan.periods;
-        let reach = match plan.counting {
-            Counting::Bounded => "SELECT b.profile_id AS profile_id, b.period AS period FROM returns AS b".to_string(),
-            Counting::Unbounded => format!(
-                "SELECT b.profile_id AS profile_id, k.n AS period FROM (SELECT r.profile_id AS profile_id, max(r.period) AS reach \
-                 FROM returns AS r GROUP BY r.profile_id) AS b CROSS JOIN ({}) AS k WHERE k.n <= b.reach",
-                numbers(last)
-            ),
-            Counting::Rolling => "SELECT b.profile_id AS profile_id, b.period AS period FROM (SELECT r.profile_id AS profile_id, r.period AS \
-                                  period, row_number() OVER (PARTITION BY r.profile_id ORDER BY r.period) AS place FROM returns AS r) AS b \
-                                  WHERE b.period + 1 = b.place"
-                .to_string(),
-        };
-        let join_by = if by { " AND c.\"by\" = z.\"by\"" } else { "" };
-        let join_values = if by { " AND z.\"by\" = w.\"by\"" } else { "" };
-        let by_shown = if by { "z.\"by\" AS \"by\", " } else { "" };
-        let (values, value_shown, value_join) = match plan.value.is_some() {
-            false => (String::new(), String::new(), String::new()),
+        let start = |time: &str| self.start_of(plan.every, time);
+        let (of_first, by, v_by, joined) = match self.plan.by.is_some() {
+            // By the value of the event that begins it.
             true => (
-                format!(
-                    ",\nworth AS (\n  SELECT {s_by}s.cohort AS cohort, r.period AS period, sum(r.value) AS value FROM returns AS r JOIN starts AS s \
-                     ON r.profile_id = s.profile_id GROUP BY {group_by}s.cohort, r.period\n)"
-                ),
-                format!(
-                    ", coalesce(w.value, 0) AS value, sum(coalesce(w.value, 0)) OVER (PARTITION BY {}z.cohort ORDER BY z.period ROWS \
-                     BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) / toFloat64(z.people) AS value_per_person",
-                    if by { "z.\"by\", " } else { "" }
-                ),
-                format!(" LEFT JOIN worth AS w ON z.cohort = w.cohort AND z.period = w.period{join_values}"),
+                ", first_value(v.\"by\") OVER (PARTITION BY v.profile_id ORDER BY v.is_start DESC, v.\"timestamp\", v.message_id ROWS \
+                 BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS first_by",
+                "\"by\", ",
+                "v.first_by AS \"by\", ",
+                " AND z.\"by\" = c.\"by\"",
             ),
+            false => ("", "", "", ""),
+        };
+        let group = if by.is_empty() { "" } else { "v.first_by, " };
+        let z_by = if by.is_empty() { "" } else { "z.\"by\" AS \"by\", " };
+        let over = if by.is_empty() { "" } else { "z.\"by\", " };
+        let whole = match self.dialect {
+            Dialect::ClickHouse => |sql: String| format!("toInt64({sql})"),
+            Dialect::DataFusion => |sql: String| sql,
+        };
+        let period = whole(format!("dateDiff('{unit}', {}, {})", start("v.started_at"), start("v.\"timestamp\"")));
+        let elapsed = whole(format!("dateDiff('{unit}', {}, {})", start("v.started_at"), start("v.latest")));
+        // A person in a period.
+        let people = format!(
+            "SELECT {v_by}v.profile_id AS profile_id, {cohort} AS cohort, {period} AS period, max(CASE WHEN v.is_back THEN 1 ELSE 0 END) AS \
+             is_back, sum(CASE WHEN v.is_back THEN v.value ELSE 0 END) AS value FROM begun AS v GROUP BY {group}v.profile_id, {cohort}, {period}",
+            cohort = start("v.started_at"),
+        );
+        let returned = match plan.counting {
+            Counting::Bounded => format!(
+                "SELECT {by}cohort, period, sum(is_back) AS returned, sum(value) AS value FROM ({people}) AS p GROUP BY {by}cohort, period"
+            ),
+            // Each person up to the last period that they came back in.
+            Counting::Unbounded => format!(
+                "SELECT {by}cohort, n AS period, sum(CASE WHEN place = 1 AND n <= reach THEN 1 ELSE 0 END) AS returned, sum(CASE WHEN n = period THEN value ELSE 0 END) AS value \
+                 FROM (SELECT p.*, row_number() OVER (PARTITION BY profile_id ORDER BY period) AS place, max(CASE WHEN is_back = 1 THEN period ELSE -1 END) \
+                 OVER (PARTITION BY profile_id) AS reach FROM ({people}) AS p) AS p CROSS JOIN ({numbers}) AS k WHERE place = 1 OR n = period GROUP BY {by}cohort, n",
+                numbers = numbers(plan.periods)
+            ),
+            Counting::Rolling => format!(
+                "SELECT {by}cohort, period, sum(CASE WHEN period + 1 = place THEN 1 ELSE 0 END) AS returned, sum(value) AS value \
+                 FROM (SELECT p.*, row_number() OVER (PARTITION BY profile_id ORDER BY period) AS place FROM ({people}) AS p WHERE is_back = 1) AS p \
+                 GROUP BY {by}cohort, period"
+            ),
+        };
+        let worth = match plan.value.is_some() {
+            true => format!(
+                ", coalesce(c.value, 0) AS value, sum(coalesce(c.value, 0)) OVER (PARTITION BY {over}z.cohort ORDER BY z.period ROWS BETWEEN \
+                 UNBOUNDED PRECEDING AND CURRENT ROW) / toFloat64(z.people) AS value_per_person"
+            ),
+            false => String::new(),
         };
         let settings = match self.dialect {
             Dialect::ClickHouse => "\nSETTINGS join_use_nulls = 1",
             Dialect::DataFusion => "",
         };
-        let shown_by = if by { "\"by\", " } else { "" };
         format!(
-            "WITH {events},\nstarts AS (\n  SELECT v.profile_id AS profile_id, min(v.\"timestamp\") AS started_at, {cohort} AS cohort{of_first} \
-             FROM event_values AS v WHERE v.is_start GROUP BY v.profile_id\n),\nreturns AS (\n  SELECT s.profile_id AS profile_id, {period} \
-             AS period{value} FROM event_values AS v JOIN starts AS s ON v.profile_id = s.profile_id WHERE v.is_back AND v.\"timestamp\" >= \
-             s.started_at GROUP BY s.profile_id, {period}\n),\nreached AS (\n  {reach}\n),\ncounts AS (\n  SELECT {s_by}s.cohort AS cohort, r.period AS \
-             period, count(*) AS returned FROM reached AS r JOIN starts AS s ON r.profile_id = s.profile_id GROUP BY {group_by}s.cohort, \
-             r.period\n),\nsizes AS (\n  SELECT {s_by}s.cohort AS cohort, k.n AS period, count(*) AS people FROM starts AS s CROSS JOIN ({numbers}) AS k \
-             WHERE k.n <= dateDiff('{unit}', s.cohort, (SELECT {latest} FROM event_values AS v)) \
-             GROUP BY {group_by}s.cohort, k.n\n){values}\n\
-             SELECT {by_shown}z.cohort AS cohort, z.period AS period, z.people AS people, coalesce(c.returned, 0) AS returned, \
-             coalesce(c.returned, 0) / toFloat64(z.people) AS share{value_shown}\nFROM sizes AS z LEFT JOIN counts AS c ON z.cohort = \
-             c.cohort AND z.period = c.period{join_by}{value_join}\nORDER BY {shown_by}cohort, period{settings}",
-            numbers = numbers(last),
-            latest = self.start_of(plan.every, "max(v.\"timestamp\")"),
+            "WITH {events},\nbegun AS (\n  SELECT * FROM (SELECT v.*{of_first}, min(CASE WHEN v.is_start THEN v.\"timestamp\" ELSE NULL END) OVER \
+             (PARTITION BY v.profile_id) AS started_at, max(v.\"timestamp\") OVER () AS latest FROM event_values AS v) AS v\n  \
+             WHERE v.\"timestamp\" >= v.started_at\n),\nsizes AS (\n  SELECT {z_of}s.cohort AS cohort, k.n AS period, s.people AS people FROM (\n    SELECT {v_by}\
+             {cohort} AS cohort, max({elapsed}) AS elapsed, count(DISTINCT v.profile_id) AS people FROM begun AS v GROUP BY {group}{cohort}\n  ) AS s CROSS JOIN \
+             ({numbers}) AS k WHERE k.n <= s.elapsed\n),\ncounts AS (\n  {returned}\n)\n\
+             SELECT {z_by}z.cohort AS cohort, z.period AS period, z.people AS people, coalesce(c.returned, 0) AS returned, \
+             coalesce(c.returned, 0) / toFloat64(z.people) AS share{worth}\nFROM sizes AS z LEFT JOIN counts AS c ON z.cohort = c.cohort AND \
+             z.period = c.period{joined}\nORDER BY {by}cohort, period{settings}",
+            z_of = if by.is_empty() { "" } else { "s.\"by\" AS \"by\", " },
+            cohort = start("v.started_at"),
+            numbers = numbers(plan.periods),
         )
     }
 }

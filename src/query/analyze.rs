@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use datafusion::prelude::SessionContext;
 
 use super::{QueryError, Target, lake, query};
-use crate::analysis::{AnalysisKind, AnalysisPlan, AttributionPlan, Range, Touches, credit};
+use crate::analysis::{AnalysisKind, AnalysisPlan, AttributionPlan, Contact, Range, Touches, credit, touches};
 use crate::expression::Dialect;
 
 impl Target {
@@ -51,32 +51,32 @@ fn finish(plan: &AnalysisPlan, batches: Vec<RecordBatch>) -> Result<Vec<RecordBa
 fn owed(plan: &AttributionPlan, batches: &[RecordBatch]) -> Result<RecordBatch, QueryError> {
     let failed = |error: arrow::error::ArrowError| QueryError::Sql(error.to_string());
     let mut all: Vec<Touches> = Vec::new();
-    // Whose the last of them is, and of which conversion.
-    let mut last: Option<(String, Option<String>)> = None;
+    let (mut person, mut contacts): (String, Vec<Contact>) = Default::default();
     for batch in batches {
         let column = |name: &str, data_type: DataType| {
             let column = batch.column_by_name(name).ok_or_else(|| QueryError::Sql(format!("no column {name}")))?;
             cast(column, &data_type).map_err(failed)
         };
-        let (people, conversions) = (column("profile_id", DataType::Utf8)?, column("conversion", DataType::Utf8)?);
-        let (values, channels) = (column("value", DataType::Float64)?, column("channel", DataType::Utf8)?);
-        let before = column("before_us", DataType::Int64)?;
-        let (people, conversions, channels) =
-            (people.as_string::<i32>(), conversions.as_string::<i32>(), channels.as_string::<i32>());
-        let (values, before) = (values.as_primitive::<Float64Type>(), before.as_primitive::<Int64Type>());
+        let (people, channels) = (column("profile_id", DataType::Utf8)?, column("channel", DataType::Utf8)?);
+        let (people, channels) = (people.as_string::<i32>(), channels.as_string::<i32>());
+        let numbers = |name| column(name, DataType::Int64).map(|column| column.as_primitive::<Int64Type>().clone());
+        let (times, converts, touch) = (numbers("at_us")?, numbers("is_conversion")?, numbers("is_touch")?);
+        let values = column("value", DataType::Float64)?;
+        let values = values.as_primitive::<Float64Type>();
         for row in 0..batch.num_rows() {
-            let conversion = conversions.is_valid(row).then(|| conversions.value(row).to_string());
-            let whose = Some((people.value(row).to_string(), conversion));
-            if whose != last {
-                let converted = conversions.is_valid(row);
-                all.push(Touches { converted, value: values.value(row), touches: Vec::new() });
-                last = whose;
+            if people.value(row) != person {
+                all.extend(touches(plan.lookback_us, &contacts));
+                contacts.clear();
+                person = people.value(row).to_string();
             }
-            if let (Some(one), true) = (all.last_mut(), channels.is_valid(row)) {
-                one.touches.push((channels.value(row).to_string(), before.value(row)));
-            }
+            contacts.push(Contact {
+                at_us: times.value(row),
+                conversion: (converts.value(row) == 1).then(|| values.value(row)),
+                channel: (touch.value(row) == 1).then(|| channels.value(row).to_string()),
+            });
         }
     }
+    all.extend(touches(plan.lookback_us, &contacts));
     let (mut models, mut names) = (Vec::new(), Vec::new());
     let (mut counts, mut values, mut shares) = (Vec::new(), Vec::new(), Vec::new());
     for (model, credit) in credit(plan, all).map_err(QueryError::Sql)? {

@@ -19,7 +19,7 @@ fn plan(models: Vec<Model>, counts_direct: bool) -> AttributionPlan {
     }
 }
 
-fn touches(converted: bool, value: f64, channels: &[(&str, i64)]) -> Touches {
+fn path(converted: bool, value: f64, channels: &[(&str, i64)]) -> Touches {
     let touches = channels.iter().map(|(channel, days)| (channel.to_string(), days * DAY_US)).collect();
     Touches { converted, value, touches }
 }
@@ -40,7 +40,7 @@ fn near(found: &BTreeMap<String, f64>, expected: &BTreeMap<String, f64>, what: &
 
 #[test]
 fn the_simple_models_as_a_table() {
-    let four = [touches(true, 10.0, &[("mail", 21), ("ads", 14), ("mail", 7), ("search", 0)])];
+    let four = [path(true, 10.0, &[("mail", 21), ("ads", 14), ("mail", 7), ("search", 0)])];
     let decay = |days: f64| (-days / 7.0f64).exp2();
     let all: f64 = [21.0, 14.0, 7.0, 0.0].map(decay).iter().sum();
     for (model, expected) in [
@@ -61,8 +61,7 @@ fn the_simple_models_as_a_table() {
 
 #[test]
 fn direct_visits_count_where_nothing_else_was_there_or_where_they_are_asked_for() {
-    let all =
-        [touches(true, 1.0, &[("", 3), ("mail", 2), ("", 1)]), touches(true, 1.0, &[("", 3)]), touches(true, 1.0, &[])];
+    let all = [path(true, 1.0, &[("", 3), ("mail", 2), ("", 1)]), path(true, 1.0, &[("", 3)]), path(true, 1.0, &[])];
     let named = |all: &[(&str, f64)]| all.iter().map(|(name, value)| (name.to_string(), *value)).collect();
     near(&of(Model::LastTouch, &all), &named(&[(DIRECT, 1.0), (NONE, 1.0), ("mail", 1.0)]), "ignored");
     let counted = credit(&plan(vec![Model::LastTouch], true), all).unwrap();
@@ -77,7 +76,7 @@ fn random(rng: &mut fastrand::Rng, channels: usize, paths: usize) -> Vec<Touches
             let count = rng.usize(1..6);
             let all: Vec<(&str, i64)> =
                 (0..count).map(|place| (names[rng.usize(0..channels)], (count - place) as i64)).collect();
-            touches(rng.u8(0..3) == 0, f64::from(rng.u32(1..100)), &all)
+            path(rng.u8(0..3) == 0, f64::from(rng.u32(1..100)), &all)
         })
         .collect()
 }
@@ -200,7 +199,7 @@ fn whatever_the_model_the_credit_is_the_conversions_and_their_value() {
     for seed in 0..20 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut all = random(&mut rng, 5, 2_000);
-        all.push(touches(true, 5.0, &[]));
+        all.push(path(true, 5.0, &[]));
         let conversions = all.iter().filter(|one| one.converted).count() as f64;
         let value: f64 = all.iter().filter(|one| one.converted).map(|one| one.value).sum();
         for (model, credit) in credit(&plan(models.clone(), false), all).unwrap() {
@@ -210,4 +209,32 @@ fn whatever_the_model_the_credit_is_the_conversions_and_their_value() {
             assert!((found - value).abs() < 1e-6 * value, "seed {seed}: {model:?} {found} of {value}");
         }
     }
+}
+
+#[test]
+fn a_touch_counts_for_every_conversion_that_follows_in_time() {
+    let contact = |days: i64, conversion: Option<f64>, channel: Option<&str>| Contact {
+        at_us: days * DAY_US,
+        conversion,
+        channel: channel.map(str::to_string),
+    };
+    let contacts = [
+        contact(0, None, Some("ads")),
+        contact(10, Some(5.0), None),
+        // At the very time of the conversion, and one that is both.
+        contact(10, None, Some("mail")),
+        contact(30, Some(7.0), Some("search")),
+        contact(31, None, Some("")),
+    ];
+    let left = Touches { touches: vec![("".to_string(), 0)], ..Touches::default() };
+    assert_eq!(
+        touches(30 * DAY_US, &contacts),
+        [
+            path(true, 5.0, &[("ads", 10), ("mail", 0)]),
+            path(true, 7.0, &[("ads", 30), ("mail", 20), ("search", 0)]),
+            left.clone()
+        ]
+    );
+    assert_eq!(touches(30 * DAY_US - 1, &contacts)[1], path(true, 7.0, &[("mail", 20), ("search", 0)]));
+    assert_eq!(touches(5 * DAY_US, &contacts)[2].touches.len(), 2, "nothing followed the first in time");
 }
