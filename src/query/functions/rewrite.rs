@@ -274,7 +274,7 @@ fn to(expr: Expr, data_type: DataType) -> Expr {
 }
 
 fn case(name: &str, args: Vec<Expr>) -> Result<Expr, String> {
-    if args.len() < 3 || args.len() % 2 == 0 || (name == "if" && args.len() > 3) {
+    if args.len() < 3 || args.len().is_multiple_of(2) || (name == "if" && args.len() > 3) {
         let many = if name == "if" { "" } else { ", further conditions and values" };
         return Err(format!("{name} takes a condition, a value{many} and a value otherwise"));
     }
