@@ -166,16 +166,18 @@ struct Events {
 }
 
 impl Measure {
-    fn add(&self, events: &mut Events, (time, conditions): Event) {
+    /// Whether an event matters; one of no condition does where it ends the way.
+    fn keeps(&self, (_, conditions): Event) -> bool {
+        conditions != 0 || matches!(self, Measure::Funnel(funnel) if funnel.strict_order)
+    }
+
+    fn add(&self, events: &mut Events, event: Event) {
         events.seen = true;
-        match self {
-            Measure::Retention(_) => match events.events.first_mut() {
-                Some(met) => met.1 |= conditions,
-                None => events.events.push((0, conditions)),
-            },
-            Measure::Funnel(funnel) if conditions == 0 && !funnel.strict_order => {}
-            Measure::Match(_) | Measure::Count(_) if conditions == 0 => {}
-            Measure::Funnel(_) | Measure::Match(_) | Measure::Count(_) => events.events.push((time, conditions)),
+        match (self, events.events.first_mut()) {
+            _ if !self.keeps(event) => {}
+            // Conditions that were met at any time.
+            (Measure::Retention(_), Some(met)) => met.1 |= event.1,
+            _ => events.events.push(event),
         }
     }
 }
@@ -274,16 +276,10 @@ impl Groups {
     }
 
     fn states(groups: &[Events]) -> Vec<ArrayRef> {
-        let list = |of: DataType, values: ArrayRef| -> ArrayRef {
-            let offsets = OffsetBuffer::from_lengths(groups.iter().map(|events| events.events.len()));
-            Arc::new(ListArray::new(Arc::new(Field::new_list_field(of, false)), offsets, values, None))
-        };
-        let all = || groups.iter().flat_map(|events| &events.events);
-        vec![
-            Arc::new(BooleanArray::from_iter(groups.iter().map(|events| Some(events.seen)))),
-            list(DataType::UInt64, Arc::new(UInt64Array::from_iter_values(all().map(|event| event.0)))),
-            list(DataType::UInt32, Arc::new(UInt32Array::from_iter_values(all().map(|event| event.1)))),
-        ]
+        let lengths = groups.iter().map(|events| events.events.len());
+        states(groups.iter().map(|events| events.seen), lengths, || {
+            groups.iter().flat_map(|events| &events.events).copied()
+        })
     }
 
     fn take(&mut self, emit_to: EmitTo) -> Vec<Events> {
@@ -324,11 +320,13 @@ impl GroupsAccumulator for Groups {
         self.resize(total);
         let [seen, times, conditions] = states else { return plan_err!("a state has three columns") };
         let (seen, times, conditions) = (seen.as_boolean(), times.as_list::<i32>(), conditions.as_list::<i32>());
+        let starts = (times.value_offsets(), conditions.value_offsets());
+        let (times, conditions) =
+            (times.values().as_primitive::<UInt64Type>(), conditions.values().as_primitive::<UInt32Type>());
         for (row, group) in group_indices.iter().enumerate() {
             self.groups[*group].seen |= seen.value(row);
-            let (times, conditions) = (times.value(row), conditions.value(row));
-            let times = times.as_primitive::<UInt64Type>().values();
-            let conditions = conditions.as_primitive::<UInt32Type>().values();
+            let times = &times.values()[starts.0[row] as usize..starts.0[row + 1] as usize];
+            let conditions = &conditions.values()[starts.1[row] as usize..starts.1[row + 1] as usize];
             for (time, conditions) in times.iter().zip(conditions) {
                 self.add(*group, (*time, *conditions));
             }
@@ -337,22 +335,41 @@ impl GroupsAccumulator for Groups {
     }
 
     fn convert_to_state(&self, values: &[ArrayRef], filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
-        let mut groups: Vec<Events> = Vec::new();
-        for (row, event) in self.events(values)?.into_iter().enumerate() {
-            let mut events = Events::default();
+        let rows = self.events(values)?.into_iter().enumerate().map(|(row, event)| {
             let chosen = filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
-            if let (true, Some(event)) = (chosen, event) {
-                self.measure.add(&mut events, event);
-            }
-            groups.push(events);
-        }
-        Ok(Groups::states(&groups))
+            event.filter(|_| chosen)
+        });
+        let rows: Vec<Option<Event>> = rows.collect();
+        let kept = |event: &Option<Event>| event.filter(|event| self.measure.keeps(*event));
+        Ok(states(
+            rows.iter().map(Option::is_some),
+            rows.iter().map(|event| usize::from(kept(event).is_some())),
+            || rows.iter().filter_map(kept),
+        ))
     }
 
     fn size(&self) -> usize {
         // A list has room for up to twice of what it holds.
         self.groups.capacity() * size_of::<Events>() + 2 * self.held * size_of::<Event>()
     }
+}
+
+/// States as columns: whether there was a row, and lists of times and conditions of these lengths.
+fn states<E: Iterator<Item = Event>>(
+    seen: impl Iterator<Item = bool>,
+    lengths: impl ExactSizeIterator<Item = usize>,
+    events: impl Fn() -> E,
+) -> Vec<ArrayRef> {
+    let offsets = OffsetBuffer::from_lengths(lengths);
+    let list = |values: ArrayRef| -> ArrayRef {
+        let field = Arc::new(Field::new_list_field(values.data_type().clone(), false));
+        Arc::new(ListArray::new(field, offsets.clone(), values, None))
+    };
+    vec![
+        Arc::new(BooleanArray::from_iter(seen.map(Some))),
+        list(Arc::new(UInt64Array::from_iter_values(events().map(|event| event.0)))),
+        list(Arc::new(UInt32Array::from_iter_values(events().map(|event| event.1)))),
+    ]
 }
 
 /// The events of one group, for aggregates over everything and over windows.

@@ -7,6 +7,7 @@
 //! | `uniq(x)`, `uniqExact(x, y)`         | `count(DISTINCT x)`                                              |
 //! | `groupArray(n)(x)`                   | `array_slice(groupArray(x), 1, n)`                               |
 //! | `if`, `multiIf`, `ifNull`            | `CASE`, `coalesce`                                               |
+//! | `divide(a, b)`                       | `CAST(a AS DOUBLE) / CAST(b AS DOUBLE)`                          |
 //! | `toStartOfInterval(t, INTERVAL 1 DAY)` | `toStartOfInterval(t, 1, 'day')`: an interval has forgotten its unit |
 //!
 //! A column keeps the name that it has as it was written.
@@ -16,9 +17,9 @@ use std::ops::ControlFlow;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CaseWhen, CastKind, DataType, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, Ident, Interval, ObjectName, Select, SelectItem, Value, VisitMut,
-    VisitorMut,
+    BinaryOperator, CaseWhen, CastKind, DataType, DuplicateTreatment, ExactNumberInfo, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, Interval, ObjectName, Select, SelectItem, Value,
+    VisitMut, VisitorMut,
 };
 
 /// # Errors
@@ -170,6 +171,12 @@ fn planned(function: &mut Function) -> Result<Option<Expr>, String> {
         }
         "if" | "multiIf" => return case(&written, expressions(args)?).map(Some),
         "ifNull" => name = "coalesce",
+        "divide" => {
+            let [left, right]: [Expr; 2] =
+                expressions(args)?.try_into().map_err(|_| "divide takes two numbers".to_string())?;
+            let [left, right] = [left, right].map(|side| Box::new(to(side, DataType::Double(ExactNumberInfo::None))));
+            return Ok(Some(Expr::Nested(Box::new(Expr::BinaryOp { left, op: BinaryOperator::Divide, right }))));
+        }
         "lengthUTF8" => name = "character_length",
         "arrayElement" => name = "array_element",
         "array" => name = "make_array",
@@ -251,20 +258,23 @@ fn call(name: &str, args: Vec<Expr>) -> Expr {
 /// A condition that may be a number, as all of ClickHouse's are.
 fn truth(expr: Expr) -> Expr {
     match &expr {
-        Expr::BinaryOp { op, .. } if !matches!(op, BinaryOperator::Plus | BinaryOperator::Minus) => expr,
+        Expr::BinaryOp { op, .. } if is_truth(op) => expr,
         Expr::IsNull(_) | Expr::IsNotNull(_) | Expr::InList { .. } | Expr::Between { .. } | Expr::Like { .. } => expr,
-        _ => Expr::Cast {
-            kind: CastKind::Cast,
-            expr: Box::new(expr),
-            data_type: DataType::Boolean,
-            array: false,
-            format: None,
-        },
+        _ => to(expr, DataType::Boolean),
     }
 }
 
+fn is_truth(op: &BinaryOperator) -> bool {
+    use BinaryOperator::*;
+    matches!(op, Gt | Lt | GtEq | LtEq | Eq | NotEq | And | Or)
+}
+
+fn to(expr: Expr, data_type: DataType) -> Expr {
+    Expr::Cast { kind: CastKind::Cast, expr: Box::new(expr), data_type, array: false, format: None }
+}
+
 fn case(name: &str, args: Vec<Expr>) -> Result<Expr, String> {
-    if args.len() < 3 || args.len() % 2 == 0 || (name == "if" && args.len() > 3) {
+    if args.len() < 3 || args.len().is_multiple_of(2) || (name == "if" && args.len() > 3) {
         let many = if name == "if" { "" } else { ", further conditions and values" };
         return Err(format!("{name} takes a condition, a value{many} and a value otherwise"));
     }
