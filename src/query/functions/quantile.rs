@@ -4,13 +4,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, ListArray};
+use arrow::buffer::OffsetBuffer;
 use arrow::compute::{cast, concat, filter, is_not_null, sort};
 use arrow::datatypes::{DataType, Field, FieldRef, Float64Type};
 use datafusion::common::utils::SingleRowListArrayBuilder;
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
-use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility};
+use datafusion::logical_expr::{
+    Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility,
+};
 
 use super::{alias, default_of, parameters};
 
@@ -39,6 +42,34 @@ enum Rule {
     Inclusive,
     /// One of the values.
     Member,
+}
+
+impl Rule {
+    /// Of sorted values, at least one.
+    fn between(self, values: &[f64], level: f64) -> f64 {
+        let last = values.len() - 1;
+        let position = level * last as f64;
+        if self == Rule::Inclusive {
+            // Counted from 1, and rounded there, as the engine does.
+            let position = position + 1.0;
+            let index = position as usize;
+            return match (index.checked_sub(1).and_then(|left| values.get(left)), values.get(index)) {
+                (Some(left), Some(right)) => left + (position - index as f64) * (right - left),
+                (None, _) => values[0],
+                (_, None) => values[last],
+            };
+        }
+        let left = (position as usize).min(last);
+        match values.get(left + 1) {
+            Some(right) => values[left] * ((left + 1) as f64 - position) + right * (position - left as f64),
+            None => values[left],
+        }
+    }
+}
+
+/// The numbers behind times and dates.
+fn whole(of: &DataType) -> DataType {
+    if *of == DataType::Date32 { DataType::Int32 } else { DataType::Int64 }
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -85,7 +116,35 @@ impl AggregateUDFImpl for Quantile {
     }
 
     fn accumulator(&self, arguments: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        let (given, skip) = parameters(self.name, &arguments)?;
+        Ok(Box::new(self.values(&arguments)?))
+    }
+
+    fn groups_accumulator_supported(&self, arguments: AccumulatorArgs<'_>) -> bool {
+        arguments.expr_fields.last().is_some_and(|field| self.is_between_numbers(field.data_type()))
+    }
+
+    fn create_groups_accumulator(&self, arguments: AccumulatorArgs<'_>) -> Result<Box<dyn GroupsAccumulator>> {
+        Ok(Box::new(Groups { one: self.values(&arguments)?, groups: Vec::new(), held: 0 }))
+    }
+
+    fn state_fields(&self, arguments: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
+        let of = arguments.input_fields.last().map_or(DataType::Null, |field| self.kept_type(field.data_type()));
+        Ok(vec![Arc::new(Field::new_list("values", Field::new_list_field(of, true), true))])
+    }
+}
+
+impl Quantile {
+    fn is_between_numbers(&self, of: &DataType) -> bool {
+        self.rule != Rule::Member && (of.is_numeric() || of.is_null())
+    }
+
+    /// What is kept of values of this type.
+    fn kept_type(&self, of: &DataType) -> DataType {
+        if self.is_between_numbers(of) { DataType::Float64 } else { of.clone() }
+    }
+
+    fn values(&self, arguments: &AccumulatorArgs<'_>) -> Result<Values> {
+        let (given, skip) = parameters(self.name, arguments)?;
         let [field] = &arguments.expr_fields[skip..] else { return plan_err!("{} takes one value", self.name) };
         let levels: Option<Vec<f64>> = given
             .iter()
@@ -105,21 +164,16 @@ impl AggregateUDFImpl for Quantile {
         if levels.len() > 1 && !self.several {
             return plan_err!("{} takes one level", self.name);
         }
-        Ok(Box::new(Values {
+        Ok(Values {
             rule: self.rule,
             several: self.several,
             skip,
             nullable: field.is_nullable(),
             levels,
-            of: field.data_type().clone(),
+            of: self.kept_type(field.data_type()),
             gives: self.value_type(field.data_type())?,
             parts: Vec::new(),
-        }))
-    }
-
-    fn state_fields(&self, arguments: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
-        let of = arguments.input_fields.last().map_or(DataType::Null, |field| field.data_type().clone());
-        Ok(vec![Arc::new(Field::new_list("values", Field::new_list_field(of, true), true))])
+        })
     }
 }
 
@@ -139,7 +193,7 @@ struct Values {
 
 impl Values {
     fn add(&mut self, values: &ArrayRef) -> Result<()> {
-        let mut values = values.clone();
+        let mut values = cast(values, &self.of)?;
         if values.null_count() > 0 || values.data_type().is_null() {
             values = filter(&values, &is_not_null(&values)?)?;
         }
@@ -173,33 +227,34 @@ impl Values {
             let index = if level < 1.0 { (level * count as f64) as usize } else { count - 1 };
             return ScalarValue::try_from_array(sorted, index.min(count - 1));
         }
-        let is_number = sorted.data_type().is_numeric();
-        let doubles = if is_number { cast(sorted, &DataType::Float64)? } else { cast(sorted, &DataType::Int64)? };
-        let doubles = cast(&doubles, &DataType::Float64)?;
-        let values = doubles.as_primitive::<Float64Type>().values();
-        let position = level * (count - 1) as f64;
-        let value = if self.rule == Rule::Inclusive {
-            // Counted from 1, and rounded there, as the engine does.
-            let position = position + 1.0;
-            let index = position as usize;
-            if index < 1 {
-                values[0]
-            } else if index >= count {
-                values[count - 1]
-            } else {
-                values[index - 1] + (position - index as f64) * (values[index] - values[index - 1])
-            }
-        } else {
-            let left = (position as usize).min(count - 1);
-            match values.get(left + 1) {
-                Some(right) => values[left] * ((left + 1) as f64 - position) + right * (position - left as f64),
-                None => values[left],
-            }
-        };
+        let numbers =
+            if sorted.data_type().is_temporal() { cast(sorted, &whole(sorted.data_type()))? } else { sorted.clone() };
+        let value =
+            self.rule.between(cast(&numbers, &DataType::Float64)?.as_primitive::<Float64Type>().values(), level);
         match &self.gives {
             DataType::Float64 => Ok(ScalarValue::Float64(Some(value))),
             DataType::Date32 => Ok(ScalarValue::Date32(Some(value as i32))),
             other => ScalarValue::Int64(Some(value as i64)).cast_to(other),
+        }
+    }
+}
+
+impl Values {
+    /// One value, or a list of several; what there is of none.
+    fn result(&self, is_empty: bool, value: impl Fn(f64) -> Result<ScalarValue>) -> Result<ScalarValue> {
+        if is_empty && self.nullable && !self.several {
+            return ScalarValue::try_from(&self.gives);
+        }
+        let none = match self.gives {
+            DataType::Float64 => ScalarValue::Float64(Some(f64::NAN)),
+            ref other => default_of(other)?,
+        };
+        let values: Result<Vec<ScalarValue>> =
+            self.levels.iter().map(|level| if is_empty { Ok(none.clone()) } else { value(*level) }).collect();
+        let values = values?;
+        match values.as_slice() {
+            [one] if !self.several => Ok(one.clone()),
+            several => Ok(ScalarValue::List(ScalarValue::new_list_nullable(several, &self.gives))),
         }
     }
 }
@@ -214,21 +269,8 @@ impl Accumulator for Values {
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
         let all = self.all()?;
-        let none = match self.gives {
-            DataType::Float64 => ScalarValue::Float64(Some(f64::NAN)),
-            ref other => default_of(other)?,
-        };
         let sorted = if all.is_empty() { all } else { sort(&all, None)? };
-        let value = |level: &f64| if sorted.is_empty() { Ok(none.clone()) } else { self.at(&sorted, *level) };
-        if self.several {
-            let values: Result<Vec<ScalarValue>> = self.levels.iter().map(value).collect();
-            return Ok(ScalarValue::List(ScalarValue::new_list_nullable(&values?, &self.gives)));
-        }
-        match self.levels.first() {
-            Some(_) if sorted.is_empty() && self.nullable => ScalarValue::try_from(&self.gives),
-            Some(level) => value(level),
-            None => exec_err!("a level is missing"),
-        }
+        self.result(sorted.is_empty(), |level| self.at(&sorted, level))
     }
 
     fn size(&self) -> usize {
@@ -245,5 +287,105 @@ impl Accumulator for Values {
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
         let Some(lists) = states.first() else { return exec_err!("a state is missing") };
         lists.as_list::<i32>().iter().flatten().try_for_each(|values| self.add(&values))
+    }
+}
+
+/// Numbers of many groups, where the result is between two of them.
+struct Groups {
+    /// What is asked for; without values.
+    one: Values,
+    groups: Vec<Vec<f64>>,
+    /// Values in all groups.
+    held: usize,
+}
+
+impl Groups {
+    fn resize(&mut self, total: usize) {
+        if total > self.groups.len() {
+            self.groups.resize(total, Vec::new());
+        }
+    }
+
+    fn column(&self, values: &[ArrayRef]) -> Result<Float64Array> {
+        let Some(values) = values.get(self.one.skip) else { return exec_err!("a value is missing") };
+        Ok(cast(values, &DataType::Float64)?.as_primitive::<Float64Type>().clone())
+    }
+
+    fn take(&mut self, emit_to: EmitTo) -> Vec<Vec<f64>> {
+        let taken = emit_to.take_needed(&mut self.groups);
+        self.held -= taken.iter().map(Vec::len).sum::<usize>();
+        taken
+    }
+}
+
+/// The value of a row that counts.
+fn counted(values: &Float64Array, filter: Option<&BooleanArray>, row: usize) -> Option<f64> {
+    let chosen = filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
+    (chosen && values.is_valid(row)).then(|| values.value(row)).filter(|value| !value.is_nan())
+}
+
+fn lists(lengths: impl ExactSizeIterator<Item = usize>, values: Float64Array) -> Vec<ArrayRef> {
+    let field = Arc::new(Field::new_list_field(DataType::Float64, true));
+    vec![Arc::new(ListArray::new(field, OffsetBuffer::from_lengths(lengths), Arc::new(values), None))]
+}
+
+impl GroupsAccumulator for Groups {
+    fn update_batch(
+        &mut self,
+        values: &[ArrayRef],
+        group_indices: &[usize],
+        filter: Option<&BooleanArray>,
+        total: usize,
+    ) -> Result<()> {
+        self.resize(total);
+        let values = self.column(values)?;
+        for (row, group) in group_indices.iter().enumerate() {
+            if let Some(value) = counted(&values, filter, row) {
+                self.groups[*group].push(value);
+                self.held += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
+        let mut results = Vec::new();
+        for mut values in self.take(emit_to) {
+            values.sort_unstable_by(f64::total_cmp);
+            let value = |level| Ok(ScalarValue::Float64(Some(self.one.rule.between(&values, level))));
+            results.push(self.one.result(values.is_empty(), value)?);
+        }
+        ScalarValue::iter_to_array(results)
+    }
+
+    fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
+        let taken = self.take(emit_to);
+        let values = Float64Array::from_iter_values(taken.iter().flatten().copied());
+        Ok(lists(taken.iter().map(Vec::len), values))
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef], group_indices: &[usize], total: usize) -> Result<()> {
+        self.resize(total);
+        let Some(lists) = states.first() else { return exec_err!("a state is missing") };
+        let lists = lists.as_list::<i32>();
+        let (starts, values) = (lists.value_offsets(), lists.values().as_primitive::<Float64Type>().values());
+        for (row, group) in group_indices.iter().enumerate() {
+            let values = &values[starts[row] as usize..starts[row + 1] as usize];
+            self.groups[*group].extend_from_slice(values);
+            self.held += values.len();
+        }
+        Ok(())
+    }
+
+    fn convert_to_state(&self, values: &[ArrayRef], filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
+        let values = self.column(values)?;
+        let rows: Vec<Option<f64>> = (0..values.len()).map(|row| counted(&values, filter, row)).collect();
+        let lengths = rows.iter().map(|value| usize::from(value.is_some()));
+        Ok(lists(lengths, Float64Array::from_iter_values(rows.iter().copied().flatten())))
+    }
+
+    fn size(&self) -> usize {
+        // A list has room for up to twice of what it holds.
+        self.groups.capacity() * size_of::<Vec<f64>>() + 2 * self.held * size_of::<f64>()
     }
 }
