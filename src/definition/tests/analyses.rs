@@ -109,7 +109,7 @@ error: analysis `i` has both `trend` and `funnel`: only one can hold
 10 |   i: { trend: {}, funnel: {} }
    |                   ^^^^^^
 error: no contract knows the event `Baught`
-  --> p.yaml:11:50
+  --> p.yaml:11:52
    |
 11 |   j: { funnel: { steps: [Bought, { event: [Bought, Baught], where: properties.total } ] } }
    |                                                    ^^^^^^
