@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
 use clap::Args;
@@ -55,7 +55,7 @@ pub async fn analyze(global: &Global, config: &NodeConfig, options: AnalyzeOptio
     match query::analyze(&target, &plan, range).await {
         Ok(mut batches) => {
             if Output::or_default(global.output) == Output::Table {
-                batches = batches.into_iter().map(|batch| with_bars(&plan, batch)).collect();
+                batches = batches.into_iter().map(|batch| for_people(&plan, batch)).collect();
             }
             print_batches(&batches, global.output)?;
             remark(&plan, &batches);
@@ -87,18 +87,26 @@ fn time(option: &str, text: Option<&str>) -> Result<Option<TimeUs>, Failure> {
     }
 }
 
-/// The column that is a share of 1, as a bar beside it.
-fn with_bars(plan: &AnalysisPlan, batch: RecordBatch) -> RecordBatch {
+/// As people read it: numbers with four decimals at most, and the column that is a share of 1 as a bar beside it.
+fn for_people(plan: &AnalysisPlan, batch: RecordBatch) -> RecordBatch {
     let name = if matches!(plan.kind, AnalysisKind::Funnel(_)) { "of_start" } else { "share" };
-    let Some(shares) = batch.column_by_name(name).and_then(|column| cast(column, &DataType::Float64).ok()) else {
-        return batch;
-    };
-    let shares = shares.as_primitive::<Float64Type>();
-    let bars = (0..shares.len()).map(|row| if shares.is_null(row) { String::new() } else { bar(shares.value(row)) });
-    let bars: ArrayRef = Arc::new(bars.map(Some).collect::<StringArray>());
     let fields = batch.schema_ref().fields().iter().zip(batch.columns());
-    let columns = fields.map(|(field, column)| (field.name().clone(), column.clone()));
-    RecordBatch::try_from_iter(columns.chain([(String::new(), bars)])).unwrap_or(batch)
+    let mut columns: Vec<(String, ArrayRef)> =
+        fields.map(|(field, column)| (field.name().clone(), rounded(column))).collect();
+    if let Some(shares) = batch.column_by_name(name).and_then(|column| column.as_primitive_opt::<Float64Type>()) {
+        let bars: StringArray = shares.iter().map(|share| share.map(bar)).collect();
+        columns.push((String::new(), Arc::new(bars)));
+    }
+    RecordBatch::try_from_iter(columns).unwrap_or(batch)
+}
+
+fn rounded(column: &ArrayRef) -> ArrayRef {
+    let Some(numbers) = column.as_primitive_opt::<Float64Type>() else { return column.clone() };
+    let text = |number: f64| {
+        let text = format!("{number:.4}");
+        text.trim_end_matches('0').trim_end_matches('.').to_string()
+    };
+    Arc::new(numbers.iter().map(|number| number.map(text)).collect::<StringArray>())
 }
 
 /// Of full blocks, and one that is an eighth to a whole.
