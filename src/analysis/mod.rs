@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 
 use crate::event::{Field, NAMES, TimeUs};
 use crate::expression::{Dialect, Expression};
-use crate::sink::views::quoted;
+use crate::sink::views::{self, events_of_people, quoted};
 
 /// A checked analysis.
 #[derive(Debug, Clone)]
@@ -133,12 +133,17 @@ impl Sql<'_> {
             let name = self.dialect.text(segment);
             format!("c.profile_id IN (SELECT m.profile_id FROM segment_members AS m WHERE m.segment = {name})")
         }));
+        // No analysis asks for sessions, and the lake would look for those that late events have moved.
+        let events = match self.dialect {
+            Dialect::ClickHouse => "current_events".to_string(),
+            Dialect::DataFusion => format!("({})", events_of_people(views::Dialect::DataFusion)),
+        };
         let columns: Vec<String> =
             columns.iter().map(|(name, value)| format!(", {value} AS {}", quoted(name))).collect();
         let only = only.map_or_else(String::new, |only| format!("\n  WHERE {only}"));
         format!(
             "event_values AS (\n  SELECT e.profile_id AS profile_id, e.\"timestamp\" AS \"timestamp\", e.message_id AS message_id, \
-             e.event AS event{}\n  FROM (SELECT c.profile_id AS profile_id, {} FROM current_events AS c\n    WHERE {}) AS e{only}\n)",
+             e.event AS event{}\n  FROM (SELECT c.profile_id AS profile_id, {} FROM {events} AS c\n    WHERE {}) AS e{only}\n)",
             columns.concat(),
             read.join(", "),
             tests.join(" AND ")

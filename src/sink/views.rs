@@ -159,6 +159,12 @@ fn latest(dialect: Dialect, table: &Table, keys: &[&str], shown: &[&str], only: 
     }
 }
 
+/// `current_events` with the sessions as they were stored: the search for those that late events have moved takes most of its time
+/// in the lake.
+pub fn events_of_people(dialect: Dialect) -> String {
+    current_events(dialect, &tables::events(), true, false)
+}
+
 /// Events under the profile id that is valid now: where a correction moved the event, else where it was put, and from
 /// there through the merges; and in the session that they belong to now.
 fn current_events(dialect: Dialect, table: &Table, moves: bool, sessions: bool) -> String {
