@@ -1,7 +1,7 @@
 //! Attribution: which channels conversions are owed to, by several models at once.
 //!
-//! The statement gives what people were touched by, conversion by conversion; the credit is worked out here, since no
-//! SQL says a Markov chain. Whatever the model, the credit adds up to the conversions and to their value.
+//! The statement gives the conversions and touches of people; which touch counts for which conversion, and the credit, are
+//! worked out here, since no SQL says a Markov chain. Whatever the model, the credit adds up to the conversions and to their value.
 
 mod markov;
 
@@ -120,6 +120,10 @@ pub fn credit(
         owed.conversions += 1.0;
         owed.value += one.value;
         for (model, sums) in plan.models.iter().zip(&mut sums) {
+            if matches!(model, Model::Markov { .. }) {
+                // Its credit is not made of touches.
+                continue;
+            }
             let weights = weights(*model, &one.touches);
             let total: f64 = weights.iter().sum();
             for ((channel, _), weight) in one.touches.iter().zip(weights) {
@@ -132,7 +136,6 @@ pub fn credit(
     }
     for (model, sums) in plan.models.iter().zip(&mut sums) {
         if let Model::Markov { order } = model {
-            sums.clear();
             for (channel, share) in chain.shares(*order)? {
                 let credit = Credit { conversions: share * owed.conversions, value: share * owed.value };
                 sums.insert(channel, credit);
@@ -152,7 +155,6 @@ fn weights(model: Model, touches: &[(String, TimeUs)]) -> Vec<f64> {
     match model {
         Model::FirstTouch => at(0),
         Model::LastTouch => at(count.saturating_sub(1)),
-        // The chain's credit is not made of touches.
         Model::Linear | Model::Markov { .. } => vec![1.0; count],
         Model::TimeDecay { half_life_us } => {
             // From the latest touch on, so that none of those long ago comes to nothing.
@@ -192,16 +194,23 @@ pub struct Contact {
 
 /// What a person was touched by before each conversion, and in the end without one; `contacts` are in order of time.
 pub fn touches(lookback_us: TimeUs, contacts: &[Contact]) -> Vec<Touches> {
-    let follows = |touch: &Contact, at_us: TimeUs| touch.at_us <= at_us && at_us - touch.at_us <= lookback_us;
+    // Those from a time on and up to another; who has been a customer for long, or is a robot, has very many.
+    let between = |from: TimeUs, to: TimeUs| {
+        let start = contacts.partition_point(|contact| contact.at_us < from);
+        &contacts[start..contacts.partition_point(|contact| contact.at_us <= to).max(start)]
+    };
     let mut all = Vec::new();
     for conversion in contacts {
         let Some(value) = conversion.conversion else { continue };
-        let before = contacts.iter().filter(|contact| follows(contact, conversion.at_us));
+        let before = between(conversion.at_us - lookback_us, conversion.at_us).iter();
         let touches = before.filter_map(|touch| Some((touch.channel.clone()?, conversion.at_us - touch.at_us)));
         all.push(Touches { converted: true, value, touches: touches.collect() });
     }
-    let is_followed =
-        |touch: &Contact| contacts.iter().any(|other| other.conversion.is_some() && follows(touch, other.at_us));
+    let converts: Vec<TimeUs> = contacts.iter().filter(|one| one.conversion.is_some()).map(|one| one.at_us).collect();
+    let is_followed = |touch: &Contact| {
+        let next = converts.get(converts.partition_point(|at_us| *at_us < touch.at_us));
+        next.is_some_and(|at_us| at_us - touch.at_us <= lookback_us)
+    };
     let left = contacts.iter().filter(|contact| contact.channel.is_some() && !is_followed(contact));
     let touches: Vec<(String, TimeUs)> = left.filter_map(|touch| Some((touch.channel.clone()?, 0))).collect();
     if !touches.is_empty() {

@@ -1,7 +1,8 @@
 //! Analyses: what analysts ask of the events, each said as one SQL statement that ClickHouse and the lake both take.
 //!
-//! A statement reads `current_events` (in the lake what that is made of, without sessions), so people who turned out to be one count once, by whoever they are now. Both engines
-//! are asked in ClickHouse's functions; only what is taken out of JSON is written differently.
+//! A statement reads `current_events` (in the lake what that is made of, without sessions), so people who turned out to be one
+//! count once, by whoever they are now. Both engines are asked in ClickHouse's functions; only what is taken out of JSON is
+//! written differently.
 
 mod attribution;
 pub mod fields;

@@ -1,5 +1,5 @@
-//! Kafka as a destination: one record per delivery, keyed by the lane (the profile, or the identifier of an audience), so that its deliveries keep their
-//! order. CloudEvents headers (binary mode) carry the delivery's id, by which a receiver drops repeats.
+//! Kafka as a destination: one record per delivery, keyed by the lane (the profile, or the identifier of an audience), so that
+//! its deliveries keep their order. CloudEvents headers (binary mode) carry the delivery's id, by which a receiver drops repeats.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

@@ -238,3 +238,36 @@ fn a_touch_counts_for_every_conversion_that_follows_in_time() {
     assert_eq!(touches(30 * DAY_US - 1, &contacts)[1], path(true, 7.0, &[("mail", 20), ("search", 0)]));
     assert_eq!(touches(5 * DAY_US, &contacts)[2].touches.len(), 2, "nothing followed the first in time");
 }
+
+/// By asking of each pair, whether one follows the other in time.
+#[test]
+fn touches_are_those_of_every_pair_in_time() {
+    for seed in 0..300 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut times: Vec<i64> = (0..rng.usize(0..30)).map(|_| rng.i64(0..20) * DAY_US).collect();
+        times.sort_unstable();
+        let contacts: Vec<Contact> = times
+            .iter()
+            .map(|at_us| Contact {
+                at_us: *at_us,
+                conversion: (rng.u8(0..3) == 0).then(|| rng.f64()),
+                channel: rng.bool().then(|| ["", "ads", "mail"][rng.usize(0..3)].to_string()),
+            })
+            .collect();
+        let lookback_us = rng.i64(0..8) * DAY_US;
+        let follows = |touch: &Contact, at_us| touch.at_us <= at_us && at_us - touch.at_us <= lookback_us;
+        let mut expected: Vec<Touches> = Vec::new();
+        for conversion in contacts.iter().filter(|contact| contact.conversion.is_some()) {
+            let before = contacts.iter().filter(|touch| touch.channel.is_some() && follows(touch, conversion.at_us));
+            let touches = before.map(|t| (t.channel.clone().unwrap(), conversion.at_us - t.at_us)).collect();
+            expected.push(Touches { converted: true, value: conversion.conversion.unwrap(), touches });
+        }
+        let lost = contacts.iter().filter(|touch| {
+            let is_followed = |other: &Contact| other.conversion.is_some() && follows(touch, other.at_us);
+            touch.channel.is_some() && !contacts.iter().any(is_followed)
+        });
+        let lost: Vec<_> = lost.map(|touch| (touch.channel.clone().unwrap(), 0)).collect();
+        expected.extend((!lost.is_empty()).then(|| Touches { touches: lost, ..Touches::default() }));
+        assert_eq!(touches(lookback_us, &contacts), expected, "seed {seed}");
+    }
+}
