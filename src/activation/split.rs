@@ -36,6 +36,17 @@ mod tests {
         counts.iter().map(|(found, expected)| (found - expected).powi(2) / expected).sum()
     }
 
+    /// Arms are dealt alike by every process, also after a restart: these were worked out by another program, with another
+    /// implementation of XXH3.
+    #[test]
+    fn a_person_is_dealt_the_same_arm_by_any_process() {
+        let dealt = (0..24u128).map(|number| {
+            let arm = arm_of("nurture", "test", ProfileId(number.to_be_bytes()), &arms(&[0.5, 0.5]));
+            if arm == 0 { 'a' } else { 'b' }
+        });
+        assert_eq!(dealt.collect::<String>(), "abaabaabbbabbaaabaababaa");
+    }
+
     /// With 3 degrees of freedom chi-squared is above 21.1 once in ten thousand times.
     #[test]
     fn shares_of_a_split_hold_over_a_million_people_and_two_splits_are_independent() {
