@@ -55,6 +55,11 @@ fn describe() {
         "tributary_identity_hub_refusals_total",
         "links refused because the profile has all the identifiers it may have"
     );
+    describe_counter!("tributary_alerts_total", "series that turned odd, by alert and direction");
+    describe_counter!(
+        "tributary_alert_groups_left_out_total",
+        "partial rows of groups that an alert does not watch, because there are too many, by alert"
+    );
     describe_counter!("tributary_deliveries_total", "delivery attempts, by destination and outcome");
     describe_counter!("tributary_rows_shipped_total", "rows acknowledged by the table sink");
     describe_counter!(

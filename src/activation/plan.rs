@@ -170,7 +170,7 @@ pub enum Emit {
 }
 
 /// The source of such events.
-pub const EMITTED: &str = "journeys";
+pub const EMITTED: &str = "tributary";
 
 /// One way of a split.
 #[derive(Debug, Clone)]

@@ -14,6 +14,7 @@
 //! - Null is a group of its own. A batch without rows that count has no partial rows, with `GROUP BY` or without.
 //! - Rows are sorted by their keys, null first.
 
+mod alert;
 mod group;
 mod plan;
 #[cfg(test)]
@@ -21,6 +22,7 @@ mod tests;
 
 use arrow::datatypes::DataType;
 
+pub use alert::{Alert, AlertPlan, GROUPS_MAX, Past, Series, Unwatchable};
 pub use group::Aggregator;
 
 use crate::expression::{Expression, Resolved};

@@ -1,20 +1,24 @@
 //! Analyses: what analysts ask of the events, each said as one SQL statement that ClickHouse and the lake both take.
 //!
-//! A statement reads `current_events` (in the lake what that is made of, without sessions), so people who turned out to be one
-//! count once, by whoever they are now. Both engines are asked in ClickHouse's functions; only what is taken out of JSON is
+//! A statement reads `current_events` (in the lake what that is made of, without sessions) or `segment_changes` under the ids of
+//! now, so people who turned out to be one count once, by whoever they are now. Both engines are asked in ClickHouse's functions; only what is taken out of JSON is
 //! written differently.
 
+mod anomalies;
 mod attribution;
 pub mod fields;
 mod funnel;
 mod paths;
 mod retention;
+mod segments;
 mod trend;
 
+pub use anomalies::{AnomaliesPlan, Judged, Odd, judge};
 pub use attribution::{AttributionPlan, Contact, Model, Touches, credit, touches};
 pub use funnel::FunnelPlan;
-pub use paths::PathsPlan;
+pub use paths::{PathsPlan, TransitionsPlan};
 pub use retention::{Counting, RetentionPlan};
+pub use segments::{FlowPlan, LiftPlan, OverlapPlan, SizesPlan};
 pub use trend::{Measure, TrendPlan};
 
 use std::collections::BTreeSet;
@@ -45,9 +49,24 @@ pub enum AnalysisKind {
     Retention(RetentionPlan),
     Attribution(AttributionPlan),
     Paths(PathsPlan),
+    Transitions(TransitionsPlan),
+    Sizes(SizesPlan),
+    Flow(FlowPlan),
+    Overlap(OverlapPlan),
+    Lift(LiftPlan),
+    Anomalies(AnomaliesPlan),
 }
 
 impl AnalysisKind {
+    /// Whether it is of events, and not of segments.
+    pub fn is_of_events(&self) -> bool {
+        use AnalysisKind::*;
+        match self {
+            Trend(_) | Funnel(_) | Retention(_) | Attribution(_) | Paths(_) | Transitions(_) | Anomalies(_) => true,
+            Sizes(_) | Flow(_) | Overlap(_) | Lift(_) => false,
+        }
+    }
+
     pub fn name(&self) -> &'static str {
         match self {
             AnalysisKind::Trend(_) => "trend",
@@ -55,6 +74,12 @@ impl AnalysisKind {
             AnalysisKind::Retention(_) => "retention",
             AnalysisKind::Attribution(_) => "attribution",
             AnalysisKind::Paths(_) => "paths",
+            AnalysisKind::Transitions(_) => "transitions",
+            AnalysisKind::Sizes(_) => "sizes",
+            AnalysisKind::Flow(_) => "flow",
+            AnalysisKind::Overlap(_) => "overlap",
+            AnalysisKind::Lift(_) => "lift",
+            AnalysisKind::Anomalies(_) => "anomalies",
         }
     }
 }
@@ -102,6 +127,12 @@ impl AnalysisPlan {
             AnalysisKind::Retention(plan) => sql.retention(plan),
             AnalysisKind::Attribution(plan) => sql.attribution(plan),
             AnalysisKind::Paths(plan) => sql.paths(plan),
+            AnalysisKind::Transitions(plan) => sql.transitions(plan),
+            AnalysisKind::Sizes(plan) => sql.sizes(plan),
+            AnalysisKind::Flow(plan) => sql.flow(plan),
+            AnalysisKind::Overlap(plan) => sql.overlap(plan),
+            AnalysisKind::Lift(plan) => sql.lift(plan),
+            AnalysisKind::Anomalies(plan) => sql.trend(&plan.trend),
         }
     }
 }

@@ -33,7 +33,7 @@ impl Counting {
 }
 
 impl Sql<'_> {
-    /// A row for each cohort (and `by`) and period that has begun by the latest event: `cohort`, `period` from 0, `people` of the
+    /// A row for each cohort (and `by`) and period that has begun by the latest event of those: `cohort`, `period` from 0, `people` of the
     /// cohort, `returned`, `share` of 1; with a value, `value` of that period and `value_per_person` of the cohort up to it.
     ///
     /// The events are read twice: once for the cohorts, once for what has come back.
@@ -70,7 +70,7 @@ impl Sql<'_> {
             Dialect::DataFusion => |sql: String| sql,
         };
         let period = whole(format!("dateDiff('{unit}', {}, {})", start("v.started_at"), start("v.\"timestamp\"")));
-        let elapsed = whole(format!("dateDiff('{unit}', {}, {})", start("v.started_at"), start("v.latest")));
+        let elapsed = whole(format!("dateDiff('{unit}', {}, {})", "t.cohort", start("t.latest")));
         // A person in a period.
         let people = format!(
             "SELECT {v_by}v.profile_id AS profile_id, {cohort} AS cohort, {period} AS period, max(CASE WHEN v.is_back THEN 1 ELSE 0 END) AS \
@@ -107,9 +107,9 @@ impl Sql<'_> {
         };
         format!(
             "WITH {events},\nbegun AS (\n  SELECT * FROM (SELECT v.*{of_first}, min(CASE WHEN v.is_start THEN v.\"timestamp\" ELSE NULL END) OVER \
-             (PARTITION BY v.profile_id) AS started_at, max(v.\"timestamp\") OVER () AS latest FROM event_values AS v) AS v\n  \
-             WHERE v.\"timestamp\" >= v.started_at\n),\nsizes AS (\n  SELECT {z_of}s.cohort AS cohort, k.n AS period, s.people AS people FROM (\n    SELECT {v_by}\
-             {cohort} AS cohort, max({elapsed}) AS elapsed, count(DISTINCT v.profile_id) AS people FROM begun AS v GROUP BY {group}{cohort}\n  ) AS s CROSS JOIN \
+             (PARTITION BY v.profile_id) AS started_at FROM event_values AS v) AS v\n  \
+             WHERE v.\"timestamp\" >= v.started_at\n),\nsizes AS (\n  SELECT {z_of}s.cohort AS cohort, k.n AS period, s.people AS people FROM (\n    SELECT t.*, {elapsed} AS elapsed FROM (\n      SELECT t.*, max(t.latest_of) OVER () AS latest FROM (\n        SELECT {v_by}\
+             {cohort} AS cohort, max(v.\"timestamp\") AS latest_of, count(DISTINCT v.profile_id) AS people FROM begun AS v GROUP BY {group}{cohort}\n      ) AS t\n    ) AS t\n  ) AS s CROSS JOIN \
              ({numbers}) AS k WHERE k.n <= s.elapsed\n),\ncounts AS (\n  {returned}\n)\n\
              SELECT {z_by}z.cohort AS cohort, z.period AS period, z.people AS people, coalesce(c.returned, 0) AS returned, \
              coalesce(c.returned, 0) / toFloat64(z.people) AS share{worth}\nFROM sizes AS z LEFT JOIN counts AS c ON z.cohort = c.cohort AND \

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
-use arrow::compute::cast;
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray};
+use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Float64Type};
 use clap::Args;
 
@@ -55,6 +55,9 @@ pub async fn analyze(global: &Global, config: &NodeConfig, options: AnalyzeOptio
     match query::analyze(&target, &plan, range).await {
         Ok(mut batches) => {
             if Output::or_default(global.output) == Output::Table {
+                if matches!(plan.kind, AnalysisKind::Anomalies(_)) {
+                    batches = batches.iter().map(only_odd).collect();
+                }
                 batches = batches.into_iter().map(|batch| for_people(&plan, batch)).collect();
             }
             print_batches(&batches, global.output)?;
@@ -98,6 +101,16 @@ fn for_people(plan: &AnalysisPlan, batch: RecordBatch) -> RecordBatch {
         columns.push((String::new(), Arc::new(bars)));
     }
     RecordBatch::try_from_iter(columns).unwrap_or(batch)
+}
+
+/// The periods that are odd; how many there are is said on stderr.
+fn only_odd(batch: &RecordBatch) -> RecordBatch {
+    let Some(verdicts) = batch.column_by_name("anomaly").and_then(|column| column.as_string_opt::<i32>()) else {
+        return batch.clone();
+    };
+    let odd: BooleanArray = verdicts.iter().map(|verdict| verdict.map(|verdict| !verdict.is_empty())).collect();
+    say(&format!("{} of {} periods are odd; --output csv shows all", odd.true_count(), batch.num_rows()));
+    filter_record_batch(batch, &odd).unwrap_or_else(|_| batch.clone())
 }
 
 fn rounded(column: &ArrayRef) -> ArrayRef {

@@ -1,9 +1,11 @@
-//! Aggregates: their names and places; what they may say is checked by `aggregate`.
+//! Aggregates: their names and places; what they may say is checked by `aggregate`. And the alerts over them.
 
 use super::check::Checker;
 use super::findings::Span;
-use super::spec::Sql;
-use crate::aggregate::AggregatePlan;
+use super::read::micros;
+use super::sections::check_reference;
+use super::spec::{AlertSpec, Sql};
+use crate::aggregate::{AggregatePlan, AlertPlan, Unwatchable};
 
 /// Tables and views that are there anyway.
 const TAKEN: [&str; 24] = [
@@ -53,6 +55,44 @@ pub fn aggregate(checker: &Checker, name: &str, span: Span, sql: &Sql) -> Option
         }
         Err(error) => {
             checker.report(sql, error.span, error.message, error.help);
+            None
+        }
+    }
+}
+
+/// None where something was reported.
+pub fn alert(checker: &Checker, name: &str, spec: &AlertSpec, aggregates: &[AggregatePlan]) -> Option<AlertPlan> {
+    let names: Vec<&str> = aggregates.iter().map(|plan| plan.name.as_str()).collect();
+    if !check_reference(&checker.reader, &spec.watch, "aggregate", &names) {
+        return None;
+    }
+    let aggregate = aggregates.iter().find(|plan| plan.name == spec.watch.text)?;
+    match aggregate.watched(&spec.value.text) {
+        Ok((time, value, groups, is_count)) => Some(AlertPlan {
+            name: name.to_string(),
+            aggregate: aggregate.name.clone(),
+            time,
+            value,
+            value_name: spec.value.text.clone(),
+            groups,
+            is_count,
+            period_us: micros(spec.period),
+            season: spec.season as usize,
+            threshold: spec.threshold,
+            wait_us: micros(spec.wait),
+        }),
+        Err(Unwatchable::Value(names)) => {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            check_reference(&checker.reader, &spec.value, "sum or count", &names);
+            None
+        }
+        Err(Unwatchable::Times(count)) => {
+            let message = match count {
+                0 => format!("`{}` has no key that is a time", aggregate.name),
+                _ => format!("`{}` has {count} keys that are times: which one counts?", aggregate.name),
+            };
+            let help = "group by one, as date_trunc('hour', timestamp) AS hour".to_string();
+            checker.reader.findings.error(spec.watch.span, message, help);
             None
         }
     }

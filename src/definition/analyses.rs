@@ -9,15 +9,23 @@ use super::read::micros;
 use super::sections::check_reference;
 use super::spec::*;
 use crate::analysis::{
-    AnalysisKind, AnalysisPlan, AttributionPlan, EventFilter, FunnelPlan, Measure, PathsPlan, RetentionPlan, TrendPlan,
+    AnalysisKind, AnalysisPlan, AnomaliesPlan, AttributionPlan, EventFilter, FlowPlan, FunnelPlan, LiftPlan, Measure,
+    OverlapPlan, PathsPlan, Period, RetentionPlan, SizesPlan, TransitionsPlan, TrendPlan,
 };
-use crate::event::Field;
+use crate::event::{Field, ValueType};
 use crate::expression::Expression;
+use crate::profile::TraitPlan;
 use crate::transform::{Aliases, Contracts, EventScope};
 
 /// None where something was reported.
-pub fn analysis(checker: &Checker, name: &str, spec: &AnalysisSpec, timezone: Tz) -> Option<AnalysisPlan> {
-    let mut reads = Reads { checker, fields: Vec::new() };
+pub fn analysis(
+    checker: &Checker,
+    name: &str,
+    spec: &AnalysisSpec,
+    traits: &[TraitPlan],
+    timezone: Tz,
+) -> Option<AnalysisPlan> {
+    let mut reads = Reads { checker, traits, fields: Vec::new() };
     let kind = reads.kind(&spec.kind);
     // What results are told apart by is a value of any event.
     let by = spec.by.as_ref().map(|by| reads.expression(by, None));
@@ -38,6 +46,9 @@ pub fn analysis(checker: &Checker, name: &str, spec: &AnalysisSpec, timezone: Tz
 /// # Errors
 /// What is wrong with `by`.
 pub fn told_apart(pipeline: &Pipeline, plan: AnalysisPlan, by: &str) -> Result<AnalysisPlan, String> {
+    if !plan.kind.is_of_events() {
+        return Err(format!("`{}` is of segments and not of events", plan.kind.name()));
+    }
     let contracts = Contracts::compile(&pipeline.transform.contracts).map_err(|(_, why)| why)?;
     let aliases = Aliases::new();
     let scope = EventScope::new(&contracts, None, &aliases);
@@ -50,6 +61,7 @@ pub fn told_apart(pipeline: &Pipeline, plan: AnalysisPlan, by: &str) -> Result<A
 /// Collects what the expressions read: the stream itself need not.
 struct Reads<'c, 'd> {
     checker: &'c Checker<'d>,
+    traits: &'c [TraitPlan],
     fields: Vec<Field>,
 }
 
@@ -110,7 +122,71 @@ impl Reads<'_, '_> {
                     top: *top,
                 })
             }
+            AnalysisKindSpec::Transitions { of, within, top } => {
+                let of = self.events(of)?;
+                AnalysisKind::Transitions(TransitionsPlan { of, within_us: within.map(micros), top: *top })
+            }
+            AnalysisKindSpec::Sizes { segments, every } => {
+                AnalysisKind::Sizes(SizesPlan { segments: self.segments(segments)?, every: *every })
+            }
+            AnalysisKindSpec::Flow { segments } => AnalysisKind::Flow(FlowPlan { segments: self.segments(segments)? }),
+            AnalysisKindSpec::Overlap { segments } => {
+                AnalysisKind::Overlap(OverlapPlan { segments: self.segments(segments)? })
+            }
+            AnalysisKindSpec::Lift { segment, traits, top } => {
+                let (known, traits) = (self.segments(std::slice::from_ref(segment)), self.comparable(traits));
+                let (segment, traits) = (known.map(|_| segment)?, traits?);
+                if traits.is_empty() {
+                    let message = "no trait has texts, numbers or booleans: there is nothing to compare";
+                    self.checker.reader.findings.error(segment.span, message, None);
+                    return None;
+                }
+                AnalysisKind::Lift(LiftPlan { segment: segment.text.clone(), traits, top: *top })
+            }
+            AnalysisKindSpec::Anomalies { take, every, measures, season, alpha, most } => {
+                let filter = self.events(take);
+                let measures = self.measures(measures, take);
+                let usual = match every {
+                    Period::Hour => 24,
+                    Period::Day => 7,
+                    Period::Week => 52,
+                    Period::Month => 12,
+                };
+                AnalysisKind::Anomalies(AnomaliesPlan {
+                    trend: TrendPlan { take: filter?, every: Some(*every), measures: measures? },
+                    every: *every,
+                    season: season.unwrap_or(usual) as usize,
+                    alpha: *alpha,
+                    most: *most,
+                })
+            }
         })
+    }
+
+    fn segments(&self, segments: &[Literal]) -> Option<Vec<String>> {
+        let names = self.checker.segment_names();
+        let unknown = segments.iter().filter(|name| !check_reference(&self.checker.reader, name, "segment", &names));
+        (unknown.count() == 0).then(|| segments.iter().map(|literal| literal.text.clone()).collect())
+    }
+
+    /// Columns of traits whose values can be told apart or put in order: those that are named, as in expressions, or all.
+    fn comparable(&self, named: &[Literal]) -> Option<Vec<(String, ValueType)>> {
+        let columns =
+            self.traits.iter().flat_map(|plan| plan.columns.iter().map(|column| (column.written(&plan.name), column)));
+        let all: Vec<(String, (String, ValueType))> = columns
+            .filter(|(_, column)| !matches!(column.value_type, ValueType::Timestamp | ValueType::Json))
+            .map(|(written, column)| (written, (column.name.clone(), column.value_type)))
+            .collect();
+        if named.is_empty() {
+            return Some(all.into_iter().map(|(_, column)| column).collect());
+        }
+        let names: Vec<&str> = all.iter().map(|(written, _)| written.as_str()).collect();
+        let found = |literal: &Literal| {
+            let known = check_reference(&self.checker.reader, literal, "trait with texts, numbers or booleans", &names);
+            known.then(|| all.iter().find(|(written, _)| *written == literal.text).map(|(_, column)| column.clone()))
+        };
+        let found: Vec<Option<(String, ValueType)>> = named.iter().map(|literal| found(literal).flatten()).collect();
+        found.into_iter().collect()
     }
 
     fn events(&mut self, spec: &EventsSpec) -> Option<EventFilter> {

@@ -58,7 +58,7 @@ use self::spec::{Definition, Named};
 use self::yaml::{Node, Value};
 
 use crate::activation::{ActivationPlan, AudiencePlan, DestinationPlan, EMITTED, Messaging};
-use crate::aggregate::AggregatePlan;
+use crate::aggregate::{AggregatePlan, AlertPlan};
 use crate::analysis::AnalysisPlan;
 use crate::decode::DecodePlan;
 use crate::identity::IdentityPlan;
@@ -91,6 +91,7 @@ pub struct Pipeline {
     pub activations: Vec<ActivationPlan>,
     pub messaging: Messaging,
     pub aggregates: Vec<AggregatePlan>,
+    pub alerts: Vec<AlertPlan>,
     pub analyses: Vec<AnalysisPlan>,
     pub warehouse: Warehouse,
     pub tests: Vec<TestPlan>,
@@ -375,12 +376,15 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, earlier: &[Earlier], reader
         let now = activations.iter().find(|plan| plan.name == one.name && !plan.is_retired).cloned();
         activations.extend(plans.map(|plan| plan.retired(one.version, now.as_ref())));
     }
-    let aggregates = bodies(&definition.aggregates)
+    let aggregates: Vec<AggregatePlan> = bodies(&definition.aggregates)
         .filter_map(|(name, span, sql)| aggregates::aggregate(&checker, name, span, sql))
+        .collect();
+    let alerts = bodies(&definition.alerts)
+        .filter_map(|(name, _, spec)| aggregates::alert(&checker, name, spec, &aggregates))
         .collect();
 
     let analyses = bodies(&definition.analyses)
-        .filter_map(|(name, _, spec)| analyses::analysis(&checker, name, spec, timezone))
+        .filter_map(|(name, _, spec)| analyses::analysis(&checker, name, spec, &traits, timezone))
         .collect();
 
     let tests = cases::tests(&checker, &definition, &identity, &traits, &groups);
@@ -396,7 +400,9 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, earlier: &[Earlier], reader
         decode.push(source.decode);
     }
     if let Some(source) = definition.sources.iter().find(|source| source.name == EMITTED) {
-        let message = format!("`{EMITTED}` is the source of what steps with `emit` and `set` make");
+        let message = format!(
+            "`{EMITTED}` is the source of what the pipeline itself makes: alerts, and steps with `emit` and `set`"
+        );
         findings.error(source.span, message, "give the source another name".to_string());
     }
     let (contracts, step_fields, fields) = checker.into_fields();
@@ -419,6 +425,7 @@ fn build(path: &Path, rules: Option<(&Path, usize)>, earlier: &[Earlier], reader
         activations,
         messaging,
         aggregates,
+        alerts,
         analyses,
         warehouse: outputs::warehouse(definition.warehouse.as_ref()),
         tests,

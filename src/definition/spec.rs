@@ -69,6 +69,7 @@ pub struct Definition {
     pub analyses: Vec<Named<AnalysisSpec>>,
     pub activations: Vec<Named<ActivationSpec>>,
     pub aggregates: Vec<Named<Sql>>,
+    pub alerts: Vec<Named<AlertSpec>>,
     pub warehouse: Option<WarehouseSpec>,
     pub tests: Vec<TestSpec>,
 }
@@ -322,6 +323,16 @@ pub struct ChannelSpec {
 }
 
 #[derive(Debug)]
+pub struct AlertSpec {
+    pub watch: Literal,
+    pub value: Literal,
+    pub period: Duration,
+    pub season: u32,
+    pub threshold: f64,
+    pub wait: Duration,
+}
+
+#[derive(Debug)]
 pub struct AnalysisSpec {
     pub kind: AnalysisKindSpec,
     pub by: Option<Sql>,
@@ -367,6 +378,36 @@ pub enum AnalysisKindSpec {
         length: u32,
         within: Option<Duration>,
         top: u32,
+    },
+    Transitions {
+        of: EventsSpec,
+        within: Option<Duration>,
+        top: u32,
+    },
+    /// Segments: all where none are named; so in the others.
+    Sizes {
+        segments: Vec<Literal>,
+        every: Period,
+    },
+    Flow {
+        segments: Vec<Literal>,
+    },
+    Overlap {
+        segments: Vec<Literal>,
+    },
+    Lift {
+        segment: Literal,
+        /// Traits: all that can be compared where none are named.
+        traits: Vec<Literal>,
+        top: u32,
+    },
+    Anomalies {
+        take: EventsSpec,
+        every: Period,
+        measures: Vec<(String, Span, MeasureSpec)>,
+        season: Option<u32>,
+        alpha: f64,
+        most: f64,
     },
 }
 

@@ -4,6 +4,7 @@
 //! returns everything one commit holds. The in-memory state is then ahead of the store by that commit; if the
 //! commit fails the process ends, so nothing is ever rolled back.
 
+mod alerts;
 mod aliases;
 mod audiences;
 mod correct;
@@ -32,6 +33,7 @@ pub use look::{Look, Readiness, look};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use self::alerts::Alerts;
 use self::aliases::Aliases;
 pub(super) use self::definitions::Told;
 use self::groups::{GroupKind, Kindred};
@@ -98,6 +100,7 @@ pub struct Core {
     activations: Activations,
     audiences: Audiences,
     aggregates: Vec<(Table, Aggregator)>,
+    alerts: Alerts,
     tables: CoreTables,
     slots: Slots,
     timers: Timers,
@@ -189,6 +192,7 @@ impl Core {
         if let Some(batch) = batch {
             self.take_batch(batch, &mut staged).await?;
         }
+        self.judge_alerts(&mut staged);
         self.seal(&mut staged)?;
         Ok(staged)
     }
@@ -276,6 +280,7 @@ impl Core {
         self.take_groups(&input, &mut profiles, &merged.moved, staged).await?;
 
         self.add_event_rows(&batch, &events, &extracted, &resolved, &touched, &sessions, &others, staged)?;
+        self.add_aggregates(&events, staged)?;
         self.add_sessions(&session_rows, staged)?;
         self.add_profile_columns(&touched.ids, &traits, now, &merged.moved, staged)?;
         self.add_findings(&findings, staged)?;

@@ -1,5 +1,7 @@
 //! Analyses, run: the statement, and what is worked out of its rows.
 
+mod anomalies;
+
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, StringArray};
@@ -25,7 +27,7 @@ impl Target {
 /// # Errors
 /// As of [`query`]; [`QueryError::Sql`] also for a Markov chain that is too large, with what to do.
 pub async fn analyze(target: &Target, plan: &AnalysisPlan, range: Range) -> Result<Vec<RecordBatch>, QueryError> {
-    finish(plan, query(target, &plan.statement(range, target.dialect())).await?)
+    finish(plan, range, query(target, &plan.statement(range, target.dialect())).await?)
 }
 
 /// The same over the tables of a session.
@@ -37,14 +39,21 @@ pub async fn analyze_in(
     plan: &AnalysisPlan,
     range: Range,
 ) -> Result<Vec<RecordBatch>, QueryError> {
-    finish(plan, lake::run(context, &plan.statement(range, Dialect::DataFusion)).await?)
+    finish(plan, range, lake::run(context, &plan.statement(range, Dialect::DataFusion)).await?)
 }
 
-fn finish(plan: &AnalysisPlan, batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>, QueryError> {
+fn finish(plan: &AnalysisPlan, range: Range, batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>, QueryError> {
     match &plan.kind {
         AnalysisKind::Attribution(plan) => Ok(vec![owed(plan, &batches)?]),
+        AnalysisKind::Anomalies(anomalies) => Ok(vec![anomalies::judged(plan, anomalies, range, &batches)?]),
         _ => Ok(batches),
     }
+}
+
+/// A column of an answer as this type, whatever the engine gives it as.
+fn column(batch: &RecordBatch, name: &str, data_type: &DataType) -> Result<ArrayRef, QueryError> {
+    let column = batch.column_by_name(name).ok_or_else(|| QueryError::Sql(format!("no column {name}")))?;
+    cast(column, data_type).map_err(|error| QueryError::Sql(error.to_string()))
 }
 
 /// Rows of [`AttributionPlan`]'s statement → `model`, `channel`, `conversions`, `value`, `share` of the conversions.
@@ -53,10 +62,7 @@ fn owed(plan: &AttributionPlan, batches: &[RecordBatch]) -> Result<RecordBatch, 
     let mut all: Vec<Touches> = Vec::new();
     let (mut person, mut contacts): (String, Vec<Contact>) = Default::default();
     for batch in batches {
-        let column = |name: &str, data_type: DataType| {
-            let column = batch.column_by_name(name).ok_or_else(|| QueryError::Sql(format!("no column {name}")))?;
-            cast(column, &data_type).map_err(failed)
-        };
+        let column = |name: &str, data_type: DataType| column(batch, name, &data_type);
         let (people, channels) = (column("profile_id", DataType::Utf8)?, column("channel", DataType::Utf8)?);
         let (people, channels) = (people.as_string::<i32>(), channels.as_string::<i32>());
         let numbers = |name| column(name, DataType::Int64).map(|column| column.as_primitive::<Int64Type>().clone());

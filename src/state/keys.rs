@@ -69,8 +69,12 @@ pub enum Tag {
     Scan = b'a',
     /// Number → a version of an activation, as it was written.
     Journey = b'j',
-    /// Number → an event that a step of a journey has made, until it is applied.
+    /// Number → an event that the pipeline itself has made, until it is applied.
     Emitted = b'm',
+    /// Alert, hash of a group's keys → what of its series is not over.
+    Alert = b'w',
+    /// The same → its periods that are over.
+    AlertPast = b'y',
 }
 
 pub fn prefix(tag: Tag) -> Bytes {
@@ -103,6 +107,13 @@ pub fn numbered_name(tag: Tag, name: &str, number: u64) -> Bytes {
     key.put_u8(0);
     key.put_u64(number);
     key.freeze()
+}
+
+/// The same key under another tag.
+pub fn with_tag(key: &[u8], tag: Tag) -> Bytes {
+    let mut other = start(tag, key.len().saturating_sub(2));
+    other.put_slice(key.get(2..).unwrap_or_default());
+    other.freeze()
 }
 
 /// The number of a [`numbered_name`] key.

@@ -20,10 +20,15 @@ impl Both {
         let folder = tempfile::tempdir().expect("folder");
         let pipeline = make(folder.path());
         let both = Both { folder, pipeline, database: unique("analyses") };
-        for clickhouse in [true, false] {
-            both.told(clickhouse, &["run", "--drain", "--no-send"]);
-        }
+        both.go_on();
         both
+    }
+
+    /// Takes in what has come.
+    fn go_on(&self) {
+        for clickhouse in [true, false] {
+            self.told(clickhouse, &["run", "--drain", "--no-send"]);
+        }
     }
 
     fn told(&self, clickhouse: bool, args: &[&str]) -> String {
@@ -35,6 +40,12 @@ impl Both {
             command.env("CLICKHOUSE_URL", &servers().clickhouse).env("CLICKHOUSE_DATABASE", &self.database);
         }
         output_of(command)
+    }
+
+    /// Of the analyses that there are.
+    fn names(&self) -> Vec<String> {
+        let lines = self.told(false, &["analyze"]);
+        lines.lines().filter_map(|line| Some(line.split_once(' ')?.0.to_string())).collect()
     }
 
     /// The rows of an analysis in both engines, which are the same.
@@ -73,8 +84,14 @@ fn number(row: &BTreeMap<String, String>, name: &str) -> f64 {
 
 const RANDOM: &str = r#"pipeline: random
 sources: { site: { file: { path: data/*.ndjson }, format: { json: segment } } }
-traits: { orders: { count: "*", event: Bought } }
-segments: { buyers: "orders >= 1" }
+traits:
+  orders: { count: "*", event: Bought }
+  views: { count: "*", event: Viewed, window: 3d }
+  category: { latest: properties.cat }
+  spent: { sum: CAST(properties.total AS DOUBLE) }
+  spender: { formula: "spent > 60" }
+  seen: { latest: timestamp }
+segments: { buyers: "orders >= 1", regulars: "orders >= 4", active: "views >= 2", nobody: "orders > 1000" }
 warehouse:
   clickhouse: { url: "${env:CLICKHOUSE_URL:-}", database: "${env:CLICKHOUSE_DATABASE:-random}" }
 analyses:
@@ -96,14 +113,25 @@ analyses:
   counted: { attribution: { conversion: Bought, channel: context.campaign.source, direct: count, models: [last_touch, markov] } }
   to: { paths: { to: Bought, length: 3, top: 1000 } }
   from: { paths: { from: Viewed, of: { where: "event <> 'Added'" }, length: 3, within: 2d, top: 1000 }, by: properties.cat }
+  next: { transitions: {} }
+  soon: { transitions: { of: [Viewed, Added, Bought], within: 12h, top: 1000 }, by: properties.cat }
+  sizes: { sizes: {} }
+  sizes_of: { sizes: { of: [active, buyers], every: week } }
+  flow: { flow: {} }
+  flow_of: { flow: { of: [active, regulars] } }
+  overlap: { overlap: {} }
+  apart: { lift: { of: regulars, top: 1000 } }
+  apart_by: { lift: { of: active, traits: [category, spent], top: 3 } }
+  odd: { anomalies: { of: Viewed, every: day, alpha: 0.4, most: 0.3 } }
+  odd_by: { anomalies: { every: day, season: 1, measures: { people: people, mean: { mean: CAST(properties.total AS DOUBLE) } } }, by: properties.cat }
 "#;
 
 const DAY_US: i64 = 86_400_000_000;
 
 /// Events of people who turn out to be others: some are known by two ids, and some events name both. Times are full of ties.
-fn random_events(seed: u64) -> String {
+fn random_events(seed: u64) -> Vec<String> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut lines = String::new();
+    let mut lines = Vec::new();
     for number in 0..3_000 {
         let who = random.u32(0..150);
         let event = ["Viewed", "Viewed", "Viewed", "Added", "Added", "Checkout", "Bought"][random.usize(0..7)];
@@ -132,24 +160,34 @@ fn random_events(seed: u64) -> String {
         if by_id {
             event["userId"] = json!(format!("u{}", who / 2));
         }
-        lines += &format!("{event}\n");
+        lines.push((minute, format!("{event}\n")));
     }
-    lines
+    lines.sort_by_key(|(minute, _)| *minute);
+    lines.into_iter().map(|(_, line)| line).collect()
 }
 
 #[test]
 fn every_analysis_gives_the_same_numbers_in_clickhouse_and_in_the_lake() {
     let seed = std::env::var("ANALYSES_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     println!("ANALYSES_SEED={seed}");
+    let lines = random_events(seed);
+    let mut parts = lines.chunks(lines.len() / 8).map(<[String]>::concat).enumerate();
+    let mut write = |folder: &Path| {
+        let next = parts.next();
+        next.map(|(number, part)| std::fs::write(folder.join(format!("data/{number}.ndjson")), part).expect("file"))
+    };
     let both = Both::run(|folder| {
         std::fs::create_dir(folder.join("data")).expect("folder");
-        std::fs::write(folder.join("data/events.ndjson"), random_events(seed)).expect("file");
         std::fs::write(folder.join("p.yaml"), RANDOM).expect("file");
+        write(folder);
         folder.join("p.yaml")
     });
-    let names: Vec<String> =
-        both.told(false, &["analyze"]).lines().filter_map(|line| Some(line.split_once(' ')?.0.to_string())).collect();
-    assert_eq!(names.len(), 17, "{names:?}");
+    // In parts, so that people come and go in segments, and become one, as time goes by.
+    while write(both.folder.path()).is_some() {
+        both.go_on();
+    }
+    let names = both.names();
+    assert_eq!(names.len(), 28, "{names:?}");
     for name in &names {
         assert!(!both.analyze(&[name]).is_empty(), "{name}");
         let within = both.analyze(&[name, "--from", "2026-01-10", "--to", "2026-01-20T12:00Z"]);
@@ -187,6 +225,10 @@ fn every_analysis_gives_the_same_numbers_in_clickhouse_and_in_the_lake() {
         }
     }
 
+    transitions_are_those_of_each_person(&both);
+    segments_are_those_of_the_rows(&both);
+    lift_is_that_of_the_profiles(&both);
+
     // Whatever the model, the credit is the conversions and their value.
     let bought = both.analyze(&["weeks"]);
     let total = |rows: &[BTreeMap<String, String>], name: &str| rows.iter().map(|row| number(row, name)).sum::<f64>();
@@ -199,6 +241,148 @@ fn every_analysis_gives_the_same_numbers_in_clickhouse_and_in_the_lake() {
         assert!((total(&rows, "conversions") - total(&bought, "orders")).abs() < 1e-6, "{model}");
         assert!((total(&rows, "value") - total(&bought, "revenue")).abs() < 1e-6, "{model}");
     }
+}
+
+/// What follows what, person by person, repeats left out.
+fn transitions_are_those_of_each_person(both: &Both) {
+    let sql = "SELECT profile_id, event FROM current_events ORDER BY profile_id, timestamp, message_id";
+    let mut people: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in rows(&both.told(false, &["query", sql, "--output", "csv"])) {
+        people.entry(row["profile_id"].clone()).or_default().push(row["event"].clone());
+    }
+    let mut expected: BTreeMap<(String, String), (f64, BTreeSet<&String>)> = BTreeMap::new();
+    for (person, events) in &mut people {
+        events.dedup();
+        events.push(String::new());
+        for pair in events.windows(2) {
+            let counted = expected.entry((pair[0].clone(), pair[1].clone())).or_default();
+            counted.0 += 1.0;
+            counted.1.insert(person);
+        }
+    }
+    let answer = both.analyze(&["next"]);
+    assert_eq!(answer.len(), expected.len());
+    for row in answer {
+        let (times, people) = &expected[&(row["event"].clone(), row["next_event"].clone())];
+        let all: f64 =
+            expected.iter().filter(|((event, _), _)| *event == row["event"]).map(|(_, (times, _))| times).sum();
+        assert_eq!((number(&row, "times"), number(&row, "people")), (*times, people.len() as f64), "{row:?}");
+        assert!((number(&row, "share") - times / all).abs() < 1e-9, "{row:?}");
+    }
+}
+
+/// Who is in a segment before a time, as who they are now: by the last row of each of their ids.
+fn members_before(both: &Both, time: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let sql = format!(
+        "SELECT c.segment AS segment, c.profile_id AS profile_id, c.change AS change, coalesce(i.profile_id, '') AS now FROM segment_changes AS c LEFT JOIN \
+         profile_ids AS i ON c.profile_id = i.old_profile_id WHERE c.changed_at < TIMESTAMP '{time}' ORDER BY c.changed_at, c._batch, c._seq"
+    );
+    let mut last: BTreeMap<(String, String), (bool, String)> = BTreeMap::new();
+    for row in rows(&both.told(false, &["query", &sql, "--output", "csv"])) {
+        let now = if row["now"].is_empty() { row["profile_id"].clone() } else { row["now"].clone() };
+        last.insert((row["segment"].clone(), row["profile_id"].clone()), (row["change"] == "entered", now));
+    }
+    let mut members: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for ((segment, _), (entered, person)) in last {
+        if entered {
+            members.entry(segment).or_default().insert(person);
+        }
+    }
+    members
+}
+
+fn segments_are_those_of_the_rows(both: &Both) {
+    let days = ["2026-01-10", "2026-01-25", "2026-02-08", "2030-01-01"];
+    let of: Vec<BTreeMap<String, BTreeSet<String>>> =
+        days.iter().map(|day| members_before(both, &format!("{day}T00:00:00Z"))).collect();
+    for (day, members) in days.iter().zip(&of) {
+        let mut last: BTreeMap<String, f64> = BTreeMap::new();
+        for row in both.analyze(&["sizes", "--to", day]) {
+            last.insert(row["segment"].clone(), number(&row, "people"));
+        }
+        last.retain(|_, people| *people > 0.0);
+        let sizes: BTreeMap<String, f64> = members.iter().map(|(name, who)| (name.clone(), who.len() as f64)).collect();
+        assert_eq!(last, sizes, "before {day}");
+
+        let mut pairs = 0;
+        for row in both.analyze(&["overlap", "--to", day]) {
+            let (a, b) = (&members[&row["segment"]], &members[&row["other_segment"]]);
+            let (both, either) = (a.intersection(b).count() as f64, a.union(b).count() as f64);
+            assert_eq!((number(&row, "people"), number(&row, "in_both")), (a.len() as f64, both), "{row:?}");
+            assert!((number(&row, "share") - both / a.len() as f64).abs() < 1e-9, "{row:?}");
+            assert!((number(&row, "jaccard") - both / either).abs() < 1e-9, "{row:?}");
+            pairs += 1;
+        }
+        assert_eq!(pairs, members.len() * (members.len() - 1), "before {day}");
+    }
+    // From one day to the next.
+    for (place, pair) in of.windows(2).enumerate() {
+        let segments_of = |members: &BTreeMap<String, BTreeSet<String>>, person: &String| -> Vec<String> {
+            let of = members.iter().filter(|(_, who)| who.contains(person)).map(|(name, _)| name.clone());
+            let of: Vec<String> = of.collect();
+            if of.is_empty() { vec![String::new()] } else { of }
+        };
+        let people: BTreeSet<&String> = pair.iter().flat_map(|members| members.values().flatten()).collect();
+        let mut expected: BTreeMap<(String, String), f64> = BTreeMap::new();
+        for person in people {
+            for from in segments_of(&pair[0], person) {
+                for to in segments_of(&pair[1], person) {
+                    *expected.entry((from.clone(), to)).or_default() += 1.0;
+                }
+            }
+        }
+        let answer = both.analyze(&["flow", "--from", days[place], "--to", days[place + 1]]);
+        let told: BTreeMap<(String, String), f64> = answer
+            .iter()
+            .map(|row| ((row["from_segment"].clone(), row["to_segment"].clone()), number(row, "people")))
+            .collect();
+        assert_eq!(told, expected, "from {}", days[place]);
+    }
+    // What entered less what left is how the size changed.
+    let mut before: BTreeMap<String, f64> = BTreeMap::new();
+    for row in both.analyze(&["sizes"]) {
+        let people = before.entry(row["segment"].clone()).or_default();
+        *people += number(&row, "entered") - number(&row, "exited");
+        assert_eq!(*people, number(&row, "people"), "{row:?}");
+    }
+}
+
+fn lift_is_that_of_the_profiles(both: &Both) {
+    let sql = "SELECT p.profile_id AS profile_id, coalesce(p.category, '') AS category, coalesce(m.segment, '') AS segment FROM current_profiles AS p LEFT JOIN \
+               (SELECT * FROM segment_members WHERE segment = 'regulars') AS m ON p.profile_id = m.profile_id";
+    // By category: members, and all.
+    let mut counts: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+    for row in rows(&both.told(false, &["query", sql, "--output", "csv"])) {
+        let counted = counts.entry(row["category"].clone()).or_default();
+        counted.0 += f64::from(u8::from(!row["segment"].is_empty()));
+        counted.1 += 1.0;
+    }
+    let (members, all) = counts.values().fold((0.0, 0.0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
+    let answer = both.analyze(&["apart"]);
+    let traits: BTreeSet<&str> = answer.iter().map(|row| row["trait"].as_str()).collect();
+    assert_eq!(traits, BTreeSet::from(["category", "orders", "spender", "spent", "views"]));
+    let mut seen = 0;
+    for row in answer.iter().filter(|row| row["trait"] == "category") {
+        let (mine, everyone) = counts[&row["value"]];
+        let (share, rest) = (mine / members, (everyone - mine) / (all - members));
+        let pooled = everyone / all;
+        let score = (share - rest) / (pooled * (1.0 - pooled) * (1.0 / members + 1.0 / (all - members))).sqrt();
+        assert_eq!(number(row, "people"), mine, "{row:?}");
+        for (name, expected) in [("share", share), ("share_of_rest", rest), ("score", score)] {
+            assert!((number(row, name) - expected).abs() < 1e-9, "{name} of {row:?}");
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, counts.len());
+    // Quarters of all people by what they spent, one after the other.
+    let mut quarters: Vec<(f64, f64)> = answer
+        .iter()
+        .filter(|row| row["trait"] == "spent" && !row["low"].is_empty())
+        .map(|row| (number(row, "low"), number(row, "high")))
+        .collect();
+    quarters.sort_by(|a, b| a.0.total_cmp(&b.0));
+    assert_eq!(quarters.len(), 4, "{quarters:?}");
+    assert!(quarters.windows(2).all(|pair| pair[0].1 < pair[1].0), "{quarters:?}");
 }
 
 /// The events of each person, in order of time.
@@ -251,8 +435,8 @@ fn most(events: &[(i64, String)], steps: &[&str], within_us: i64) -> usize {
 #[test]
 fn what_the_shop_ships_is_the_same_in_both() {
     let both = Both::run(|folder| copy_pipeline("shop", folder, &[]));
-    for name in ["checkout", "revenue", "coming_back", "channels", "before_orders"] {
-        assert!(!both.analyze(&[name]).is_empty(), "{name}");
+    for name in both.names() {
+        assert_eq!(both.analyze(&[&name]).is_empty(), name == "odd_days", "{name}");
     }
 }
 
@@ -300,6 +484,9 @@ fn cohorts_of_cdnow_are_those_of_the_file() {
         seen += 1;
     }
     assert!(seen > 40 && expected.is_empty(), "{seen}, left {expected:?}");
+    for name in both.names() {
+        assert!(!both.analyze(&[&name]).is_empty(), "{name}");
+    }
     assert_eq!(both.analyze(&["months"]).len(), 18);
     assert_eq!(number(&both.analyze(&["again"])[0], "people"), customers.len() as f64);
 }

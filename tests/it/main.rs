@@ -12,6 +12,7 @@
 
 mod support;
 
+mod alerts;
 mod analyses;
 mod away;
 mod bad_input;

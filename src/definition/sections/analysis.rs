@@ -17,6 +17,7 @@ const PERIODS_MAX: u32 = 400;
 const LENGTH_MAX: u32 = 20;
 const TOP_MAX: u32 = 10_000;
 const ORDER_MAX: u32 = 3;
+const SEASON_MAX: u32 = 10_000;
 
 pub fn analysis(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<AnalysisSpec> {
     let fields = reader.section(node, what, span, &ANALYSIS)?;
@@ -29,7 +30,17 @@ pub fn analysis(reader: &Reader, node: &Node, what: &str, span: Span) -> Option<
         "funnel" => funnel(reader, node, span),
         "retention" => retention(reader, node, span),
         "attribution" => attribution(reader, node, span),
-        _ => paths(reader, node, span),
+        "paths" => paths(reader, node, span),
+        "transitions" => transitions(reader, node, span),
+        "anomalies" => anomalies(reader, node, span),
+        of_segments => {
+            if let Some(key) = ["by", "segment"].into_iter().find(|key| fields.has(key)) {
+                let message = format!("`{of_segments}` is of segments and not of events: `{key}` does not go with it");
+                reader.findings.error(fields.key_span(key), message, None);
+                return None;
+            }
+            segments(reader, of_segments, node, span)
+        }
     };
     Some(AnalysisSpec { kind: kind?, by: as_written(by)?, segment: as_written(segment)? })
 }
@@ -97,25 +108,31 @@ fn trend(reader: &Reader, node: &Node, span: Span) -> Option<AnalysisKindSpec> {
     let fields = reader.section(node, "`trend`", span, &reference::TREND)?;
     let take = events_at(reader, &fields, "of");
     let every = period(reader, &fields, "every");
-    let mut measures = Vec::new();
+    let both = [("events", MeasureSpec::Count), ("people", MeasureSpec::People)];
+    let measures = measures(reader, &fields, span, both)?;
+    let any = EventsSpec { event: None, filter: None };
+    Some(AnalysisKindSpec::Trend { take: take?.unwrap_or(any), every: every?, measures })
+}
+
+/// What is measured, by name with where it stands.
+fn measures<const N: usize>(
+    reader: &Reader,
+    fields: &Fields,
+    span: Span,
+    left_out: [(&str, MeasureSpec); N],
+) -> Option<Vec<(String, Span, MeasureSpec)>> {
     match fields.get("measures").map(|node| &node.value) {
         Some(Value::Map(entries)) if !entries.is_empty() => {
-            for Entry { key, value } in entries {
-                measures.push((key.text.clone(), key.span, measure(reader, value)?));
-            }
+            let read = |Entry { key, value }: &Entry| Some((key.text.clone(), key.span, measure(reader, value)?));
+            entries.iter().map(read).collect()
         }
         Some(_) => {
             let help = "measures: { orders: count, buyers: people, revenue: { sum: properties.total } }".to_string();
             reader.findings.error(fields.key_span("measures"), "`measures` is a map of names to measures", help);
-            return None;
+            None
         }
-        None => measures.extend([
-            ("events".to_string(), span, MeasureSpec::Count),
-            ("people".to_string(), span, MeasureSpec::People),
-        ]),
+        None => Some(left_out.into_iter().map(|(name, measure)| (name.to_string(), span, measure)).collect()),
     }
-    let any = EventsSpec { event: None, filter: None };
-    Some(AnalysisKindSpec::Trend { take: take?.unwrap_or(any), every: every?, measures })
 }
 
 fn measure(reader: &Reader, node: &Node) -> Option<MeasureSpec> {
@@ -277,5 +294,71 @@ fn paths(reader: &Reader, node: &Node, span: Span) -> Option<AnalysisKindSpec> {
         length: length?.unwrap_or(4),
         within: within?,
         top: top?.unwrap_or(20),
+    })
+}
+
+fn transitions(reader: &Reader, node: &Node, span: Span) -> Option<AnalysisKindSpec> {
+    let fields = reader.section(node, "`transitions`", span, &reference::TRANSITIONS)?;
+    let (of, within) = (events_at(reader, &fields, "of"), duration(reader, &fields, "within"));
+    let top = count(reader, &fields, "top", TOP_MAX);
+    Some(AnalysisKindSpec::Transitions {
+        of: of?.unwrap_or(EventsSpec { event: None, filter: None }),
+        within: within?,
+        top: top?.unwrap_or(100),
+    })
+}
+
+/// `sizes`, `flow`, `overlap` and `lift`.
+fn segments(reader: &Reader, name: &str, node: &Node, span: Span) -> Option<AnalysisKindSpec> {
+    let what = format!("`{name}`");
+    let section = match name {
+        "sizes" => &reference::SIZES,
+        "lift" => &reference::LIFT,
+        _ => &reference::SEGMENTS_OF,
+    };
+    let fields = reader.section(node, what, span, section)?;
+    let named = |key| as_written(fields.get(key).map(|node| reader.literals(node, &format!("`{key}`"))));
+    let of = named("of");
+    Some(match name {
+        "sizes" => {
+            let every = period(reader, &fields, "every");
+            AnalysisKindSpec::Sizes { segments: of?.unwrap_or_default(), every: every?.unwrap_or(Period::Day) }
+        }
+        "flow" => AnalysisKindSpec::Flow { segments: of?.unwrap_or_default() },
+        "overlap" => AnalysisKindSpec::Overlap { segments: of?.unwrap_or_default() },
+        _ => {
+            let (traits, top) = (named("traits"), count(reader, &fields, "top", TOP_MAX));
+            let [segment] = <[Literal; 1]>::try_from(of??).ok()?;
+            AnalysisKindSpec::Lift { segment, traits: traits?.unwrap_or_default(), top: top?.unwrap_or(20) }
+        }
+    })
+}
+
+fn anomalies(reader: &Reader, node: &Node, span: Span) -> Option<AnalysisKindSpec> {
+    let fields = reader.section(node, "`anomalies`", span, &reference::ANOMALIES)?;
+    let (take, every) = (events_at(reader, &fields, "of"), period(reader, &fields, "every"));
+    let measures = measures(reader, &fields, span, [("events", MeasureSpec::Count)]);
+    let season = count(reader, &fields, "season", SEASON_MAX);
+    // Half of a series cannot be odd.
+    let share = |key: &str| {
+        let read = fields.get(key).map(|node| {
+            let literal = reader.literal(node, &format!("`{key}`"))?;
+            let number = literal.text.parse::<f64>().ok().filter(|share| *share > 0.0 && *share < 0.5);
+            if number.is_none() {
+                let message = format!("`{key}` is a number between 0 and 0.5, not `{}`", literal.text);
+                reader.findings.error(node.span, message, None);
+            }
+            number
+        });
+        as_written(read)
+    };
+    let (alpha, most) = (share("alpha"), share("most"));
+    Some(AnalysisKindSpec::Anomalies {
+        take: take?.unwrap_or(EventsSpec { event: None, filter: None }),
+        every: every??,
+        measures: measures?,
+        season: season?,
+        alpha: alpha?.unwrap_or(0.05),
+        most: most?.unwrap_or(0.1),
     })
 }

@@ -1,6 +1,7 @@
 //! Nodes → specs: every section and every entry by itself, so that one fault does not hide another.
 
 mod activation;
+mod alert;
 mod analysis;
 mod case;
 mod connector;
@@ -16,6 +17,7 @@ mod sessions;
 use std::collections::BTreeMap;
 
 use self::activation::{activation, audience, channel, consent};
+use self::alert::alert;
 use self::analysis::analysis;
 pub use self::case::read_time;
 use self::case::test;
@@ -113,6 +115,7 @@ fn section(definition: &mut Definition, name: &str, span: Span, node: &Node, rea
                 reader.sql(node, what)
             });
         }
+        "alerts" => named(&mut definition.alerts, node, "alert", reader, alert),
         "warehouse" => definition.warehouse = warehouse(node, span, reader),
         "tests" => {
             let tests = reader.list(node, "`tests`").iter();

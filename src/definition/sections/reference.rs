@@ -31,6 +31,7 @@ pub static FILE: Section = Section {
         key("audiences", Named(&Map(&AUDIENCE)), "lists of people that a destination keeps"),
         key("activations", Named(&Map(&ACTIVATION)), "what sets off which message"),
         key("aggregates", Named(&Sql), "sums over all events, by key: SELECT … FROM events GROUP BY …"),
+        key("alerts", Named(&Map(&ALERT)), "when an aggregate is not what its past lets one expect"),
         key(
             "warehouse",
             OneOf(&[Choice(|| vec!["lake"]), Map(&WAREHOUSE)]),
@@ -249,6 +250,19 @@ pub static IDENTIFIER: Section = Section {
     later: &[("on_conflict", "is said once for all types: move it up to `identity`")],
 };
 
+pub static ALERT: Section = Section::of(&[
+    required(
+        "watch",
+        Text,
+        "an aggregate that has one key that is a time; each group of its other keys is watched by itself",
+    ),
+    required("value", Text, "its sum or count that is watched"),
+    required("every", Choice(|| vec!["minute", "hour", "day"]), "the length of a period, in UTC"),
+    key("season", Count, "periods until it repeats itself, 1 for never; if left out 1440 minutes, 24 hours, 7 days"),
+    key("threshold", Text, "so many deviations are odd; 5 if left out"),
+    key("wait", Duration, "a period is judged so long after its end; 1m if left out"),
+]);
+
 // Analyses
 
 pub static ANALYSIS: Section = Section {
@@ -258,10 +272,32 @@ pub static ANALYSIS: Section = Section {
         key("retention", Map(&RETENTION), "of those who begin in a period, how many come back, and what they bring"),
         key("attribution", Map(&ATTRIBUTION), "which channels conversions are owed to"),
         key("paths", Map(&PATHS), "what people do next, or did before"),
+        key("transitions", Map(&TRANSITIONS), "how often one event follows another"),
+        key("sizes", Map(&SIZES), "how large segments are over time"),
+        key("flow", Map(&SEGMENTS_OF), "from which segments into which people went"),
+        key("overlap", Map(&SEGMENTS_OF), "whom segments share"),
+        key("lift", Map(&LIFT), "what sets a segment apart from the rest"),
+        key(
+            "anomalies",
+            Map(&ANOMALIES),
+            "periods of a series that are further from what was to be expected than by chance",
+        ),
         key("by", Sql, "results are told apart by this value of events"),
         key("segment", Text, "only people who are in it now"),
     ],
-    one_of: &["trend", "funnel", "retention", "attribution", "paths"],
+    one_of: &[
+        "trend",
+        "funnel",
+        "retention",
+        "attribution",
+        "paths",
+        "transitions",
+        "sizes",
+        "flow",
+        "overlap",
+        "lift",
+        "anomalies",
+    ],
     later: &[],
 };
 
@@ -343,6 +379,42 @@ pub static PATHS: Section = Section {
     one_of: &["from", "to"],
     later: &[],
 };
+
+pub static TRANSITIONS: Section = Section::of(&[
+    key("of", OneOf(&[OneOrMore(&Text), Map(&ANALYSIS_EVENTS)]), "which events; all if left out"),
+    key("within", Duration, "what comes later does not follow"),
+    key("top", Count, "the most frequent; 100 if left out"),
+]);
+
+pub static SIZES: Section = Section::of(&[
+    key("of", OneOrMore(&Text), "segments; all if left out"),
+    key("every", Choice(|| names(&Period::NAMES)), "the length of a period; day if left out"),
+]);
+
+pub static SEGMENTS_OF: Section = Section::of(&[key("of", OneOrMore(&Text), "segments; all if left out")]);
+
+pub static LIFT: Section = Section::of(&[
+    required("of", Text, "the segment"),
+    key("traits", OneOrMore(&Text), "what is compared; all texts, numbers and booleans if left out"),
+    key("top", Count, "the values that say most; 20 if left out"),
+]);
+
+pub static ANOMALIES: Section = Section::of(&[
+    key("of", OneOf(&[OneOrMore(&Text), Map(&ANALYSIS_EVENTS)]), "which events; all if left out"),
+    required("every", Choice(|| names(&Period::NAMES)), "the length of a period"),
+    key(
+        "measures",
+        Entries(&OneOf(&[Choice(|| vec!["count", "people"]), Map(&MEASURE)])),
+        "as of trend; events if left out",
+    ),
+    key(
+        "season",
+        Count,
+        "periods until it repeats itself, 1 for never; if left out 24 hours, 7 days, 52 weeks, 12 months",
+    ),
+    key("alpha", Text, "the risk of finding one where there is none; 0.05 if left out"),
+    key("most", Text, "the share of periods that are odd at most; 0.1 if left out"),
+]);
 
 // Destinations
 

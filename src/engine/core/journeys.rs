@@ -67,11 +67,11 @@ pub(super) async fn assign_numbers(
     Ok(known)
 }
 
-/// An event that a step has made, with its number.
+/// An event that a step or an alert has made, with its number.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EmittedRecord {
     pub number: u64,
-    /// The moment of the step.
+    /// The moment when it was made.
     pub at: TimeUs,
     /// The standard envelope as JSON.
     pub envelope: String,
@@ -242,14 +242,19 @@ impl Core {
         }
         self.add_steps(&walked.steps, staged)?;
         for Emitted { envelope, at } in walked.emitted {
-            let number = self.record.next_emitted;
-            self.record.next_emitted += 1;
-            let record = EmittedRecord { number, at, envelope: envelope.to_string() };
-            let key = keys::number(Tag::Emitted, number);
-            staged.writes.put(key, codec::encode(EmittedRecord::VERSION, &record));
-            staged.emitted.push(record);
+            self.emit(&envelope, at, staged);
         }
         self.queue(walked.rendered, staged)
+    }
+
+    /// An event that the pipeline itself makes, in the standard envelope.
+    pub(super) fn emit(&mut self, envelope: &Value, at: TimeUs, staged: &mut Staged) {
+        let number = self.record.next_emitted;
+        self.record.next_emitted += 1;
+        let record = EmittedRecord { number, at, envelope: envelope.to_string() };
+        let key = keys::number(Tag::Emitted, number);
+        staged.writes.put(key, codec::encode(EmittedRecord::VERSION, &record));
+        staged.emitted.push(record);
     }
 
     /// Events up to this number are in the batch that is being applied.

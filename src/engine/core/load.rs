@@ -95,6 +95,7 @@ impl Core {
             activations,
             audiences,
             aggregates,
+            alerts: Alerts::load(&*store, &pipeline.alerts).await?,
             tables: CoreTables {
                 events: tables::events(),
                 profiles: tables::profiles(&trait_columns(pipeline)),

@@ -46,11 +46,17 @@ impl Core {
             let rejects: Vec<&Reject> = batch.rejects.iter().chain(others).collect();
             add(&tables.rejected_events, rows::rejected_events(&tables.rejected_events, &rejects, commit)?)?;
         }
+        Ok(())
+    }
+
+    /// Partial rows of the aggregates, which the alerts take in too.
+    pub(super) fn add_aggregates(&mut self, events: &EventBatch, staged: &mut Staged) -> Result<(), EngineError> {
         for (table, aggregator) in &self.aggregates {
             let partial = aggregator
                 .run(&events.batch)
                 .map_err(|error| EngineError::Internal(format!("aggregate {}: {error}", table.name)))?;
-            add(table, rows::aggregate(table, &partial, commit)?)?;
+            self.alerts.take(table.aggregate_name().unwrap_or_default(), &partial, &mut staged.writes);
+            add(table, rows::aggregate(table, &partial, staged.commit)?, staged)?;
         }
         Ok(())
     }
