@@ -20,7 +20,7 @@ const MORE: &str = r#"
 {"type":"track","event":"Product Viewed","messageId":"d2","anonymousId":"a-80","timestamp":"2026-03-02T11:00:00Z","properties":{"sku":"BK-101"}}
 {"type":"identify","messageId":"d3","anonymousId":"a-80","userId":"u-8","timestamp":"2026-03-03T09:00:00Z","traits":{"email":"eve@example.com"}}
 {"type":"track","event":"Order Refunded","messageId":"d4","userId":"u-8","timestamp":"2026-03-03T10:00:00Z","properties":{"order_id":"o-80","total":100.5,"currency":"EUR"}}
-{"type":"track","event":"Order Completed","messageId":"d5","userId":"u-9","timestamp":"2026-03-03T11:00:00Z","properties":{"order_id":"o-90","value":12}}
+{"type":"track","event":"Order Completed","messageId":"d5","userId":"u-9","timestamp":"2026-03-03T11:00:00Z","properties":{"order_id":"o-90","total":12}}
 {"type":"track","event":
 "#;
 
@@ -170,10 +170,14 @@ fn every_panel_has_an_answer_and_the_lake_has_the_same_numbers() {
     assert!(answers["Attempts to deliver"].iter().any(|row| row[1] == "sent"), "{answers:?}");
 
     let lake = Shop::run(false);
+    let sorted = |shop: &Shop, sql: &str| {
+        let text = shop.query(sql);
+        text.lines().map(str::to_string).collect::<BTreeSet<String>>()
+    };
     for view in &VIEWS[..4] {
         // Deliveries go out by the clock of this machine, so the hours differ.
-        let sql = format!("SELECT * FROM {view} ORDER BY 1, 2, 3, 4");
-        assert_eq!(lake.query(&sql), shop.query(&sql), "{view}");
+        let sql = format!("SELECT * FROM {view}");
+        assert_eq!(sorted(&lake, &sql), sorted(&shop, &sql), "{view}");
     }
     let outcomes = "SELECT activation, destination, outcome, sum(attempts) AS attempts FROM delivery_outcomes GROUP BY 1, 2, 3 ORDER BY 1, 2, 3";
     assert_eq!(lake.query(outcomes), shop.query(outcomes));
