@@ -8,7 +8,7 @@ use super::spec::{AlertSpec, Sql};
 use crate::aggregate::{AggregatePlan, AlertPlan, Unwatchable};
 
 /// Tables and views that are there anyway.
-const TAKEN: [&str; 24] = [
+const TAKEN: [&str; 28] = [
     "events",
     "current_events",
     "profile_events",
@@ -33,6 +33,10 @@ const TAKEN: [&str; 24] = [
     "deliveries",
     "rejected_events",
     "tributary_state",
+    "events_by_minute",
+    "active_profiles",
+    "daily_revenue",
+    "delivery_outcomes",
 ];
 
 /// None where something was reported.

@@ -9,6 +9,7 @@
 //! tables, or more rows than were sealed.
 
 mod ddl;
+mod rollups;
 
 use std::future::Future;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use async_trait::async_trait;
 use clickhouse::{Client, Compression};
 use clickhouse_ext_arrow::ArrowClientExt as _;
 
+use self::rollups::{ROLLUPS, Rollup};
 use super::shipment::{Inserts, Shipment, Shipping};
 use super::views::{Dialect, quoted, views};
 use super::{CommitRange, SinkError, Table, TableSink};
@@ -25,6 +27,8 @@ use crate::failpoint::{self, Point};
 
 /// A whole insert: sending, writing, syncing.
 const INSERT_TIMEOUT: Duration = Duration::from_secs(330);
+/// What a rollup makes of all that is there, once.
+const FILL_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
 /// Everything else.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -117,6 +121,26 @@ impl ClickHouseSink {
         }
         Ok(())
     }
+
+    /// Creates what is missing of a rollup, and fills it before the view that keeps it up to date is there.
+    async fn prepare_rollup(&self, client: &Client, rollup: &Rollup) -> Result<(), SinkError> {
+        let (table, feed) = (rollup.table(), rollup.feed());
+        let read = client
+            .query("SELECT count() FROM system.tables WHERE database = currentDatabase() AND name IN (?, ?)")
+            .bind(&table)
+            .bind(&feed)
+            .fetch_one::<u64>();
+        if bounded(&format!("look for {table}"), STATEMENT_TIMEOUT, read).await? == 2 {
+            return Ok(());
+        }
+        // One without the other: someone removed the table, and the view's rows since are nowhere.
+        self.execute(client, &format!("drop {feed}"), &format!("DROP VIEW IF EXISTS {}", quoted(&feed))).await?;
+        let (create_table, create_feed) = rollup.create();
+        self.execute(client, &format!("create table {table}"), create_table).await?;
+        tracing::info!(table, "filling it from the rows that are there");
+        bounded(&format!("fill {table}"), FILL_TIMEOUT, client.query_raw(&rollup.fill(None)).execute()).await?;
+        self.execute(client, &format!("create view {feed}"), create_feed).await
+    }
 }
 
 /// A client as every part of the house uses it. Compression is off: the batches are sealed as they are sent, and
@@ -141,6 +165,9 @@ impl TableSink for ClickHouseSink {
         self.claim(&client).await?;
         for table in tables {
             self.prepare_table(&client, table).await?;
+        }
+        for rollup in rollups::of(tables) {
+            self.prepare_rollup(&client, rollup).await?;
         }
         for view in views(tables, Dialect::ClickHouse) {
             let create = format!("CREATE OR REPLACE VIEW {} AS {}", quoted(&view.name), view.sql);
@@ -197,6 +224,8 @@ impl Inserts for Server {
             ("min_insert_block_size_rows", rows.as_str()),
             ("min_insert_block_size_bytes", "0"),
             ("max_insert_threads", "1"),
+            // Rollups beside each other: each waits for the disk.
+            ("parallel_view_processing", "1"),
         ];
         let client =
             settings.iter().fold(self.client.clone(), |client, (name, value)| client.with_setting(*name, *value));
@@ -206,6 +235,16 @@ impl Inserts for Server {
             failpoint::waiting(Point::InsertSent, insert.end()).await
         };
         bounded(&shipment.to_string(), INSERT_TIMEOUT, insert).await
+    }
+
+    /// The rows can be there although a materialized view of theirs failed.
+    async fn settle(&self, shipment: &Shipment) -> Result<(), SinkError> {
+        for rollup in ROLLUPS.iter().filter(|rollup| rollup.from == shipment.table) {
+            let fill = rollup.fill(Some(shipment.range));
+            let what = format!("fill {}, {shipment}", rollup.table());
+            bounded(&what, INSERT_TIMEOUT, self.client.query_raw(&fill).execute()).await?;
+        }
+        Ok(())
     }
 }
 

@@ -56,6 +56,11 @@ pub trait Inserts: Send + Sync {
     async fn count(&self, shipment: &Shipment) -> Result<u64, SinkError>;
 
     async fn insert(&self, shipment: &Shipment, batch: &RecordBatch) -> Result<(), SinkError>;
+
+    /// All rows are there, of an insert whose fate was unknown: makes good what the server may not have made of them.
+    async fn settle(&self, _shipment: &Shipment) -> Result<(), SinkError> {
+        Ok(())
+    }
 }
 
 /// Ships the ranges of one state, one after the other.
@@ -108,15 +113,18 @@ async fn ship_table(
     if uncertain {
         server.kill(shipment).await;
         if is_there(server, shipment, batch.num_rows()).await? {
-            return Ok(());
+            return server.settle(shipment).await;
         }
         failpoint::pass(Point::Probed);
     }
     failpoint::fail(Point::BeforeInsert).map_err(SinkError::Retry)?;
     server.insert(shipment, batch).await?;
     failpoint::pass(Point::Inserted);
+    if !uncertain {
+        return Ok(());
+    }
     // A token can be spent while its rows are not there: someone removed them by hand. Say so instead of going on.
-    if uncertain && !is_there(server, shipment, batch.num_rows()).await? {
+    if !is_there(server, shipment, batch.num_rows()).await? {
         return Err(SinkError::Retry(format!(
             "{shipment}: acknowledged, but the table holds fewer than the {} rows sent; were rows removed by hand? they come \
              back once the server has forgotten token {}",
@@ -124,7 +132,7 @@ async fn ship_table(
             shipment.token
         )));
     }
-    Ok(())
+    server.settle(shipment).await
 }
 
 /// Whether all rows of the range are in the table.

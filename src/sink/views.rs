@@ -2,6 +2,7 @@
 //!
 //! Each is one `SELECT` in the dialect of its engine. "Latest" is always by (`_batch`, `_seq`).
 
+mod dashboards;
 mod memberships;
 
 use arrow::datatypes::Field;
@@ -43,11 +44,20 @@ pub fn views(tables: &[Table], dialect: Dialect) -> Vec<View> {
     }
     for table in tables {
         match table.kind {
-            TableKind::Events if merges => {
+            TableKind::Events => {
                 let moves = has(TableKind::EventMoves);
-                views.push(view("current_events", current_events(dialect, table, moves, sessions)));
-                if dialect == Dialect::ClickHouse {
-                    views.push(view("profile_events", profile_events(table, moves, sessions)));
+                if merges {
+                    views.push(view("current_events", current_events(dialect, table, moves, sessions)));
+                    if dialect == Dialect::ClickHouse {
+                        views.push(view("profile_events", profile_events(table, moves, sessions)));
+                    }
+                }
+                views.push(view("events_by_minute", dashboards::events_by_minute(dialect)));
+                if moves {
+                    views.push(view("daily_revenue", dashboards::daily_revenue(dialect)));
+                }
+                if merges && moves {
+                    views.push(view("active_profiles", dashboards::active_profiles(dialect)));
                 }
             }
             TableKind::Sessions => {
@@ -81,7 +91,7 @@ pub fn views(tables: &[Table], dialect: Dialect) -> Vec<View> {
                 let entered = Some(("change", "= 'entered'"));
                 let members = latest(dialect, table, &["segment", "profile_id"], &["changed_at"], entered);
                 views.push(view("segment_members", members));
-                views.push(view("segment_sizes", memberships::SEGMENT_SIZES.to_string()));
+                views.push(view("segment_sizes", dashboards::segment_sizes(dialect)));
                 views.push(view("segment_overlap", memberships::SEGMENT_OVERLAP.to_string()));
             }
             TableKind::Definitions => {
@@ -90,14 +100,15 @@ pub fn views(tables: &[Table], dialect: Dialect) -> Vec<View> {
                 views.push(view("current_definitions", sql));
             }
             TableKind::Aggregate => views.extend(table.aggregate_name().map(|name| view(name, combined(table)))),
-            TableKind::Events
-            | TableKind::ProfileMerges
+            TableKind::Deliveries => {
+                views.push(view("delivery_outcomes", dashboards::delivery_outcomes(dialect)));
+            }
+            TableKind::ProfileMerges
             | TableKind::IdentityConflicts
             | TableKind::EventMoves
             | TableKind::StageChanges
             | TableKind::JourneySteps
             | TableKind::RfmBorders
-            | TableKind::Deliveries
             | TableKind::RejectedEvents => {}
         }
     }
@@ -367,18 +378,21 @@ fn current_identifiers(dialect: Dialect, table: &Table, merges: bool) -> String 
 /// every id that points to the survivor.
 fn valid_now(dialect: Dialect, id: &str) -> (String, String) {
     match dialect {
-        // Ids as numbers: half the memory of `profile_ids`, and half the time. An id that came back to life is found as itself.
+        // Ids as numbers: half the memory of `profile_ids`, and half the time.
         Dialect::ClickHouse => (
             format!("if(m.now = 0, {id}, lower(hex(reinterpretAsFixedString(m.now))))"),
-            format!(
-                " LEFT ANY JOIN (SELECT t.old_key AS id, argMax(t.new_key, {VERSION}) AS now FROM profile_merges AS t \
-                 GROUP BY t.old_key) AS m ON reinterpretAsUInt128(unhex(ifNull({id}, ''))) = m.id"
-            ),
+            format!(" LEFT ANY JOIN ({}) AS m ON reinterpretAsUInt128(unhex(ifNull({id}, ''))) = m.id", merged_keys()),
         ),
         Dialect::DataFusion => {
             (format!("coalesce(m.profile_id, {id})"), format!(" LEFT JOIN profile_ids AS m ON {id} = m.old_profile_id"))
         }
     }
+}
+
+/// The key of each id that was merged, and that of the profile that is valid now, in ClickHouse. An id that came back to life is found as
+/// itself.
+fn merged_keys() -> String {
+    format!("SELECT t.old_key AS id, argMax(t.new_key, {VERSION}) AS now FROM profile_merges AS t GROUP BY t.old_key")
 }
 
 /// What the joins above rely on.
@@ -417,6 +431,7 @@ fn combined(table: &Table) -> String {
 pub(crate) mod tests {
     use arrow::array::RecordBatch;
 
+    pub(crate) use super::dashboards::tests::{Traffic, traffic};
     pub(crate) use super::memberships::tests::{Memberships, memberships};
 
     use crate::sink::tables::{self, Table, tests::batch};

@@ -191,7 +191,8 @@ fn every_analysis_gives_the_same_numbers_in_clickhouse_and_in_the_lake() {
     for name in &names {
         assert!(!both.analyze(&[name]).is_empty(), "{name}");
         let within = both.analyze(&[name, "--from", "2026-01-10", "--to", "2026-01-20T12:00Z"]);
-        assert!(!within.is_empty(), "{name}");
+        // Of those who entered in a few days it may be that no two segments have any.
+        assert!(name == "overlap" || !within.is_empty(), "{name}");
         // An empty range is an empty table.
         assert_eq!(both.analyze(&[name, "--from", "2030-01-01"]), [], "{name}");
     }
@@ -436,7 +437,7 @@ fn most(events: &[(i64, String)], steps: &[&str], within_us: i64) -> usize {
 fn what_the_shop_ships_is_the_same_in_both() {
     let both = Both::run(|folder| copy_pipeline("shop", folder, &[]));
     for name in both.names() {
-        assert_eq!(both.analyze(&[&name]).is_empty(), name == "odd_days", "{name}");
+        assert!(!both.analyze(&[&name]).is_empty(), "{name}");
     }
 }
 

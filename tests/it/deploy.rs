@@ -139,6 +139,10 @@ fn the_documented_columns_are_those_of_the_ddl() {
     for file in files_below("deploy/clickhouse") {
         let table = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
         let ddl = read(&file.display().to_string());
+        // What is behind a view for dashboards: analysts see the view, and `dashboards.rs` compares its columns.
+        if ddl.contains("__rollup\n") {
+            continue;
+        }
         let columns = ddl.lines().filter(|line| line.contains(" COMMENT '"));
         let columns = columns.filter(|line| ![" ALIAS ", " MATERIALIZED "].iter().any(|made| line.contains(made)));
         let columns: Vec<&str> = columns

@@ -188,6 +188,8 @@ impl Shop {
             ("identifiers", "SELECT type, value, profile_id, first_seen FROM current_identifiers"),
             ("members", "SELECT segment, profile_id FROM segment_members"),
             ("events", "SELECT message_id, profile_id, source FROM current_events"),
+            ("active", "SELECT period, start, people FROM active_profiles"),
+            ("sales", "SELECT day, currency, orders, revenue, refunds, refunded FROM daily_revenue"),
         ];
         let rows = |sql| {
             let mut rows = self.rows(sql);

@@ -20,6 +20,7 @@ mod campaigns;
 mod cdnow;
 mod connectors;
 mod crash;
+mod dashboards;
 mod definitions;
 mod delivery;
 mod demo;

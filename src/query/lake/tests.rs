@@ -6,7 +6,9 @@ use crate::event::ValueType;
 use crate::query::{Output, Target, query, render};
 use crate::sink::lake::LakeSink;
 use crate::sink::tables::{self, tests::batch};
-use crate::sink::views::tests::{CORRECTED, Memberships, SESSIONS, corrections, late_events, memberships};
+use crate::sink::views::tests::{
+    CORRECTED, Memberships, SESSIONS, Traffic, corrections, late_events, memberships, traffic,
+};
 use crate::sink::{CommitRange, TableSink};
 
 type Rows = Vec<(Table, RecordBatch)>;
@@ -171,6 +173,17 @@ async fn splits_moves_and_bans_are_followed() {
 async fn sizes_and_overlaps_of_segments_are_as_counted_by_hand() {
     for seed in 1..20 {
         let Memberships { tables, commits, answers } = memberships(seed);
+        let (_folder, target) = lake(&tables, commits).await;
+        for (sql, expect) in answers {
+            assert_eq!(answer(&target, sql).await, expect, "{sql} (seed {seed})");
+        }
+    }
+}
+
+#[tokio::test]
+async fn dashboards_show_what_was_worked_out_row_by_row() {
+    for seed in 1..20 {
+        let Traffic { tables, commits, answers } = traffic(seed);
         let (_folder, target) = lake(&tables, commits).await;
         for (sql, expect) in answers {
             assert_eq!(answer(&target, sql).await, expect, "{sql} (seed {seed})");

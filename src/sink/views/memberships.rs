@@ -1,14 +1,4 @@
-//! How large segments were, and whom they share: the same text for both engines.
-
-/// Changes of an hour by segment, and the members at its end. Every row of `segment_changes` counts as what it is, merges
-/// and splits among them, so the last row of a segment says how many rows `segment_members` has of it.
-pub(super) const SEGMENT_SIZES: &str = "\
-SELECT h.segment AS segment, h.hour AS hour, h.entered AS entered, h.exited AS exited, \
-CAST(sum(h.entered - h.exited) OVER (PARTITION BY h.segment ORDER BY h.hour) AS BIGINT) AS members \
-FROM (SELECT c.segment AS segment, date_trunc('hour', c.changed_at) AS hour, \
-CAST(sum(CASE WHEN c.change = 'entered' THEN 1 ELSE 0 END) AS BIGINT) AS entered, \
-CAST(sum(CASE WHEN c.change = 'entered' THEN 0 ELSE 1 END) AS BIGINT) AS exited \
-FROM segment_changes AS c GROUP BY c.segment, date_trunc('hour', c.changed_at)) AS h";
+//! Whom segments share: the same text for both engines.
 
 /// Each two segments that share members, both ways round.
 pub(super) const SEGMENT_OVERLAP: &str = "\
