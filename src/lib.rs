@@ -28,6 +28,7 @@ pub mod state;
 pub mod activation;
 pub mod aggregate;
 pub mod analysis;
+pub mod chart;
 pub mod decode;
 pub mod engine;
 pub mod identity;

@@ -222,7 +222,6 @@ impl AggregatePlan {
     ///
     /// # Errors
     /// [`Unwatchable`]; with the names there are.
-    #[expect(clippy::type_complexity, reason = "taken apart where it is called")]
     pub fn watched(&self, value: &str) -> Result<(usize, usize, Vec<(String, usize)>, bool), Unwatchable> {
         let keys = || self.columns.iter().enumerate().filter(|(_, column)| column.role == AggregateRole::Key);
         let is_time = |data_type: &DataType| matches!(data_type, DataType::Timestamp(..));

@@ -182,7 +182,7 @@ impl Sql<'_> {
              share_of_rest, c.everyone / toFloat64(t.members + t.others) AS pooled, 1 / toFloat64(nullif(t.members, 0)) + 1 / toFloat64(nullif(t.others, 0)) AS spread\n  FROM counts AS c CROSS JOIN \
              (SELECT sum(p.is_member) AS members, count(*) - sum(p.is_member) AS others FROM people AS p) AS t WHERE t.members > 0\n)\n\
              SELECT s.trait AS trait, s.value AS value, s.low AS low, s.high AS high, s.people AS people, s.share AS share, s.share_of_rest AS share_of_rest, \
-             s.share / nullif(s.share_of_rest, 0) AS lift, CASE WHEN s.pooled < 1 THEN (s.share - s.share_of_rest) / sqrt(s.pooled * (1 - s.pooled) * s.spread) ELSE 0 END AS score\n\
+             s.share / nullif(s.share_of_rest, 0) AS lift, coalesce(CASE WHEN s.pooled < 1 THEN (s.share - s.share_of_rest) / sqrt(s.pooled * (1 - s.pooled) * s.spread) ELSE 0 END, 0) AS score\n\
              FROM shares AS s\nORDER BY abs(score) DESC, trait, value\nLIMIT {top}",
             changes = self.changes(std::slice::from_ref(&plan.segment)),
             members = self.members(),

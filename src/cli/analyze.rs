@@ -1,5 +1,6 @@
 //! `analyze`: an analysis of the pipeline, answered from its tables.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray};
@@ -7,9 +8,10 @@ use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Float64Type};
 use clap::Args;
 
-use super::output::{Output, print, print_batches};
+use super::output::{Output, print, print_batches, render};
 use super::{Exit, Failure, Global, NodeConfig, run, say};
 use crate::analysis::{AnalysisKind, AnalysisPlan, Range};
+use crate::chart::{self, Format, Spark};
 use crate::definition::{self, Mode, Pipeline, nearest_or_list};
 use crate::event::TimeUs;
 use crate::query::{self, QueryError};
@@ -32,6 +34,9 @@ pub struct AnalyzeOptions {
     /// Show the statement instead of running it
     #[arg(long)]
     sql: bool,
+    /// Draw the answer into this file as well: *.svg or *.png
+    #[arg(long, value_name = "FILE", requires = "name", conflicts_with = "sql")]
+    chart: Option<PathBuf>,
 }
 
 pub async fn analyze(global: &Global, config: &NodeConfig, options: AnalyzeOptions) -> Result<Exit, Failure> {
@@ -46,6 +51,7 @@ pub async fn analyze(global: &Global, config: &NodeConfig, options: AnalyzeOptio
     if let Some(by) = &options.by {
         plan = definition::told_apart(&pipeline, plan, by).map_err(|why| Failure::findings(format!("--by: {why}")))?;
     }
+    let chart = options.chart.as_deref().map(chart_file).transpose()?;
     let range = Range { from: time("--from", options.from.as_deref())?, to: time("--to", options.to.as_deref())? };
     let target = run::tables_of(&pipeline, config);
     if options.sql {
@@ -54,6 +60,7 @@ pub async fn analyze(global: &Global, config: &NodeConfig, options: AnalyzeOptio
     }
     match query::analyze(&target, &plan, range).await {
         Ok(mut batches) => {
+            let answer = batches.clone();
             if Output::or_default(global.output) == Output::Table {
                 if matches!(plan.kind, AnalysisKind::Anomalies(_)) {
                     batches = batches.iter().map(only_odd).collect();
@@ -61,6 +68,19 @@ pub async fn analyze(global: &Global, config: &NodeConfig, options: AnalyzeOptio
                 batches = batches.into_iter().map(|batch| for_people(&plan, batch)).collect();
             }
             print_batches(&batches, global.output)?;
+            if Output::or_default(global.output) == Output::Table {
+                print_sparks(&chart::sparks(&plan, range, &answer).unwrap_or_default());
+            }
+            if let Some((file, format)) = chart {
+                let picture = chart::draw(&plan, range, &answer, format).map_err(Failure::fatal)?;
+                std::fs::write(file, picture).map_err(|error| {
+                    let file = file.display();
+                    Failure::environment(format!(
+                        "--chart {file}: {error}; name a file in a folder that can be written"
+                    ))
+                })?;
+                say(&format!("drawn into {}", file.display()));
+            }
             remark(&plan, &batches);
             Ok(Exit::Well)
         }
@@ -77,6 +97,23 @@ fn list(pipeline: &Pipeline) -> Result<Exit, Failure> {
         print(&format!("{} ({})", plan.name, plan.kind.name()));
     }
     Ok(Exit::Well)
+}
+
+fn chart_file(file: &Path) -> Result<(&Path, Format), Failure> {
+    let format = Format::of(file).ok_or_else(|| {
+        Failure::findings(format!("--chart: `{}` is no picture: let the name end in .svg or .png", file.display()))
+    })?;
+    Ok((file, format))
+}
+
+/// Below the table: each line over time as one of text.
+fn print_sparks(sparks: &[Spark]) {
+    let number = |number: f64| format!("{number:.4}").trim_end_matches('0').trim_end_matches('.').to_string();
+    let row = |spark: &Spark| [spark.name.clone(), spark.line.clone(), number(spark.least), number(spark.most)];
+    let rows: Vec<[String; 4]> = sparks.iter().map(row).collect();
+    if !rows.is_empty() {
+        print(&render(&["", "over time", "least", "most"], &rows, Output::Table));
+    }
 }
 
 fn time(option: &str, text: Option<&str>) -> Result<Option<TimeUs>, Failure> {

@@ -25,9 +25,27 @@ pub struct NodeConfig {
     pub linger_ms: u64,
     /// Networks and hosts inside that destinations may call, besides those that say so themselves.
     pub allow_addresses: AllowList,
+    /// What clients of `serve-sql` must know; none is needed where it is empty.
+    pub sql_password: Option<Password>,
     /// What is logged, in the syntax of `RUST_LOG`.
     pub log: String,
     pub log_format: LogFormat,
+}
+
+/// Never shown.
+#[derive(Clone, Deserialize)]
+pub struct Password(pub String);
+
+impl Password {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }
 
 impl NodeConfig {
@@ -45,6 +63,7 @@ impl NodeConfig {
             ("batch_records", "50000"),
             ("linger_ms", "20"),
             ("allow_addresses", ""),
+            ("sql_password", ""),
             ("log", "warn,tributary=info"),
             ("log_format", "text"),
         ];

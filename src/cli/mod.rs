@@ -9,6 +9,7 @@ mod dry_run;
 mod explain;
 mod identity;
 mod init;
+mod lake;
 mod output;
 mod peek;
 mod plan;
@@ -18,6 +19,8 @@ mod query;
 mod rejected;
 pub mod run;
 mod segment;
+#[cfg(feature = "serve-sql")]
+mod serve_sql;
 mod status;
 mod test;
 mod who;
@@ -125,6 +128,14 @@ enum Command {
         /// The statement
         sql: String,
     },
+    /// The lake for other tools: its files, its tables and views for DuckDB
+    Lake {
+        #[command(subcommand)]
+        command: lake::LakeCommand,
+    },
+    /// The lake over PostgreSQL's protocol, for BI tools
+    #[cfg(feature = "serve-sql")]
+    ServeSql(serve_sql::ServeOptions),
     /// Funnels, retention, attribution and the like, from the pipeline's `analyses`
     Analyze(analyze::AnalyzeOptions),
     /// Why things are as they are
@@ -199,6 +210,9 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Apply => plan::apply(&cli.global, &config).await,
         Command::Run(options) => run::run(&cli.global, &config, options).await,
         Command::Query { sql } => query::query(&cli.global, &config, &sql).await,
+        Command::Lake { command } => lake::lake(&cli.global, &config, command).await,
+        #[cfg(feature = "serve-sql")]
+        Command::ServeSql(options) => serve_sql::serve_sql(&cli.global, &config, &options).await,
         Command::Analyze(options) => analyze::analyze(&cli.global, &config, options).await,
         Command::Explain { command } => explain::explain(&cli.global, &config, command).await,
         Command::Identity { command } => identity::identity(&cli.global, &config, command).await,

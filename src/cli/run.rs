@@ -287,16 +287,21 @@ pub fn engine_failure(error: EngineError) -> Failure {
     }
 }
 
-fn stop_on_signal(engine: mpsc::Sender<Input>) {
-    tokio::spawn(async move {
-        let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(terminate) => terminate,
-            Err(_) => return,
-        };
+/// Comes true when the process is asked to end.
+pub fn signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    Ok(async move {
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
             _ = terminate.recv() => {}
         }
+    })
+}
+
+fn stop_on_signal(engine: mpsc::Sender<Input>) {
+    tokio::spawn(async move {
+        let Ok(asked) = signal() else { return };
+        asked.await;
         say("stopping after the batch in hand");
         let _ = engine.send(Input::Stop(Stop::Asked)).await;
     });

@@ -17,6 +17,7 @@ use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::execution::TaskContext;
 use datafusion::execution::context::SQLOptions;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
@@ -28,7 +29,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use super::{QueryError, functions, hash, json};
 use crate::sink::Table;
 use crate::sink::lake::files;
-use crate::sink::lake::manifest::{LakeError, Location, TableFiles};
+use crate::sink::lake::manifest::{LakeError, Location, Manifest, TableFiles};
 use crate::sink::views::{Dialect, views};
 
 /// A session over the lake in this data folder or URL, as of its latest manifest.
@@ -39,18 +40,31 @@ pub async fn lake_context(root: &str) -> Result<SessionContext, QueryError> {
     context_of(&Location::open(root, false).map_err(unavailable)?).await
 }
 
-async fn context_of(location: &Location) -> Result<SessionContext, QueryError> {
+/// The lake in this data folder or URL, and its latest manifest.
+pub(super) async fn latest(root: &str) -> Result<(Location, Manifest), QueryError> {
+    let location = Location::open(root, false).map_err(unavailable)?;
+    let manifest = latest_of(&location).await?;
+    Ok((location, manifest))
+}
+
+async fn latest_of(location: &Location) -> Result<Manifest, QueryError> {
     let manifest = location.latest().await.map_err(unavailable)?;
-    let manifest = manifest.ok_or_else(|| {
+    manifest.ok_or_else(|| {
         QueryError::Unavailable(format!("lake {}: nothing was written yet; `tributary run` writes it", location.name))
-    })?;
-    let mut tables = Vec::new();
-    for table in &manifest.tables {
-        let provider =
-            table_provider(location, table).map_err(|error| QueryError::Unavailable(error.strip_backtrace()))?;
-        tables.push((table.table(false), provider));
-    }
-    context_over(tables).await
+    })
+}
+
+async fn context_of(location: &Location) -> Result<SessionContext, QueryError> {
+    let manifest = latest_of(location).await?;
+    context_over(tables_of(location, &manifest)?).await
+}
+
+fn tables_of(location: &Location, manifest: &Manifest) -> Result<Vec<(Table, Arc<dyn TableProvider>)>, QueryError> {
+    let provided = manifest.tables.iter().map(|table| {
+        let provider = table_provider(location, table);
+        Ok((table.table(false), provider.map_err(|error| QueryError::Unavailable(error.strip_backtrace()))?))
+    });
+    provided.collect()
 }
 
 /// A session over rows in memory, with the views and functions of the lake. Tables without rows are given as such.
@@ -66,8 +80,19 @@ pub async fn memory_context(tables: Vec<(Table, Vec<RecordBatch>)>) -> Result<Se
     context_over(providers).await
 }
 
+/// What the tables are in.
+pub(super) const CATALOG: &str = "tributary";
+
 async fn context_over(tables: Vec<(Table, Arc<dyn TableProvider>)>) -> Result<SessionContext, QueryError> {
+    let context = empty_context(Arc::default());
+    fill(&context, tables).await?;
+    Ok(context)
+}
+
+/// A session without tables, with the functions of the lake.
+fn empty_context(runtime: Arc<RuntimeEnv>) -> SessionContext {
     let mut config = SessionConfig::new().with_information_schema(true);
+    config = config.with_default_catalog_and_schema(CATALOG, "public");
     let options = config.options_mut();
     options.sql_parser.enable_ident_normalization = false;
     // The tables' own types, without detours.
@@ -75,22 +100,57 @@ async fn context_over(tables: Vec<(Table, Arc<dyn TableProvider>)>) -> Result<Se
     options.execution.parquet.pushdown_filters = true;
     // Pushing map keys (`identifiers['email']`) below a join fails where a filter is pushed as well.
     options.optimizer.enable_leaf_expression_pushdown = false;
-    let context = SessionContext::new_with_config(config);
+    let context = SessionContext::new_with_config_rt(config, runtime);
     for function in json::functions().into_iter().chain(hash::functions()) {
         context.register_udf(function);
     }
     functions::register(&context);
+    context
+}
+
+async fn fill(context: &SessionContext, tables: Vec<(Table, Arc<dyn TableProvider>)>) -> Result<(), QueryError> {
     let mut shown = Vec::new();
     for (table, provider) in tables {
-        context.register_table(bare(&table.name), provider).map_err(|error| failed(&context, &error))?;
+        context.register_table(bare(&table.name), provider).map_err(|error| failed(context, &error))?;
         shown.push(table);
     }
     for view in views(&shown, Dialect::DataFusion) {
-        let plan = functions::plan(&context, &view.sql).await.map_err(|error| failed(&context, &error))?;
-        let frame = context.execute_logical_plan(plan).await.map_err(|error| failed(&context, &error))?;
-        context.register_table(bare(&view.name), frame.into_view()).map_err(|error| failed(&context, &error))?;
+        let plan = functions::plan(context, &view.sql).await.map_err(|error| failed(context, &error))?;
+        let frame = context.execute_logical_plan(plan).await.map_err(|error| failed(context, &error))?;
+        context.register_table(bare(&view.name), frame.into_view()).map_err(|error| failed(context, &error))?;
     }
-    Ok(context)
+    Ok(())
+}
+
+/// A session whose tables are those of the latest manifest whenever it is renewed.
+#[cfg(feature = "serve-sql")]
+pub(super) struct Reader {
+    location: Location,
+    pub context: SessionContext,
+    version: Option<u64>,
+}
+
+#[cfg(feature = "serve-sql")]
+impl Reader {
+    pub fn open(root: &str, runtime: Arc<RuntimeEnv>) -> Result<Reader, QueryError> {
+        let location = Location::open(root, false).map_err(unavailable)?;
+        Ok(Reader { location, context: empty_context(runtime), version: None })
+    }
+
+    pub async fn renew(&mut self) -> Result<(), QueryError> {
+        let manifest = latest_of(&self.location).await?;
+        if self.version == Some(manifest.version) {
+            return Ok(());
+        }
+        let schema = self.context.catalog(CATALOG).and_then(|catalog| catalog.schema("public"));
+        for name in schema.map(|schema| schema.table_names()).unwrap_or_default() {
+            self.context.deregister_table(bare(&name)).map_err(|error| failed(&self.context, &error))?;
+        }
+        self.version = None;
+        fill(&self.context, tables_of(&self.location, &manifest)?).await?;
+        self.version = Some(manifest.version);
+        Ok(())
+    }
 }
 
 /// A name as it is: a text would be parsed, and lose its case.
@@ -181,7 +241,7 @@ impl PartitionStream for RemoteFile {
 }
 
 /// DataFusion's error in plain words, with the nearest name there is.
-fn failed(context: &SessionContext, error: &DataFusionError) -> QueryError {
+pub(super) fn failed(context: &SessionContext, error: &DataFusionError) -> QueryError {
     let root = error.find_root();
     if let DataFusionError::SchemaError(schema_error, _) = root {
         if let SchemaError::FieldNotFound { field, valid_fields } = schema_error.as_ref() {
@@ -194,10 +254,9 @@ fn failed(context: &SessionContext, error: &DataFusionError) -> QueryError {
         DataFusionError::SQL(parse, _) => parse.to_string(),
         other => other.strip_backtrace(),
     };
-    if let Some(name) =
-        text.split_once("table 'datafusion.public.").and_then(|(_, rest)| rest.split_once("' not found"))
+    if let Some(name) = text.split_once("table 'tributary.public.").and_then(|(_, rest)| rest.split_once("' not found"))
     {
-        let schema = context.catalog("datafusion").and_then(|catalog| catalog.schema("public"));
+        let schema = context.catalog(CATALOG).and_then(|catalog| catalog.schema("public"));
         let names = schema.map(|schema| schema.table_names()).unwrap_or_default();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         return QueryError::Sql(format!("no table {}{}", name.0, hint(name.0, &names)));
@@ -216,7 +275,7 @@ fn failed(context: &SessionContext, error: &DataFusionError) -> QueryError {
 }
 
 /// `; did you mean x?` or `; there are a, b, c`.
-fn hint(name: &str, names: &[&str]) -> String {
+pub(super) fn hint(name: &str, names: &[&str]) -> String {
     let nearest = names.iter().max_by(|a, b| {
         let likeness = |other: &str| strsim::jaro_winkler(&name.to_lowercase(), &other.to_lowercase());
         likeness(a).total_cmp(&likeness(b))

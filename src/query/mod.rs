@@ -1,11 +1,14 @@
 //! SQL over the lake or ClickHouse: the same tables, the same views, the same functions.
 
 mod analyze;
+mod files;
 mod functions;
 mod hash;
 mod history;
 mod json;
 mod lake;
+#[cfg(feature = "serve-sql")]
+mod postgres;
 mod recompute;
 mod render;
 
@@ -13,8 +16,11 @@ use arrow::array::RecordBatch;
 use clickhouse_ext_arrow::ArrowQueryExt as _;
 
 pub use analyze::{analyze, analyze_in};
+pub use files::{LakeFile, duckdb_script, lake_files};
 pub use history::TableHistory;
 pub use lake::{lake_context, memory_context, run};
+#[cfg(feature = "serve-sql")]
+pub use postgres::{Limits, serve};
 pub use recompute::{group_members_sql, group_traits_sql, members_sql, traits_sql};
 pub use render::{Output, render};
 

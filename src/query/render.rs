@@ -66,7 +66,8 @@ fn flat(batch: &RecordBatch) -> Result<RecordBatch, arrow::error::ArrowError> {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
 }
 
-fn as_json(column: &ArrayRef) -> Result<ArrayRef, arrow::error::ArrowError> {
+/// Values of a map, list or structure as JSON texts.
+pub(super) fn as_json(column: &ArrayRef) -> Result<ArrayRef, arrow::error::ArrowError> {
     let field = Arc::new(Field::new("value", column.data_type().clone(), true));
     let options = arrow::json::writer::EncoderOptions::default().with_explicit_nulls(true);
     let mut encoder = arrow::json::writer::make_encoder(&field, column, &options)?;

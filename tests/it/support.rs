@@ -83,6 +83,26 @@ pub fn servers() -> &'static Servers {
     SERVERS.get_or_init(|| Servers::up(&["kafka", "clickhouse", "registry"]))
 }
 
+/// Python with DuckDB, pandas and psycopg, and the program as `tributary`.
+pub fn python(script: &str) -> Command {
+    static PATH: OnceLock<String> = OnceLock::new();
+    let path = PATH.get_or_init(|| script_line("PYTHONPATH"));
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).env("PYTHONPATH", path).env("TRIBUTARY_LOG", "warn");
+    let program = Path::new(env!("CARGO_BIN_EXE_tributary")).parent().expect("a folder").to_path_buf();
+    let others = std::env::var_os("PATH").unwrap_or_default();
+    let all = std::iter::once(program).chain(std::env::split_paths(&others));
+    command.env("PATH", std::env::join_paths(all).expect("paths"));
+    for name in ["KAFKA_BROKERS", "CLICKHOUSE_URL", "SCHEMA_REGISTRY_URL"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn script_line(key: &str) -> String {
+    script(&["python"]).remove(key).expect("tests/support/servers python prints it")
+}
+
 /// The program, in an environment that names no server. Logs only warnings.
 pub fn tributary(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tributary"));

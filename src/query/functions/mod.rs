@@ -37,6 +37,29 @@ pub async fn plan(context: &SessionContext, sql: &str) -> Result<LogicalPlan> {
     state.statement_to_plan(statement).await
 }
 
+/// The text of statements with ClickHouse's forms as DataFusion takes them; None where there are none of these, or where it is not
+/// read as such: another parser will say what is wrong.
+///
+/// # Errors
+/// A text: parameters that do not fit their function.
+#[cfg(feature = "serve-sql")]
+pub fn rewritten(sql: &str) -> Result<Option<String>, String> {
+    use datafusion::sql::parser::DFParser;
+    use datafusion::sql::sqlparser::dialect::GenericDialect;
+
+    let Ok(mut statements) = DFParser::parse_sql_with_dialect(sql, &GenericDialect {}) else { return Ok(None) };
+    let mut is_other = false;
+    let mut texts = Vec::new();
+    for statement in &mut statements {
+        let before = statement.to_string();
+        rewrite::rewrite(statement)?;
+        let after = statement.to_string();
+        is_other |= before != after;
+        texts.push(after);
+    }
+    Ok(is_other.then(|| texts.join("; ")))
+}
+
 /// ClickHouse's `DateTime`: whole seconds. Its `DateTime64(6)` is the tables' own type for times.
 fn seconds_type() -> DataType {
     DataType::Timestamp(TimeUnit::Second, Some("UTC".into()))

@@ -90,9 +90,9 @@ pub(super) fn daily_revenue(dialect: Dialect) -> String {
     };
     format!(
         "SELECT r.day AS day, r.currency AS currency, {} AS orders, {} AS revenue, {} AS refunds, {} AS refunded \
-         FROM {rows} LEFT ANTI JOIN (SELECT m.event_batch AS event_batch, m.event_seq AS event_seq FROM event_moves AS m \
+         FROM {rows} LEFT JOIN (SELECT m.event_batch AS event_batch, m.event_seq AS event_seq FROM event_moves AS m \
          WHERE m.cause = 'strike' AND m.profile_id IS NULL) AS s ON r._batch = s.event_batch AND r._seq = s.event_seq \
-         GROUP BY r.day, r.currency",
+         WHERE coalesce(s.event_batch, 0) = 0 GROUP BY r.day, r.currency",
         count("Order Completed"),
         sum("Order Completed"),
         count("Order Refunded"),
