@@ -44,7 +44,11 @@ pub fn print_batches(batches: &[RecordBatch], output: Option<Output>) -> Result<
         Output::Json => query::Output::Json,
         Output::Csv => query::Output::Csv,
     };
-    print(&query::render(batches, format).map_err(Failure::fatal)?);
+    let text = query::render(batches, format).map_err(Failure::fatal)?;
+    // No rows are no lines of JSON, not an empty one.
+    if !text.is_empty() {
+        print(&text);
+    }
     Ok(())
 }
 
