@@ -54,7 +54,9 @@ impl Sql<'_> {
         }
         if self.plan.by.is_some() {
             keys.push("\"by\"");
-            people.push(format!("argMinIf(v.\"by\", v.at_us, {begins}) AS \"by\""));
+            // Of several at the same time the first by message id, in both engines: times of as many digits each, as texts.
+            let place = format!("concat(CAST(v.at_us + 1000000000000000000 AS {}), v.message_id)", self.text_type());
+            people.push(format!("argMinIf(v.\"by\", {place}, {begins}) AS \"by\""));
         }
         let has_times = !plan.any_order && plan.modes == FunnelModes::default();
         let from = match (plan.any_order, has_times) {
