@@ -27,6 +27,7 @@ traits:
   orders: { count: "*", event: Order Completed }
 segments:
   buyers: "orders >= 1"
+  regulars: "orders >= 3"
 warehouse:
   clickhouse: { url: "${env:CLICKHOUSE_URL:-}", database: "${env:CLICKHOUSE_DATABASE:-analyses}" }
 analyses:
@@ -42,8 +43,15 @@ analyses:
   channels:
     attribution: { conversion: Order Completed, value: properties.total, channel: context.campaign.source, touch: Product Viewed, lookback: 30d }
   before_orders: { paths: { to: Order Completed, length: 4 } }
+  next_steps:    { transitions: { within: 1d } }
+  odd_days:      { anomalies: { of: Order Completed, every: day } }
+  segment_sizes: { sizes: { every: day } }
+  between:       { flow: {} }
+  shared:        { overlap: {} }
+  regulars_are:  { lift: { of: regulars } }
 """
-NAMES = ["checkout", "checkout_strict", "revenue", "by_campaign", "coming_back", "channels", "before_orders"]
+NAMES = ["checkout", "checkout_strict", "revenue", "by_campaign", "coming_back", "channels", "before_orders", "next_steps", "odd_days",
+         "segment_sizes", "between", "shared", "regulars_are"]
 EVENTS = ["Product Viewed"] * 12 + ["Product Added"] * 4 + ["Checkout Started"] * 2 + ["Order Completed"]
 
 

@@ -5,7 +5,7 @@
 
 mod markov;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{EventFilter, Sql};
 use crate::event::TimeUs;
@@ -74,11 +74,11 @@ pub const NONE: &str = "(none)";
 
 /// What one person was touched by before one conversion, or without any.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Touches {
+pub struct Touches<'c> {
     pub converted: bool,
     pub value: f64,
     /// In order of time: the channel (empty: a direct visit), and how long before the conversion.
-    pub touches: Vec<(String, TimeUs)>,
+    pub touches: Vec<(&'c str, TimeUs)>,
 }
 
 /// What a channel is owed.
@@ -88,68 +88,118 @@ pub struct Credit {
     pub value: f64,
 }
 
-/// What each model owes each channel, the models in the order of the plan.
-///
-/// # Errors
-/// A Markov chain with too many states to be solved, and what to do.
-pub fn credit(
-    plan: &AttributionPlan,
-    all: impl IntoIterator<Item = Touches>,
-) -> Result<Vec<(Model, BTreeMap<String, Credit>)>, String> {
-    let mut sums: Vec<BTreeMap<String, Credit>> = vec![BTreeMap::new(); plan.models.len()];
-    let mut chain = markov::Paths::default();
-    let (mut owed, mut untouched) = (Credit::default(), Credit::default());
-    for mut one in all {
+/// Credit, summed up path by path: nothing is kept of a path, however many there are.
+pub struct Credits<'p> {
+    plan: &'p AttributionPlan,
+    /// The channels so far, each with its place in the sums.
+    places: HashMap<String, usize>,
+    /// Of each model but Markov, by channel.
+    sums: Vec<Vec<Credit>>,
+    chains: Vec<Option<markov::Counts>>,
+    owed: Credit,
+    untouched: Credit,
+}
+
+impl<'p> Credits<'p> {
+    pub fn new(plan: &'p AttributionPlan) -> Credits<'p> {
+        let chains = plan.models.iter().map(|model| match model {
+            Model::Markov { order } => Some(markov::Counts::new(*order)),
+            _ => None,
+        });
+        Credits {
+            plan,
+            places: HashMap::new(),
+            sums: vec![Vec::new(); plan.models.len()],
+            chains: chains.collect(),
+            owed: Credit::default(),
+            untouched: Credit::default(),
+        }
+    }
+
+    pub fn add(&mut self, mut one: Touches<'_>) {
         let any_named = one.touches.iter().any(|(channel, _)| !channel.is_empty());
-        if any_named && !plan.counts_direct {
+        if any_named && !self.plan.counts_direct {
             one.touches.retain(|(channel, _)| !channel.is_empty());
         }
-        one.touches
-            .iter_mut()
-            .filter(|(channel, _)| channel.is_empty())
-            .for_each(|(channel, _)| *channel = DIRECT.into());
-        chain.add(&one);
-        if !one.converted {
-            continue;
-        }
         if one.touches.is_empty() {
-            untouched.conversions += 1.0;
-            untouched.value += one.value;
-            continue;
+            if one.converted {
+                self.untouched.add(1.0, one.value);
+            }
+            return;
         }
-        owed.conversions += 1.0;
-        owed.value += one.value;
-        for (model, sums) in plan.models.iter().zip(&mut sums) {
+        let touches: Vec<(usize, TimeUs)> =
+            one.touches.iter().map(|(channel, before_us)| (self.place(channel), *before_us)).collect();
+        for chain in self.chains.iter_mut().flatten() {
+            chain.add(touches.iter().map(|(channel, _)| *channel), one.converted);
+        }
+        if !one.converted {
+            return;
+        }
+        self.owed.add(1.0, one.value);
+        for (model, sums) in self.plan.models.iter().zip(&mut self.sums) {
             if matches!(model, Model::Markov { .. }) {
                 // Its credit is not made of touches.
                 continue;
             }
-            let weights = weights(*model, &one.touches);
+            let weights = weights(*model, &touches);
             let total: f64 = weights.iter().sum();
-            for ((channel, _), weight) in one.touches.iter().zip(weights) {
+            sums.resize(self.places.len(), Credit::default());
+            for ((channel, _), weight) in touches.iter().zip(weights) {
                 let share = weight / total;
-                let credit = sums.entry(channel.clone()).or_default();
-                credit.conversions += share;
-                credit.value += share * one.value;
+                sums[*channel].add(share, share * one.value);
             }
         }
     }
-    for (model, sums) in plan.models.iter().zip(&mut sums) {
-        if let Model::Markov { order } = model {
-            for (channel, share) in chain.shares(*order)? {
-                let credit = Credit { conversions: share * owed.conversions, value: share * owed.value };
-                sums.insert(channel, credit);
-            }
+
+    fn place(&mut self, channel: &str) -> usize {
+        let channel = if channel.is_empty() { DIRECT } else { channel };
+        if let Some(place) = self.places.get(channel) {
+            return *place;
         }
-        if untouched.conversions > 0.0 {
-            sums.insert(NONE.to_string(), untouched.clone());
-        }
+        let place = self.places.len();
+        self.places.insert(channel.to_string(), place);
+        place
     }
-    Ok(plan.models.iter().copied().zip(sums).collect())
+
+    /// What each model owes each channel, the models in the order of the plan.
+    ///
+    /// # Errors
+    /// A Markov chain with too many states to be solved, and what to do.
+    pub fn finish(self) -> Result<Vec<(Model, BTreeMap<String, Credit>)>, String> {
+        let mut names = vec![String::new(); self.places.len()];
+        self.places.into_iter().for_each(|(channel, place)| names[place] = channel);
+        let mut all = Vec::new();
+        for ((model, sums), chain) in self.plan.models.iter().zip(self.sums).zip(self.chains) {
+            let mut credit: BTreeMap<String, Credit> = match chain {
+                None => names.iter().cloned().zip(sums).filter(|(_, credit)| credit.conversions > 0.0).collect(),
+                Some(chain) => chain
+                    .shares(&names)?
+                    .into_iter()
+                    .map(|(channel, share)| (channel, self.owed.times(share)))
+                    .collect(),
+            };
+            if self.untouched.conversions > 0.0 {
+                credit.insert(NONE.to_string(), self.untouched.clone());
+            }
+            all.push((*model, credit));
+        }
+        Ok(all)
+    }
+}
+
+impl Credit {
+    fn add(&mut self, conversions: f64, value: f64) {
+        self.conversions += conversions;
+        self.value += value;
+    }
+
+    fn times(&self, share: f64) -> Credit {
+        Credit { conversions: share * self.conversions, value: share * self.value }
+    }
 }
 
 /// How much each touch counts; not all 0.
-fn weights(model: Model, touches: &[(String, TimeUs)]) -> Vec<f64> {
+fn weights(model: Model, touches: &[(usize, TimeUs)]) -> Vec<f64> {
     let count = touches.len();
     let at = |place: usize| (0..count).map(|index| if index == place { 1.0 } else { 0.0 }).collect();
     match model {
@@ -176,8 +226,8 @@ fn weights(model: Model, touches: &[(String, TimeUs)]) -> Vec<f64> {
         },
         Model::Shapley => {
             // Each channel once: by its first touch.
-            let is_first = |place: usize| !touches[..place].iter().any(|(channel, _)| *channel == touches[place].0);
-            (0..count).map(|place| if is_first(place) { 1.0 } else { 0.0 }).collect()
+            let mut seen = HashSet::new();
+            touches.iter().map(|(channel, _)| if seen.insert(*channel) { 1.0 } else { 0.0 }).collect()
         }
     }
 }
@@ -193,30 +243,25 @@ pub struct Contact {
 }
 
 /// What a person was touched by before each conversion, and in the end without one; `contacts` are in order of time.
-pub fn touches(lookback_us: TimeUs, contacts: &[Contact]) -> Vec<Touches> {
-    // Those from a time on and up to another; who has been a customer for long, or is a robot, has very many.
-    let between = |from: TimeUs, to: TimeUs| {
-        let start = contacts.partition_point(|contact| contact.at_us < from);
-        &contacts[start..contacts.partition_point(|contact| contact.at_us <= to).max(start)]
-    };
-    let mut all = Vec::new();
-    for conversion in contacts {
-        let Some(value) = conversion.conversion else { continue };
-        let before = between(conversion.at_us - lookback_us, conversion.at_us).iter();
-        let touches = before.filter_map(|touch| Some((touch.channel.clone()?, conversion.at_us - touch.at_us)));
-        all.push(Touches { converted: true, value, touches: touches.collect() });
-    }
+pub fn touches(lookback_us: TimeUs, contacts: &[Contact]) -> impl Iterator<Item = Touches<'_>> {
+    let before_each = contacts.iter().filter_map(move |conversion| {
+        let (value, upto_us) = (conversion.conversion?, conversion.at_us);
+        // Who has been a customer for long, or is a robot, has very many.
+        let start = contacts.partition_point(|contact| contact.at_us < upto_us - lookback_us);
+        let end = contacts.partition_point(|contact| contact.at_us <= upto_us);
+        let before = contacts.get(start..end).unwrap_or_default().iter();
+        let touches = before.filter_map(|touch| Some((touch.channel.as_deref()?, upto_us - touch.at_us)));
+        Some(Touches { converted: true, value, touches: touches.collect() })
+    });
     let converts: Vec<TimeUs> = contacts.iter().filter(|one| one.conversion.is_some()).map(|one| one.at_us).collect();
-    let is_followed = |touch: &Contact| {
+    let is_followed = move |touch: &Contact| {
         let next = converts.get(converts.partition_point(|at_us| *at_us < touch.at_us));
         next.is_some_and(|at_us| at_us - touch.at_us <= lookback_us)
     };
     let left = contacts.iter().filter(|contact| contact.channel.is_some() && !is_followed(contact));
-    let touches: Vec<(String, TimeUs)> = left.filter_map(|touch| Some((touch.channel.clone()?, 0))).collect();
-    if !touches.is_empty() {
-        all.push(Touches { touches, ..Touches::default() });
-    }
-    all
+    let left: Vec<(&str, TimeUs)> = left.filter_map(|touch| Some((touch.channel.as_deref()?, 0))).collect();
+    let left = (!left.is_empty()).then(|| Touches { touches: left, ..Touches::default() });
+    before_each.chain(left)
 }
 
 impl Sql<'_> {

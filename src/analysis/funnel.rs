@@ -1,5 +1,7 @@
 //! Funnels: how many people go how far, and how long each step takes them.
 
+mod lists;
+
 use super::{EventFilter, Period, Sql};
 use crate::event::TimeUs;
 use crate::expression::Dialect;
@@ -59,13 +61,22 @@ impl Sql<'_> {
             people.push(format!("argMinIf(v.\"by\", {place}, {begins}) AS \"by\""));
         }
         let has_times = !plan.any_order && plan.modes == FunnelModes::default();
-        let from = match (plan.any_order, has_times) {
-            (true, _) => self.any_order(plan, &mut people),
-            (_, true) => chains(plan, &mut people),
-            _ => {
+        let list = |alias: &str, end: &str| keys.iter().map(|key| format!("{alias}{key}{end}")).collect::<String>();
+        let shown = |alias: &str| keys.iter().map(|key| format!("{alias}{key} AS {key}, ")).collect::<String>();
+        let grouped = |from: &str, people: Vec<String>| {
+            format!("SELECT v.profile_id AS profile_id, {}\n  FROM {from}\n  GROUP BY v.profile_id", people.join(", "))
+        };
+        let people = match (plan.any_order, has_times, self.dialect) {
+            (false, false, _) => {
                 people.push(format!("{} AS level", self.window_funnel(plan)));
-                "event_values AS v".to_string()
+                grouped("event_values AS v", people)
             }
+            (.., Dialect::ClickHouse) => {
+                people.push(lists::codes(count));
+                lists::levels(plan, &shown("p."), &grouped("event_values AS v", people))
+            }
+            (true, ..) => grouped(&any_order(plan, &mut people), people),
+            _ => grouped(&chains(plan, &mut people), people),
         };
         let took: Vec<String> = (2..=count).map(|step| format!(" WHEN {step} THEN p.took_{step}")).collect();
         let median = match (has_times, self.dialect) {
@@ -81,8 +92,6 @@ impl Sql<'_> {
             .enumerate()
             .map(|(place, step)| format!("SELECT {} AS n, {} AS name", place + 1, self.dialect.text(&step.label)))
             .collect();
-        let list = |alias: &str, end: &str| keys.iter().map(|key| format!("{alias}{key}{end}")).collect::<String>();
-        let shown = |alias: &str| keys.iter().map(|key| format!("{alias}{key} AS {key}, ")).collect::<String>();
         let over = match keys.is_empty() {
             true => String::new(),
             false => {
@@ -93,13 +102,12 @@ impl Sql<'_> {
         let before =
             format!("first_value(c.people) OVER ({over}ORDER BY c.step ROWS BETWEEN 1 PRECEDING AND CURRENT ROW)");
         format!(
-            "WITH {events},\npeople AS (\n  SELECT v.profile_id AS profile_id, {people}\n  FROM {from}\n  GROUP BY v.profile_id\n),\n\
+            "WITH {events},\npeople AS (\n  {people}\n),\n\
              counts AS (\n  SELECT {of_people}s.n AS step, s.name AS name, count(*) AS people, {median} AS median_s\n  \
              FROM people AS p CROSS JOIN ({numbered}) AS s WHERE p.level >= s.n GROUP BY {group}s.n, s.name\n)\n\
              SELECT {shown}c.step AS step, c.name AS name, c.people AS people, \
              c.people / toFloat64(max(c.people) OVER ({over})) AS of_start, c.people / toFloat64({before}) AS of_step_before, \
              {before} - c.people AS lost, c.median_s AS median_s\nFROM counts AS c\nORDER BY {order}step",
-            people = people.join(", "),
             of_people = shown("p."),
             numbered = numbered.join(" UNION ALL "),
             group = list("p.", ", "),
@@ -115,20 +123,20 @@ impl Sql<'_> {
         let conditions: Vec<String> = (1..=plan.steps.len()).map(|step| format!("v.is_{step} = 1")).collect();
         format!("windowFunnel({})(toUInt64(v.at_us), {})", parameters.join(", "), conditions.join(", "))
     }
+}
 
-    /// Of how many steps a person has an event within one window.
-    fn any_order(&self, plan: &FunnelPlan, people: &mut Vec<String>) -> String {
-        let latest: Vec<String> = (1..=plan.steps.len())
-            .map(|step| format!("max(CASE WHEN v.is_{step} = 1 THEN v.at_us ELSE 0 END) {SO_FAR} AS at_{step}"))
-            .collect();
-        let within: Vec<String> = (1..=plan.steps.len())
-            .map(|step| {
-                format!("CASE WHEN v.at_{step} > 0 AND v.at_us - v.at_{step} <= {} THEN 1 ELSE 0 END", plan.within_us)
-            })
-            .collect();
-        people.push(format!("max({}) AS level", within.join(" + ")));
-        format!("(SELECT v.*, {} FROM event_values AS v) AS v", latest.join(", "))
-    }
+/// Of how many steps a person has an event within one window.
+fn any_order(plan: &FunnelPlan, people: &mut Vec<String>) -> String {
+    let latest: Vec<String> = (1..=plan.steps.len())
+        .map(|step| format!("max(CASE WHEN v.is_{step} = 1 THEN v.at_us ELSE 0 END) {SO_FAR} AS at_{step}"))
+        .collect();
+    let within: Vec<String> = (1..=plan.steps.len())
+        .map(|step| {
+            format!("CASE WHEN v.at_{step} > 0 AND v.at_us - v.at_{step} <= {} THEN 1 ELSE 0 END", plan.within_us)
+        })
+        .collect();
+    people.push(format!("max({}) AS level", within.join(" + ")));
+    format!("(SELECT v.*, {} FROM event_values AS v) AS v", latest.join(", "))
 }
 
 /// How far a person comes and how long each step takes, by the rule of `windowFunnel` in its plain mode, which gives the level

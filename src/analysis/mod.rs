@@ -14,7 +14,7 @@ mod segments;
 mod trend;
 
 pub use anomalies::{AnomaliesPlan, Judged, Odd, judge};
-pub use attribution::{AttributionPlan, Contact, Model, Touches, credit, touches};
+pub use attribution::{AttributionPlan, Contact, Credits, Model, touches};
 pub use funnel::FunnelPlan;
 pub use paths::{PathsPlan, TransitionsPlan};
 pub use retention::{Counting, RetentionPlan};

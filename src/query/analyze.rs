@@ -9,8 +9,8 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use datafusion::prelude::SessionContext;
 
-use super::{QueryError, Target, lake, query};
-use crate::analysis::{AnalysisKind, AnalysisPlan, AttributionPlan, Contact, Range, Touches, credit, touches};
+use super::{QueryError, Rows, Target, lake, rows};
+use crate::analysis::{AnalysisKind, AnalysisPlan, AttributionPlan, Contact, Credits, Range, touches};
 use crate::expression::Dialect;
 
 impl Target {
@@ -25,9 +25,9 @@ impl Target {
 /// The answer of an analysis over the events of a range. At least one batch comes back, if an empty one.
 ///
 /// # Errors
-/// As of [`query`]; [`QueryError::Sql`] also for a Markov chain that is too large, with what to do.
+/// As of [`query`](super::query); [`QueryError::Sql`] also for a Markov chain that is too large, with what to do.
 pub async fn analyze(target: &Target, plan: &AnalysisPlan, range: Range) -> Result<Vec<RecordBatch>, QueryError> {
-    finish(plan, range, query(target, &plan.statement(range, target.dialect())).await?)
+    finish(plan, range, rows(target, &plan.statement(range, target.dialect())).await?).await
 }
 
 /// The same over the tables of a session.
@@ -39,14 +39,16 @@ pub async fn analyze_in(
     plan: &AnalysisPlan,
     range: Range,
 ) -> Result<Vec<RecordBatch>, QueryError> {
-    finish(plan, range, lake::run(context, &plan.statement(range, Dialect::DataFusion)).await?)
+    finish(plan, range, lake::rows(context, &plan.statement(range, Dialect::DataFusion)).await?).await
 }
 
-fn finish(plan: &AnalysisPlan, range: Range, batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>, QueryError> {
+async fn finish(plan: &AnalysisPlan, range: Range, rows: Rows) -> Result<Vec<RecordBatch>, QueryError> {
     match &plan.kind {
-        AnalysisKind::Attribution(plan) => Ok(vec![owed(plan, &batches)?]),
-        AnalysisKind::Anomalies(anomalies) => Ok(vec![anomalies::judged(plan, anomalies, range, &batches)?]),
-        _ => Ok(batches),
+        AnalysisKind::Attribution(plan) => Ok(vec![owed(plan, rows).await?]),
+        AnalysisKind::Anomalies(anomalies) => {
+            Ok(vec![anomalies::judged(plan, anomalies, range, &rows.collect().await?)?])
+        }
+        _ => rows.collect().await,
     }
 }
 
@@ -57,12 +59,14 @@ fn column(batch: &RecordBatch, name: &str, data_type: &DataType) -> Result<Array
 }
 
 /// Rows of [`AttributionPlan`]'s statement → `model`, `channel`, `conversions`, `value`, `share` of the conversions.
-fn owed(plan: &AttributionPlan, batches: &[RecordBatch]) -> Result<RecordBatch, QueryError> {
+///
+/// They come in order of people, of whom one at a time is held.
+async fn owed(plan: &AttributionPlan, mut rows: Rows) -> Result<RecordBatch, QueryError> {
     let failed = |error: arrow::error::ArrowError| QueryError::Sql(error.to_string());
-    let mut all: Vec<Touches> = Vec::new();
+    let mut credits = Credits::new(plan);
     let (mut person, mut contacts): (String, Vec<Contact>) = Default::default();
-    for batch in batches {
-        let column = |name: &str, data_type: DataType| column(batch, name, &data_type);
+    while let Some(batch) = rows.next().await? {
+        let column = |name: &str, data_type: DataType| column(&batch, name, &data_type);
         let (people, channels) = (column("profile_id", DataType::Utf8)?, column("channel", DataType::Utf8)?);
         let (people, channels) = (people.as_string::<i32>(), channels.as_string::<i32>());
         let numbers = |name| column(name, DataType::Int64).map(|column| column.as_primitive::<Int64Type>().clone());
@@ -71,7 +75,7 @@ fn owed(plan: &AttributionPlan, batches: &[RecordBatch]) -> Result<RecordBatch, 
         let values = values.as_primitive::<Float64Type>();
         for row in 0..batch.num_rows() {
             if people.value(row) != person {
-                all.extend(touches(plan.lookback_us, &contacts));
+                touches(plan.lookback_us, &contacts).for_each(|one| credits.add(one));
                 contacts.clear();
                 person = people.value(row).to_string();
             }
@@ -82,10 +86,10 @@ fn owed(plan: &AttributionPlan, batches: &[RecordBatch]) -> Result<RecordBatch, 
             });
         }
     }
-    all.extend(touches(plan.lookback_us, &contacts));
+    touches(plan.lookback_us, &contacts).for_each(|one| credits.add(one));
     let (mut models, mut names) = (Vec::new(), Vec::new());
     let (mut counts, mut values, mut shares) = (Vec::new(), Vec::new(), Vec::new());
-    for (model, credit) in credit(plan, all).map_err(QueryError::Sql)? {
+    for (model, credit) in credits.finish().map_err(QueryError::Sql)? {
         let total: f64 = credit.values().map(|credit| credit.conversions).sum();
         for (channel, credit) in credit {
             models.push(model.name());

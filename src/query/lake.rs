@@ -26,7 +26,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::ObjectStoreExt as _;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::{QueryError, functions, hash, json};
+use super::{QueryError, Rows, functions, hash, json};
 use crate::sink::Table;
 use crate::sink::lake::files;
 use crate::sink::lake::manifest::{LakeError, Location, Manifest, TableFiles};
@@ -160,16 +160,16 @@ fn bare(name: &str) -> datafusion::common::TableReference {
 
 /// Runs one reading statement.
 pub async fn run(context: &SessionContext, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
+    rows(context, sql).await?.collect().await
+}
+
+pub(super) async fn rows(context: &SessionContext, sql: &str) -> Result<Rows, QueryError> {
     let reading = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     let plan = functions::plan(context, sql).await.map_err(|error| failed(context, &error))?;
     reading.verify_plan(&plan).map_err(|error| failed(context, &error))?;
     let frame = context.execute_logical_plan(plan).await.map_err(|error| failed(context, &error))?;
-    let schema: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
-    let mut batches = frame.collect().await.map_err(|error| failed(context, &error))?;
-    if batches.is_empty() {
-        batches.push(RecordBatch::new_empty(schema));
-    }
-    Ok(batches)
+    let stream = frame.execute_stream().await.map_err(|error| failed(context, &error))?;
+    Ok(Rows::Lake(context.clone(), stream))
 }
 
 fn unavailable(error: LakeError) -> QueryError {

@@ -13,7 +13,10 @@ mod recompute;
 mod render;
 
 use arrow::array::RecordBatch;
-use clickhouse_ext_arrow::ArrowQueryExt as _;
+use clickhouse_ext_arrow::{ArrowCursor, ArrowQueryExt as _};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::prelude::SessionContext;
+use futures::TryStreamExt as _;
 
 pub use analyze::{analyze, analyze_in};
 pub use files::{LakeFile, duckdb_script, lake_files};
@@ -56,22 +59,22 @@ pub enum QueryError {
 /// # Errors
 /// [`QueryError::Sql`] names what is wrong in the statement and the nearest table or column there is.
 pub async fn query(target: &Target, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
+    rows(target, sql).await?.collect().await
+}
+
+/// What a statement gives, batch by batch: more than memory holds can be gone through.
+enum Rows {
+    Lake(SessionContext, SendableRecordBatchStream),
+    ClickHouse(ArrowCursor),
+}
+
+async fn rows(target: &Target, sql: &str) -> Result<Rows, QueryError> {
     let sql = sql.trim().trim_end_matches(';');
     match target {
-        Target::Lake { root } => lake::run(&lake_context(root).await?, sql).await,
+        Target::Lake { root } => lake::rows(&lake_context(root).await?, sql).await,
         Target::ClickHouse { url, database, user, password } => {
             let client = clickhouse::client(url, user.as_deref(), password.as_deref()).with_database(database);
-            let failed = |error: ::clickhouse::error::Error| {
-                let text = clickhouse::readable(&error);
-                match clickhouse::exception_code(&error) {
-                    // Credentials, missing database, server overloaded: not the statement.
-                    Some(81 | 192..=194 | 202 | 241 | 497 | 516) | None => {
-                        QueryError::Unavailable(format!("clickhouse: {text}"))
-                    }
-                    Some(_) => QueryError::Sql(text),
-                }
-            };
-            let mut cursor = client
+            let cursor = client
                 .query_raw(sql)
                 .with_setting("output_format_arrow_string_as_string", "1")
                 .with_setting("output_format_arrow_low_cardinality_as_dictionary", "0")
@@ -83,12 +86,41 @@ pub async fn query(target: &Target, sql: &str) -> Result<Vec<RecordBatch>, Query
                 .with_setting("max_ast_elements", "1000000")
                 .with_setting("max_expanded_ast_elements", "1000000")
                 .fetch_arrow()
-                .map_err(failed)?;
-            let mut batches = cursor.collect().await.map_err(failed)?;
-            if let (true, Some(schema)) = (batches.is_empty(), cursor.schema()) {
-                batches.push(RecordBatch::new_empty(schema));
-            }
-            Ok(batches)
+                .map_err(of_clickhouse)?;
+            Ok(Rows::ClickHouse(cursor))
         }
+    }
+}
+
+impl Rows {
+    async fn next(&mut self) -> Result<Option<RecordBatch>, QueryError> {
+        match self {
+            Rows::Lake(context, stream) => stream.try_next().await.map_err(|error| lake::failed(context, &error)),
+            Rows::ClickHouse(cursor) => cursor.next().await.map_err(of_clickhouse),
+        }
+    }
+
+    async fn collect(mut self) -> Result<Vec<RecordBatch>, QueryError> {
+        let mut batches = Vec::new();
+        while let Some(batch) = self.next().await? {
+            batches.push(batch);
+        }
+        let schema = match &self {
+            Rows::Lake(_, stream) => Some(stream.schema()),
+            Rows::ClickHouse(cursor) => cursor.schema(),
+        };
+        if let (true, Some(schema)) = (batches.is_empty(), schema) {
+            batches.push(RecordBatch::new_empty(schema));
+        }
+        Ok(batches)
+    }
+}
+
+fn of_clickhouse(error: ::clickhouse::error::Error) -> QueryError {
+    let text = clickhouse::readable(&error);
+    match clickhouse::exception_code(&error) {
+        // Credentials, missing database, server overloaded: not the statement.
+        Some(81 | 192..=194 | 202 | 241 | 497 | 516) | None => QueryError::Unavailable(format!("clickhouse: {text}")),
+        Some(_) => QueryError::Sql(text),
     }
 }

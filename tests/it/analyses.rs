@@ -226,7 +226,7 @@ fn every_analysis_gives_the_same_numbers_in_clickhouse_and_in_the_lake() {
         }
     }
 
-    transitions_are_those_of_each_person(&both);
+    paths_are_those_of_each_person(&both);
     segments_are_those_of_the_rows(&both);
     lift_is_that_of_the_profiles(&both);
 
@@ -244,31 +244,81 @@ fn every_analysis_gives_the_same_numbers_in_clickhouse_and_in_the_lake() {
     }
 }
 
-/// What follows what, person by person, repeats left out.
-fn transitions_are_those_of_each_person(both: &Both) {
-    let sql = "SELECT profile_id, event FROM current_events ORDER BY profile_id, timestamp, message_id";
-    let mut people: BTreeMap<String, Vec<String>> = BTreeMap::new();
+/// What a person did: event, time, category.
+type Steps = Vec<(String, i64, String)>;
+
+/// What people do before or after an event, and what follows what, by going along each person's events.
+fn paths_are_those_of_each_person(both: &Both) {
+    let sql = "SELECT profile_id, event, toUnixTimestamp64Micro(timestamp) AS at_us, JSONExtractString(properties, 'cat') AS cat \
+               FROM current_events ORDER BY profile_id, timestamp, message_id";
+    let mut people: BTreeMap<String, Steps> = BTreeMap::new();
     for row in rows(&both.told(false, &["query", sql, "--output", "csv"])) {
-        people.entry(row["profile_id"].clone()).or_default().push(row["event"].clone());
+        let step = (row["event"].clone(), row["at_us"].parse().expect("a time"), row["cat"].clone());
+        people.entry(row["profile_id"].clone()).or_default().push(step);
     }
-    let mut expected: BTreeMap<(String, String), (f64, BTreeSet<&String>)> = BTreeMap::new();
-    for (person, events) in &mut people {
-        events.dedup();
-        events.push(String::new());
-        for pair in events.windows(2) {
-            let counted = expected.entry((pair[0].clone(), pair[1].clone())).or_default();
-            counted.0 += 1.0;
-            counted.1.insert(person);
+
+    let mut to: BTreeMap<(String, String), f64> = BTreeMap::new();
+    let mut from: BTreeMap<(String, String), f64> = BTreeMap::new();
+    for steps in people.values() {
+        let first = |name: &str| steps.iter().position(|(event, ..)| event == name);
+        if let Some(end) = first("Bought") {
+            let mut names: Vec<&str> = steps[..=end].iter().map(|(event, ..)| event.as_str()).collect();
+            names.dedup();
+            *to.entry((String::new(), names[names.len().saturating_sub(4)..].join(" > "))).or_default() += 1.0;
+        }
+        if let Some(start) = first("Viewed") {
+            let (_, at_us, cat) = &steps[start];
+            let near = steps[start..].iter().filter(|(event, at, _)| event != "Added" && at - at_us <= 2 * DAY_US);
+            let mut names: Vec<&str> = near.map(|(event, ..)| event.as_str()).collect();
+            names.dedup();
+            names.truncate(4);
+            *from.entry((cat.clone(), names.join(" > "))).or_default() += 1.0;
         }
     }
-    let answer = both.analyze(&["next"]);
-    assert_eq!(answer.len(), expected.len());
-    for row in answer {
-        let (times, people) = &expected[&(row["event"].clone(), row["next_event"].clone())];
-        let all: f64 =
-            expected.iter().filter(|((event, _), _)| *event == row["event"]).map(|(_, (times, _))| times).sum();
-        assert_eq!((number(&row, "times"), number(&row, "people")), (*times, people.len() as f64), "{row:?}");
-        assert!((number(&row, "share") - times / all).abs() < 1e-9, "{row:?}");
+    for (name, expected) in [("to", to), ("from", from)] {
+        let answer = both.analyze(&[name]);
+        assert_eq!(answer.len(), expected.len(), "{name}");
+        for row in answer {
+            let by = row.get("by").cloned().unwrap_or_default();
+            let people = expected[&(by.clone(), row["path"].clone())];
+            let all: f64 = expected.iter().filter(|((of, _), _)| *of == by).map(|(_, people)| people).sum();
+            assert_eq!(number(&row, "people"), people, "{name}: {row:?}");
+            assert!((number(&row, "share") - people / all).abs() < 1e-9, "{name}: {row:?}");
+        }
+    }
+
+    for (name, within_us) in [("next", i64::MAX), ("soon", DAY_US / 2)] {
+        let mut expected: BTreeMap<[String; 3], (f64, BTreeSet<&String>)> = BTreeMap::new();
+        for (person, steps) in &people {
+            // Of the same event several times in a row the last one is followed by something else.
+            let steps: Vec<_> = steps.iter().filter(|(event, ..)| name == "next" || event != "Checkout").collect();
+            for (place, (event, at_us, cat)) in steps.iter().enumerate() {
+                let next = steps.get(place + 1);
+                if next.is_some_and(|(next, ..)| next == event) {
+                    continue;
+                }
+                let next = next.filter(|(_, next_us, _)| next_us - at_us <= within_us);
+                let next = next.map_or("", |(next, ..)| next).to_string();
+                let by = if name == "next" { String::new() } else { cat.clone() };
+                let counted = expected.entry([by, event.clone(), next]).or_default();
+                counted.0 += 1.0;
+                counted.1.insert(person);
+            }
+        }
+        let answer = both.analyze(&[name]);
+        assert_eq!(answer.len(), expected.len(), "{name}");
+        for row in answer {
+            let by = row.get("by").cloned().unwrap_or_default();
+            let (times, people) = &expected[&[by.clone(), row["event"].clone(), row["next_event"].clone()]];
+            let of_event = expected.iter().filter(|([of, event, _], _)| *of == by && *event == row["event"]);
+            let all: f64 = of_event.map(|(_, (times, _))| times).sum();
+            assert_eq!(
+                (number(&row, "times"), number(&row, "people")),
+                (*times, people.len() as f64),
+                "{name}: {row:?}"
+            );
+            assert!((number(&row, "share") - times / all).abs() < 1e-9, "{name}: {row:?}");
+        }
     }
 }
 

@@ -450,6 +450,31 @@ const SCALARS: &[&str] = &[
     "arrayElement(array(i, 2, 3), 1)",
     "arraySum(array(f, 1.5))",
     "arraySum(array(i, 2))",
+    "arrayElement(array(i, 2, 3), indexOf(array(1, 2), 2))",
+    "arraySlice(array(i, 2, 3), 2)",
+    "arraySlice(array(i, 2, 3), 2, 1)",
+    "arraySlice(array(i, 2, 3), 1, -1)",
+    "arraySlice(array(i, 2, 3), -2)",
+    "arraySlice(array(i, 2, 3), -5)",
+    "arraySlice(array(i, 2, 3), -5, 4)",
+    "arraySlice(array(i, 2, 3), 4)",
+    "arraySort(array(i, 2, 3, n))",
+    "arraySort(array(f, 1.5, d))",
+    "arraySort(array(s, 'm', 'A', ''))",
+    "arrayCompact(array(i, 2, 2, 3, 3, 2))",
+    "arrayCompact(array(m, 'a', 'a', m, m))",
+    "arrayStringConcat(array(s, 'b'), ' > ')",
+    "arrayStringConcat(array(s, 'b'))",
+    "arrayStringConcat(array(m, 'b'), '-')",
+    "indexOf(array(2, i, 3), 3)",
+    "indexOf(array(s, 'b'), 'b')",
+    "tupleElement(tuple(i, s), 2)",
+    "tupleElement(array(tuple(i, s), tuple(2, 'b')), 2)",
+    "tupleElement(arraySort(array(tuple(i, s), tuple(2, 'b'), tuple(2, 'a'))), 2)",
+    "tupleElement(arrayZip(array(i, 2), array(s, 'b')), 2)",
+    "arrayPushBack(array(i, 2), 7)",
+    "arrayPushBack(array(s), '')",
+    "arraySort(arrayConcat(array(i, 2), array(3)))",
 ];
 
 /// Of each group, and of no row at all.
@@ -491,6 +516,10 @@ const AGGREGATES: &[&str] = &[
     "groupArray(n)",
     "groupArray(2)(m)",
     "groupArrayIf(n, i > 2)",
+    "arraySort(groupArray(n))",
+    "arrayCompact(tupleElement(arraySort(groupArray(tuple(i, n, s))), 3))",
+    "indexOf(tupleElement(arraySort(groupArray(tuple(n, i > 2))), 2), true)",
+    "arraySlice(arraySort(groupArray(s)), -3)",
     "length(groupUniqArray(s))",
     "length(groupUniqArray(m))",
     "count()",
@@ -583,6 +612,9 @@ fn scalars_and_aggregates_agree_with_the_engine() {
 
 /// Whole statements of the kinds that analyses are made of.
 const STATEMENTS: &[&str] = &[
+    "SELECT n, arrayJoin(array(i, 2)) AS v FROM vals ORDER BY n, v",
+    "SELECT tupleElement(p.pair, 1) AS a, tupleElement(p.pair, 2) AS b, count() AS times FROM (SELECT k, arrayJoin(arrayZip(arraySort(groupArray(s)), \
+     arraySort(groupArray(n)))) AS pair FROM vals GROUP BY k) AS p GROUP BY a, b ORDER BY a, b",
     "SELECT level, count() AS people FROM (SELECT k, windowFunnel(86400, 'strict_increase')(toDateTime(t), i > 2, i < 5) \
      AS level FROM vals GROUP BY k) AS funnel GROUP BY level ORDER BY level",
     "SELECT sum(kept[1]) AS started, sum(kept[2]) AS came FROM (SELECT k, retention(i > 2, i < 0) AS kept FROM vals GROUP BY k) \

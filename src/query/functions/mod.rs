@@ -3,6 +3,7 @@
 //! What DataFusion knows under another name or in another form is rewritten before it is planned ([`rewrite`]); the rest
 //! are functions of their own. Where both give a number it is the same number; docs/tables.md lists what differs.
 
+mod arrays;
 mod convert;
 mod events;
 mod funnel;
@@ -20,7 +21,7 @@ use datafusion::physical_expr::expressions::Literal;
 use datafusion::prelude::SessionContext;
 
 pub fn register(context: &SessionContext) {
-    for function in convert::functions().into_iter().chain(time::functions()) {
+    for function in arrays::functions().into_iter().chain(convert::functions()).chain(time::functions()) {
         context.register_udf(function);
     }
     for function in events::functions().into_iter().chain(pick::functions()).chain(quantile::functions()) {

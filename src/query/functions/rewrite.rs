@@ -178,8 +178,21 @@ fn planned(function: &mut Function) -> Result<Option<Expr>, String> {
             return Ok(Some(Expr::Nested(Box::new(Expr::BinaryOp { left, op: BinaryOperator::Divide, right }))));
         }
         "lengthUTF8" => name = "character_length",
-        "arrayElement" => name = "array_element",
+        "arrayElement" => {
+            name = "array_element";
+            // It takes no unsigned place, as `indexOf` gives.
+            if let Some(place) = args.get_mut(1)
+                && let Some(of) = expression(place).cloned()
+            {
+                *place = argument(to(of, DataType::BigInt(None)));
+            }
+        }
         "array" => name = "make_array",
+        "arrayConcat" => name = "array_concat",
+        "arrayJoin" => name = "unnest",
+        "arrayPushBack" => name = "array_append",
+        "arrayZip" => name = "arrays_zip",
+        "tuple" => name = "struct",
         "toStartOfInterval" => {
             if let Some(index) = args.iter().position(|arg| matches!(expression(arg), Some(Expr::Interval(_)))) {
                 let Some(Expr::Interval(interval)) = expression(&args[index]) else { return Ok(None) };
