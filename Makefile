@@ -1,5 +1,6 @@
 # make demo    a shop, start to finish, no server needed
 # make test    every test, with the real Kafka and the real ClickHouse engine
+# make test-serve-sql    `tributary serve-sql` and its tests: a feature that is built anew, with all of DataFusion
 # make soak    the simulated world for as long as one likes: SIM_SEED is where it begins, SIM_SEEDS how many
 # make fuzz    one fuzz target with coverage for as long as one likes: TARGET names it; needs nightly Rust and cargo-fuzz
 # make check   what must hold before a commit: formatting, lints, unit tests; no servers
@@ -12,7 +13,7 @@ CARGO ?= cargo
 CARGO_FLAGS ?= --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak fuzz check bench bench-identity bench-definitions release fmt
+.PHONY: help demo test test-serve-sql soak fuzz check bench bench-identity bench-definitions release fmt
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 23
@@ -24,6 +25,10 @@ demo: ## a shop, start to finish, no server needed
 test: ## every test; starts its own Kafka, ClickHouse and schema registry
 	@tests/support/prerequisites test
 	$(CARGO) test $(CARGO_FLAGS)
+
+test-serve-sql: ## the feature serve-sql, which make test leaves out: it takes all of DataFusion, and a long build
+	@tests/support/prerequisites test
+	$(CARGO) test $(CARGO_FLAGS) --features serve-sql --test it -- other_tools
 
 soak: SIM_SEED ?= 1000
 soak: SIM_SEEDS ?= 10000000

@@ -2,6 +2,8 @@
 
 mod lists;
 
+pub use lists::STEPS_MAX;
+
 use super::{EventFilter, Period, Sql};
 use crate::event::TimeUs;
 use crate::expression::Dialect;
@@ -19,10 +21,6 @@ pub struct FunnelPlan {
     /// People are told apart by when they began.
     pub trend: Option<Period>,
 }
-
-/// To the event, and those at the same time.
-const SO_FAR: &str =
-    "OVER (PARTITION BY v.profile_id ORDER BY v.at_us RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)";
 
 impl Sql<'_> {
     /// A row for each step (and `began`, and `by`): `step`, `name`, `people` who came at least so far, `of_start` and
@@ -63,21 +61,12 @@ impl Sql<'_> {
         let has_times = !plan.any_order && plan.modes == FunnelModes::default();
         let list = |alias: &str, end: &str| keys.iter().map(|key| format!("{alias}{key}{end}")).collect::<String>();
         let shown = |alias: &str| keys.iter().map(|key| format!("{alias}{key} AS {key}, ")).collect::<String>();
-        let grouped = |from: &str, people: Vec<String>| {
-            format!("SELECT v.profile_id AS profile_id, {}\n  FROM {from}\n  GROUP BY v.profile_id", people.join(", "))
-        };
-        let people = match (plan.any_order, has_times, self.dialect) {
-            (false, false, _) => {
-                people.push(format!("{} AS level", self.window_funnel(plan)));
-                grouped("event_values AS v", people)
-            }
-            (.., Dialect::ClickHouse) => {
-                people.push(lists::codes(count));
-                lists::levels(plan, &shown("p."), &grouped("event_values AS v", people))
-            }
-            (true, ..) => grouped(&any_order(plan, &mut people), people),
-            _ => grouped(&chains(plan, &mut people), people),
-        };
+        let is_list = plan.any_order || has_times;
+        people.push(if is_list { lists::codes(count) } else { format!("{} AS level", self.window_funnel(plan)) });
+        let people = people.join(", ");
+        let people =
+            format!("SELECT v.profile_id AS profile_id, {people}\n  FROM event_values AS v\n  GROUP BY v.profile_id");
+        let people = if is_list { lists::levels(self.dialect, plan, &shown("p."), &people) } else { people };
         let took: Vec<String> = (2..=count).map(|step| format!(" WHEN {step} THEN p.took_{step}")).collect();
         let median = match (has_times, self.dialect) {
             (true, _) => {
@@ -123,41 +112,4 @@ impl Sql<'_> {
         let conditions: Vec<String> = (1..=plan.steps.len()).map(|step| format!("v.is_{step} = 1")).collect();
         format!("windowFunnel({})(toUInt64(v.at_us), {})", parameters.join(", "), conditions.join(", "))
     }
-}
-
-/// Of how many steps a person has an event within one window.
-fn any_order(plan: &FunnelPlan, people: &mut Vec<String>) -> String {
-    let latest: Vec<String> = (1..=plan.steps.len())
-        .map(|step| format!("max(CASE WHEN v.is_{step} = 1 THEN v.at_us ELSE 0 END) {SO_FAR} AS at_{step}"))
-        .collect();
-    let within: Vec<String> = (1..=plan.steps.len())
-        .map(|step| {
-            format!("CASE WHEN v.at_{step} > 0 AND v.at_us - v.at_{step} <= {} THEN 1 ELSE 0 END", plan.within_us)
-        })
-        .collect();
-    people.push(format!("max({}) AS level", within.join(" + ")));
-    format!("(SELECT v.*, {} FROM event_values AS v) AS v", latest.join(", "))
-}
-
-/// How far a person comes and how long each step takes, by the rule of `windowFunnel` in its plain mode, which gives the level
-/// alone: an event reaches a step where a chain has reached the one before, at the latest at the same time, that began no longer
-/// ago than the window. Of the chains so far the one that began last is carried along: it reaches furthest.
-fn chains(plan: &FunnelPlan, people: &mut Vec<String>) -> String {
-    let first = "max(CASE WHEN v.is_1 = 1 THEN v.at_us ELSE 0 END)";
-    let mut from =
-        format!("(SELECT v.*, {first} {SO_FAR} AS start_1, {first} {SO_FAR} AS reached_1 FROM event_values AS v) AS v");
-    let mut level = vec!["max(v.is_1)".to_string()];
-    for step in 2..=plan.steps.len() {
-        let before = step - 1;
-        let is =
-            format!("v.is_{step} = 1 AND v.start_{before} > 0 AND v.at_us - v.start_{before} <= {}", plan.within_us);
-        from = format!(
-            "(SELECT v.*, max(CASE WHEN {is} THEN v.start_{before} ELSE 0 END) {SO_FAR} AS start_{step}, \
-             max(CASE WHEN {is} THEN v.at_us ELSE 0 END) {SO_FAR} AS reached_{step}\n    FROM {from}) AS v"
-        );
-        level.push(format!("max(CASE WHEN {is} THEN 1 ELSE 0 END)"));
-        people.push(format!("argMinIf(v.at_us - v.reached_{before}, v.at_us, {is}) AS took_{step}"));
-    }
-    people.push(format!("{} AS level", level.join(" + ")));
-    from
 }

@@ -15,7 +15,7 @@ mod trend;
 
 pub use anomalies::{AnomaliesPlan, Judged, Odd, judge};
 pub use attribution::{AttributionPlan, Contact, Credits, Model, touches};
-pub use funnel::FunnelPlan;
+pub use funnel::{FunnelPlan, STEPS_MAX};
 pub use paths::{PathsPlan, TransitionsPlan};
 pub use retention::{Counting, RetentionPlan};
 pub use segments::{FlowPlan, LiftPlan, OverlapPlan, SizesPlan};

@@ -138,6 +138,9 @@ impl Lines {
                 // What would lie over another is left out: the point is marked anyway.
                 if taken.iter().all(|(from, to)| x - room > *to || x + room < *from) {
                     taken.push((x - room, x + room));
+                    // A line that passes under it does not make it illegible.
+                    let ground = [(x - room, above - SMALL / 2), (x + room, above + SMALL / 2)];
+                    pixels.draw(&Rectangle::new(ground, WHITE.mix(0.85).filled())).map_err(failed)?;
                     write(&pixels, said, (x, above), SMALL, INK, At::Middle)?;
                 }
             }

@@ -69,7 +69,7 @@ fn texts(svg: &str) -> Vec<String> {
 fn grouped(number: &str) -> String {
     let mut out = String::new();
     for (place, digit) in number.chars().enumerate() {
-        if place > 0 && (number.len() - place) % 3 == 0 {
+        if place > 0 && (number.len() - place).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);

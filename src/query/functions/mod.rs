@@ -11,6 +11,7 @@ mod pick;
 mod quantile;
 mod rewrite;
 mod sequence;
+mod steps;
 mod time;
 
 use arrow::datatypes::{DataType, TimeUnit};
@@ -21,7 +22,9 @@ use datafusion::physical_expr::expressions::Literal;
 use datafusion::prelude::SessionContext;
 
 pub fn register(context: &SessionContext) {
-    for function in arrays::functions().into_iter().chain(convert::functions()).chain(time::functions()) {
+    for function in
+        arrays::functions().into_iter().chain(convert::functions()).chain(time::functions()).chain([steps::function()])
+    {
         context.register_udf(function);
     }
     for function in events::functions().into_iter().chain(pick::functions()).chain(quantile::functions()) {

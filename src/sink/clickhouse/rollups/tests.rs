@@ -214,7 +214,7 @@ async fn rollups_are_what_the_rows_say_whatever_happens_to_inserts() {
         let naive = texts(&client, &format!("{total} naive")).await;
         summed_wrongly += usize::from(naive != texts(&client, &format!("{total} events_by_minute")).await);
     }
-    println!("happened {seen:?}; a sum without keys was wrong in {summed_wrongly} of 6 runs");
+    eprintln!("happened {seen:?}; a sum without keys was wrong in {summed_wrongly} of 6 runs");
     assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
     assert!(summed_wrongly >= 3, "these faults would not be noticed: {summed_wrongly}");
 }
