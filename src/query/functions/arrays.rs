@@ -137,11 +137,21 @@ impl ScalarUDFImpl for ArrayFunction {
                 };
                 element(tuples, usize::try_from(place - 1).unwrap_or(usize::MAX))?
             }
-            (_, Some(lists)) => of_lists(lists.as_list())?,
+            (_, Some(lists)) => of_lists(&own_values(lists.as_list()))?,
             (_, None) => return exec_err!("{} takes a list", self.function.name()),
         };
         Ok(ColumnarValue::Array(answer))
     }
+}
+
+/// Without the values that are before and after its rows: a batch of a large array of lists holds all of its values.
+fn own_values(lists: &ListArray) -> ListArray {
+    let offsets = lists.offsets();
+    let (first, last) = (offsets[0], offsets[lists.len()]);
+    let values = lists.values().slice(first as usize, (last - first) as usize);
+    let offsets = OffsetBuffer::new(offsets.iter().map(|offset| offset - first).collect());
+    let field = Arc::new(Field::new_list_field(lists.value_type(), true));
+    ListArray::new(field, offsets, values, lists.nulls().cloned())
 }
 
 fn list_type(of: &DataType) -> DataType {
@@ -246,6 +256,7 @@ fn index_of(lists: &ListArray, of: &ArrayRef) -> Result<UInt64Array> {
 /// Of each tuple, or of each tuple in the lists, the element at this place from 0.
 fn element(tuples: &ArrayRef, place: usize) -> Result<ArrayRef> {
     if let Some(lists) = tuples.as_list_opt::<i32>() {
+        let lists = own_values(lists);
         let values = element(lists.values(), place)?;
         let field = Arc::new(Field::new_list_field(values.data_type().clone(), true));
         let lists = ListArray::try_new(field, lists.offsets().clone(), values, lists.nulls().cloned())?;
@@ -256,5 +267,24 @@ fn element(tuples: &ArrayRef, place: usize) -> Result<ArrayRef> {
         Some(values) if tuples.null_count() == 0 => Ok(values.clone()),
         Some(values) => Ok(arrow::compute::nullif(values, &arrow::compute::is_null(tuples)?)?),
         None => exec_err!("tupleElement: there is no element {}", place.saturating_add(1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+
+    use super::*;
+
+    /// Sorting a batch must not go through what the other batches hold.
+    #[test]
+    fn a_slice_of_lists_has_its_own_values_only() {
+        let lists = [vec![3, 1, 2], vec![5, 4], vec![], vec![9, 8]].map(|list| Some(list.into_iter().map(Some)));
+        let lists = ListArray::from_iter_primitive::<Int64Type, _, _>(lists);
+        let slice = own_values(&lists.slice(1, 2));
+        assert_eq!(slice.values().as_primitive::<Int64Type>(), &Int64Array::from(vec![5, 4]));
+        let sorted = sorted(&slice).expect("sorted");
+        assert_eq!(sorted.value(0).as_primitive::<Int64Type>(), &Int64Array::from(vec![4, 5]));
+        assert_eq!(sorted.value(1).len(), 0);
     }
 }
