@@ -113,9 +113,7 @@ fn worlds(usual: u64) -> u64 {
 #[test]
 fn traits_and_members_are_what_their_definitions_say_as_sql() {
     let count = Count::default();
-    // A world has some four hundred cases and takes a minute or two, nearly all of it to plan the statements; ORACLE_WORLDS
-    // says how many there are.
-    for_seeds("ORACLE_SEED", worlds(5), |seed| run(seed, seed % 4 == 0, &count));
+    for_seeds("ORACLE_SEED", worlds(12), |seed| run(seed, seed % 4 == 0, &count));
     println!(
         "{} cases on the lake, {} on ClickHouse; {} entries and exits by time alone",
         count.lake.get(),
