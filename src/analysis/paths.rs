@@ -31,7 +31,7 @@ pub struct TransitionsPlan {
 impl Sql<'_> {
     /// Columns: `path` (names joined with ` > `, in order of time), `people`, `share` of 1.
     ///
-    /// Each person's events on the anchor's side are a list, cut at the anchor: sorting such lists takes an eighth of the time of
+    /// Each person's events on the anchor's side are a list, cut at the anchor: sorting such lists takes a ninth of the time of
     /// windows over all events.
     pub(super) fn paths(&self, plan: &PathsPlan) -> String {
         let mut columns = vec![

@@ -1,4 +1,4 @@
-//! The steps of each person as one sorted list. Windows over all events take ten times as long at fifty million (benches/README.md).
+//! The steps of each person as one sorted list. Windows over all events take several times as long at fifty million (benches/README.md).
 //!
 //! A time and the step reached then are one number, so that lists are small and sort fast; at the same time the earlier step is
 //! first, since a chain may take both.
