@@ -3,25 +3,17 @@
 //! connection has a session of its own, every statement is planned over the lake as it is now, ClickHouse's forms are rewritten
 //! first, nothing is written, and a statement takes so long at the most.
 
+mod catalog;
+mod hooks;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::datatypes::{DataType, Field};
 use async_trait::async_trait;
-use datafusion::common::{Column, DFSchema, DataFusionError, ParamValues, exec_err};
-use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion::logical_expr::{
-    ColumnarValue, EmptyRelation, Expr, LogicalPlan, LogicalPlanBuilder, ScalarUDF, Volatility, create_udf,
-};
-use datafusion::prelude::SessionContext;
-use datafusion::sql::parser::Statement as Parsed;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::ast::Statement;
-use datafusion_postgres::arrow_pg::datatypes::df::encode_dataframe;
-use datafusion_postgres::datafusion_pg_catalog::pg_catalog::context::EmptyContextProvider;
-use datafusion_postgres::datafusion_pg_catalog::setup_pg_catalog;
-use datafusion_postgres::hooks::HookClient;
 use datafusion_postgres::hooks::cursor::CursorStatementHook;
 use datafusion_postgres::hooks::set_show::SetShowHook;
 use datafusion_postgres::hooks::transactions::TransactionStatementHook;
@@ -34,22 +26,22 @@ use datafusion_postgres::pgwire::api::auth::{
 use datafusion_postgres::pgwire::api::cancel::{CancelHandler, DefaultCancelHandler};
 use datafusion_postgres::pgwire::api::portal::{Format, Portal};
 use datafusion_postgres::pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler};
-use datafusion_postgres::pgwire::api::results::{FieldInfo, Response, Tag};
+use datafusion_postgres::pgwire::api::results::{FieldInfo, Response};
 use datafusion_postgres::pgwire::api::stmt::{QueryParser, StoredStatement};
 use datafusion_postgres::pgwire::api::store::PortalStore;
 use datafusion_postgres::pgwire::api::{ClientInfo, ClientPortalStore, ConnectionManager, PgWireServerHandlers, Type};
 use datafusion_postgres::pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use datafusion_postgres::pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
 use datafusion_postgres::pgwire::tokio::process_socket;
-use datafusion_postgres::pgwire::types::format::FormatOptions;
 use datafusion_postgres::{DfSessionService, Parser, QueryHook};
 use futures::{Sink, StreamExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
 
+use self::hooks::{ReadOnly, Reading};
 use super::lake::{self, Reader};
-use super::{QueryError, functions, render};
+use super::{QueryError, functions};
 
 /// What one server may use.
 #[derive(Debug, Clone, Copy)]
@@ -134,8 +126,7 @@ impl Connection {
     ) -> Result<Connection, QueryError> {
         let reader = Reader::open(root, runtime)?;
         let context = Arc::new(reader.context.clone());
-        setup_pg_catalog(&context, lake::CATALOG, EmptyContextProvider)
-            .map_err(|error| QueryError::Unavailable(error.strip_backtrace()))?;
+        catalog::register(&context).map_err(|error| QueryError::Unavailable(error.strip_backtrace()))?;
         let hooks: Vec<Arc<dyn QueryHook>> = vec![
             Arc::new(ReadOnly),
             Arc::new(CursorStatementHook),
@@ -184,6 +175,7 @@ fn parameters() -> DefaultServerParameterProvider {
     let mut parameters = DefaultServerParameterProvider::default();
     parameters.is_superuser = false;
     parameters.default_transaction_read_only = true;
+    parameters.server_version = catalog::VERSION.to_string();
     parameters
 }
 
@@ -355,180 +347,6 @@ impl ExtendedQueryHandler for Service {
         let asked = ExtendedQueryHandler::do_query(&*self.inner, client, &now, max_rows);
         let response = tokio::time::timeout_at(end, asked).await.map_err(|_| Service::too_long(self.limit))??;
         Ok(Service::until(self.limit, end, response))
-    }
-}
-
-/// Lets through what reads and what belongs to a connection.
-struct ReadOnly;
-
-impl ReadOnly {
-    fn allows(statement: &Statement) -> bool {
-        match statement {
-            Statement::Query(_)
-            | Statement::Set(_)
-            | Statement::ShowVariable { .. }
-            | Statement::ShowStatus { .. }
-            | Statement::ShowVariables { .. }
-            | Statement::ShowTables { .. }
-            | Statement::ShowColumns { .. }
-            | Statement::StartTransaction { .. }
-            | Statement::Commit { .. }
-            | Statement::Rollback { .. }
-            | Statement::Savepoint { .. }
-            | Statement::ReleaseSavepoint { .. }
-            | Statement::Fetch { .. }
-            | Statement::Close { .. }
-            | Statement::Discard { .. }
-            | Statement::Deallocate { .. } => true,
-            Statement::Explain { statement, .. } => matches!(**statement, Statement::Query(_)),
-            Statement::Declare { stmts } => stmts.iter().all(|declared| declared.for_query.is_some()),
-            _ => false,
-        }
-    }
-
-    /// What only concerns state that there is none of here.
-    fn nothing_to_do(statement: &Statement) -> Option<&'static str> {
-        match statement {
-            Statement::Discard { .. } => Some("DISCARD ALL"),
-            Statement::Deallocate { .. } => Some("DEALLOCATE"),
-            _ => None,
-        }
-    }
-
-    async fn refused(statement: &Statement, context: &SessionContext) -> Option<PgWireError> {
-        let refusal = || user_error("25006", "the lake is read only: ask with SELECT".to_string());
-        if !ReadOnly::allows(statement) {
-            return Some(refusal());
-        }
-        // Not yet planned elsewhere, and may hold a `SELECT … INTO`.
-        let Statement::Declare { stmts } = statement else { return None };
-        for query in stmts.iter().filter_map(|declared| declared.for_query.clone()) {
-            if let Err(error) = plan(context, &Statement::Query(query)).await {
-                return Some(error);
-            }
-        }
-        None
-    }
-}
-
-#[async_trait]
-impl QueryHook for ReadOnly {
-    async fn handle_simple_query(
-        &self,
-        statement: &Statement,
-        context: &SessionContext,
-        _: &mut dyn HookClient,
-    ) -> Option<PgWireResult<Response>> {
-        ReadOnly::refused(statement, context).await.map(Err)
-    }
-
-    async fn handle_extended_parse_query(
-        &self,
-        statement: &Statement,
-        context: &SessionContext,
-        _: &(dyn ClientInfo + Send + Sync),
-    ) -> Option<PgWireResult<LogicalPlan>> {
-        ReadOnly::refused(statement, context).await.map(Err)
-    }
-
-    async fn handle_extended_query(
-        &self,
-        _: &Statement,
-        _: &LogicalPlan,
-        _: &ParamValues,
-        _: &SessionContext,
-        _: &mut dyn HookClient,
-    ) -> Option<PgWireResult<Response>> {
-        None
-    }
-}
-
-/// Queries, with what is wrong said as `tributary query` says it. The last of the hooks.
-struct Reading;
-
-/// A plan that only reads.
-async fn plan(context: &SessionContext, statement: &Statement) -> PgWireResult<LogicalPlan> {
-    let failed = |error| said(lake::failed(context, &error));
-    let parsed = Parsed::Statement(Box::new(statement.clone()));
-    let plan = context.state().statement_to_plan(parsed).await.map_err(failed)?;
-    let reading = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    reading.verify_plan(&plan).map_err(failed)?;
-    without_maps(plan).map_err(failed)
-}
-
-/// Maps are JSON texts in an answer: the protocol has no type for them.
-fn without_maps(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
-    let is_map = |field: &Field| matches!(field.data_type(), DataType::Map(..));
-    if !plan.schema().fields().iter().any(|field| is_map(field)) {
-        return Ok(plan);
-    }
-    let columns: Vec<Expr> = plan
-        .schema()
-        .iter()
-        .map(|(qualifier, field)| {
-            let column = Expr::Column(Column::new(qualifier.cloned(), field.name()));
-            match is_map(field) {
-                true => json_text(field.data_type()).call(vec![column]).alias(field.name()),
-                false => column,
-            }
-        })
-        .collect();
-    LogicalPlanBuilder::from(plan).project(columns)?.build()
-}
-
-fn json_text(of: &DataType) -> ScalarUDF {
-    let call = |arguments: &[ColumnarValue]| {
-        let columns = ColumnarValue::values_to_arrays(arguments)?;
-        let [column] = columns.as_slice() else { return exec_err!("one value is written at a time") };
-        Ok(ColumnarValue::Array(render::as_json(column)?))
-    };
-    create_udf("json_text", vec![of.clone()], DataType::Utf8, Volatility::Immutable, Arc::new(call))
-}
-
-#[async_trait]
-impl QueryHook for Reading {
-    async fn handle_simple_query(
-        &self,
-        statement: &Statement,
-        context: &SessionContext,
-        client: &mut dyn HookClient,
-    ) -> Option<PgWireResult<Response>> {
-        if let Some(done) = ReadOnly::nothing_to_do(statement) {
-            return Some(Ok(Response::Execution(Tag::new(done))));
-        }
-        let options = Arc::new(FormatOptions::from_client_metadata(client.metadata()));
-        let answer = async {
-            let plan = plan(context, statement).await?;
-            let frame = context.execute_logical_plan(plan).await.map_err(|e| said(lake::failed(context, &e)))?;
-            encode_dataframe(frame, &Format::UnifiedText, Some(options)).await
-        };
-        Some(answer.await.map(Response::Query))
-    }
-
-    async fn handle_extended_parse_query(
-        &self,
-        statement: &Statement,
-        context: &SessionContext,
-        _: &(dyn ClientInfo + Send + Sync),
-    ) -> Option<PgWireResult<LogicalPlan>> {
-        if ReadOnly::nothing_to_do(statement).is_some() {
-            return Some(Ok(LogicalPlan::EmptyRelation(EmptyRelation {
-                produce_one_row: false,
-                schema: Arc::new(DFSchema::empty()),
-            })));
-        }
-        Some(plan(context, statement).await)
-    }
-
-    async fn handle_extended_query(
-        &self,
-        statement: &Statement,
-        _: &LogicalPlan,
-        _: &ParamValues,
-        _: &SessionContext,
-        _: &mut dyn HookClient,
-    ) -> Option<PgWireResult<Response>> {
-        ReadOnly::nothing_to_do(statement).map(|done| Ok(Response::Execution(Tag::new(done))))
     }
 }
 

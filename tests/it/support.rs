@@ -83,7 +83,7 @@ pub fn servers() -> &'static Servers {
     SERVERS.get_or_init(|| Servers::up(&["kafka", "clickhouse", "registry"]))
 }
 
-/// Python with DuckDB, pandas and psycopg, and the program as `tributary`.
+/// Python with DuckDB, pandas, psycopg and SQLAlchemy, and the program as `tributary`.
 pub fn python(script: &str) -> Command {
     static PATH: OnceLock<String> = OnceLock::new();
     let path = PATH.get_or_init(|| script_line("PYTHONPATH"));

@@ -9,6 +9,7 @@
 //! | `if`, `multiIf`, `ifNull`            | `CASE`, `coalesce`                                               |
 //! | `divide(a, b)`                       | `CAST(a AS DOUBLE) / CAST(b AS DOUBLE)`                          |
 //! | `toStartOfInterval(t, INTERVAL 1 DAY)` | `toStartOfInterval(t, 1, 'day')`: an interval has forgotten its unit |
+//! | `x LIKE 'a/_%' ESCAPE '/'`, of SQL   | `x LIKE 'a\_%'`: no other escape is known                         |
 //!
 //! A column keeps the name that it has as it was written.
 
@@ -67,14 +68,41 @@ impl VisitorMut for Rewrite {
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<String> {
-        if let Expr::Function(function) = expr {
-            match planned(function) {
+        match expr {
+            Expr::Function(function) => match planned(function) {
                 Ok(Some(other)) => *expr = other,
                 Ok(None) => {}
                 Err(error) => return ControlFlow::Break(error),
+            },
+            Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } => {
+                if let Some(escape) = escape_char.take_if(|escape| is_other_escape(&escape.value)) {
+                    **pattern = escaped_by_backslash(pattern, &escape.value.into_string().unwrap_or_default());
+                }
             }
+            _ => {}
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// One character, and not the one that is known.
+fn is_other_escape(escape: &Value) -> bool {
+    matches!(escape, Value::SingleQuotedString(text) if text.chars().count() == 1 && text != "\\")
+}
+
+/// A pattern in which `escape` makes the next character an ordinary one, with a backslash in its place.
+fn escaped_by_backslash(pattern: &Expr, escape: &str) -> Expr {
+    // What is escaped twice is meant itself; a sign that is in no pattern keeps it apart meanwhile.
+    let (twice, apart, itself) = (escape.repeat(2), "\u{1}", format!("\\{escape}"));
+    let steps = [("\\", "\\\\"), (twice.as_str(), apart), (escape, "\\"), (apart, itself.as_str())];
+    match pattern {
+        Expr::Value(value) if matches!(value.value, Value::SingleQuotedString(_)) => {
+            let written = value.value.clone().into_string().unwrap_or_default();
+            text(&steps.iter().fold(written, |pattern, (from, to)| pattern.replace(from, to)))
+        }
+        other => {
+            steps.iter().fold(other.clone(), |pattern, (from, to)| call("replace", vec![pattern, text(from), text(to)]))
+        }
     }
 }
 

@@ -312,6 +312,36 @@ async fn json_functions_work_over_events_in_any_case() {
 }
 
 #[tokio::test]
+async fn patterns_may_escape_by_any_character() {
+    let (_folder, target) = lake(&[tables::events()], vec![vec![]]).await;
+    for (value, pattern, escape, is_like) in [
+        ("pg_x", "pg/_%", "/", true),
+        ("pgax", "pg/_%", "/", false),
+        ("a/b", "a//b", "/", true),
+        ("a_b", "a//_b", "/", false),
+        ("a/xb", "a//_b", "/", true),
+        (r"a\b", r"a\b", "/", true),
+        (r"a\b", r"a\_", "/", true),
+        ("50%", "50%%", "%", true),
+        ("500", "50%%", "%", false),
+        ("a(b", "a|(_", "|", true),
+        ("pg_x", r"pg\_x", r"\", true),
+        ("pgax", r"pg\_x", r"\", false),
+    ] {
+        // As a constant, and worked out row by row.
+        for like in [format!("'{pattern}'"), "p || ''".to_string()] {
+            let rows = format!("(VALUES ('{value}', '{pattern}')) AS t(v, p)");
+            let sql = format!("SELECT v LIKE {like} ESCAPE '{escape}' FROM {rows}");
+            assert_eq!(answer(&target, &sql).await, is_like.to_string(), "{sql}");
+        }
+    }
+    assert_eq!(
+        answer(&target, "SELECT 'A_B' ILIKE 'a!_b' ESCAPE '!', 'A_B' NOT ILIKE 'a!_b' ESCAPE '!'").await,
+        "true,false"
+    );
+}
+
+#[tokio::test]
 async fn errors_name_the_nearest_table_and_column_and_nothing_can_be_changed() {
     let tables = [tables::profiles(&[("revenue".into(), ValueType::Double)]), tables::events()];
     let (_folder, target) = lake(&tables, vec![vec![]]).await;

@@ -56,7 +56,7 @@ for name in names:
     assert len(found) == len(ours(f'SELECT * FROM "{name}"')), name
     # A map comes as the text of its JSON.
     maps = [place for place, column in enumerate(columns) if column == "identifiers"]
-    rows += same(name, columns, [[json.loads(value) if place in maps else value for place, value in enumerate(row)] for row in found])
+    rows += same(name, columns, [[json.loads(value) if place in maps and value else value for place, value in enumerate(row)] for row in found])
 print("ROWS", rows)
 
 # ClickHouse's functions and forms, by either protocol.
@@ -155,6 +155,41 @@ fn clients_of_postgres_get_what_query_gives_and_can_change_nothing() {
     assert_eq!(lines.last().map(String::as_str), Some("WELL"), "{lines:?}");
     let members = shop.query("SELECT count(*) FROM segment_members WHERE segment = 'customers'");
     assert_eq!(lines.first().map(String::as_str), members.lines().nth(1), "{lines:?}");
+    serving.stop();
+}
+
+/// What Superset and others find the tables with: it asks the catalog for much more than there is.
+const SQLALCHEMY: &str = r#"
+import sqlalchemy as sa, pandas
+engine = sa.create_engine(f"postgresql+psycopg://analyst@127.0.0.1:{PORT}/tributary")
+inspector = sa.inspect(engine)
+assert inspector.get_schema_names() == ["public"], inspector.get_schema_names()
+found = inspector.get_table_names() + inspector.get_view_names()
+assert sorted(found) == sorted(names), set(found) ^ set(names)
+for name in names:
+    columns = [column["name"] for column in inspector.get_columns(name)]
+    with engine.connect() as connection:
+        assert columns == list(connection.execute(sa.text(f'SELECT * FROM "{name}" LIMIT 1')).keys()), name
+    assert not inspector.get_pk_constraint(name)["constrained_columns"] and not inspector.get_foreign_keys(name) and not inspector.get_indexes(name)
+orders = pandas.read_sql(sa.text("SELECT * FROM current_profiles WHERE orders >= :least"), engine, params={"least": 1})
+assert len(orders) == ours("SELECT count(*) AS n FROM current_profiles WHERE orders >= 1")[0]["n"]
+assert len(pandas.read_sql_table("segment_members", engine)) == len(ours("SELECT * FROM segment_members"))
+# What failed is undone as far as the savepoint.
+with engine.begin() as connection:
+    for sql in ("SELECT 1", "SELECT nothing FROM events", "SELECT 1"):
+        try:
+            with connection.begin_nested(): connection.execute(sa.text(sql))
+        except sa.exc.DBAPIError as error:
+            assert "no column" in str(error), error
+    assert connection.execute(sa.text("SELECT current_setting('server_version_num')")).scalar() == "160006"
+print("WELL")
+"#;
+
+#[test]
+fn sqlalchemy_finds_the_tables_and_columns_and_pandas_reads_them() {
+    let shop = Shop::run();
+    let serving = Serving::start(shop.command(&["serve-sql", "--listen", "127.0.0.1:0"]));
+    assert_eq!(shop.python(&format!("PORT = {}\n{COMPARE}\n{SQLALCHEMY}", serving.port)), ["WELL"]);
     serving.stop();
 }
 
