@@ -65,7 +65,7 @@ pub async fn query(target: &Target, sql: &str) -> Result<Vec<RecordBatch>, Query
 /// What a statement gives, batch by batch: more than memory holds can be gone through.
 enum Rows {
     Lake(SessionContext, SendableRecordBatchStream),
-    ClickHouse(ArrowCursor),
+    ClickHouse { url: String, cursor: ArrowCursor },
 }
 
 async fn rows(target: &Target, sql: &str) -> Result<Rows, QueryError> {
@@ -86,8 +86,8 @@ async fn rows(target: &Target, sql: &str) -> Result<Rows, QueryError> {
                 .with_setting("max_ast_elements", "1000000")
                 .with_setting("max_expanded_ast_elements", "1000000")
                 .fetch_arrow()
-                .map_err(of_clickhouse)?;
-            Ok(Rows::ClickHouse(cursor))
+                .map_err(|error| of_clickhouse(url, &error))?;
+            Ok(Rows::ClickHouse { url: url.clone(), cursor })
         }
     }
 }
@@ -96,7 +96,7 @@ impl Rows {
     async fn next(&mut self) -> Result<Option<RecordBatch>, QueryError> {
         match self {
             Rows::Lake(context, stream) => stream.try_next().await.map_err(|error| lake::failed(context, &error)),
-            Rows::ClickHouse(cursor) => cursor.next().await.map_err(of_clickhouse),
+            Rows::ClickHouse { url, cursor } => cursor.next().await.map_err(|error| of_clickhouse(url, &error)),
         }
     }
 
@@ -107,7 +107,7 @@ impl Rows {
         }
         let schema = match &self {
             Rows::Lake(_, stream) => Some(stream.schema()),
-            Rows::ClickHouse(cursor) => cursor.schema(),
+            Rows::ClickHouse { cursor, .. } => cursor.schema(),
         };
         if let (true, Some(schema)) = (batches.is_empty(), schema) {
             batches.push(RecordBatch::new_empty(schema));
@@ -116,11 +116,13 @@ impl Rows {
     }
 }
 
-fn of_clickhouse(error: ::clickhouse::error::Error) -> QueryError {
-    let text = clickhouse::readable(&error);
-    match clickhouse::exception_code(&error) {
+fn of_clickhouse(url: &str, error: &::clickhouse::error::Error) -> QueryError {
+    let text = clickhouse::readable(error);
+    match clickhouse::exception_code(error) {
         // Credentials, missing database, server overloaded: not the statement.
-        Some(81 | 192..=194 | 202 | 241 | 497 | 516) | None => QueryError::Unavailable(format!("clickhouse: {text}")),
+        Some(81 | 192..=194 | 202 | 241 | 497 | 516) | None => {
+            QueryError::Unavailable(format!("clickhouse {url}: {text}"))
+        }
         Some(_) => QueryError::Sql(text),
     }
 }

@@ -33,6 +33,8 @@ const FILL_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct ClickHouseSink {
+    /// Without a password: definitions refuse one in a URL.
+    url: String,
     client: Client,
     database: String,
     pipeline: String,
@@ -52,11 +54,38 @@ impl ClickHouseSink {
         generation: &str,
     ) -> Self {
         ClickHouseSink {
+            url: url.to_string(),
             client: client(url, user, password),
             database: database.to_string(),
             pipeline: pipeline.to_string(),
             generation: generation.to_string(),
             shipping: Shipping::new(pipeline, generation),
+        }
+    }
+
+    async fn prepare_all(&self, tables: &[Table]) -> Result<(), SinkError> {
+        let create = format!("CREATE DATABASE IF NOT EXISTS {}", quoted(&self.database));
+        self.execute(&self.client, &format!("create database {}", self.database), &create).await?;
+        let client = self.inside();
+        self.claim(&client).await?;
+        for table in tables {
+            self.prepare_table(&client, table).await?;
+        }
+        for rollup in rollups::of(tables) {
+            self.prepare_rollup(&client, rollup).await?;
+        }
+        for view in views(tables, Dialect::ClickHouse) {
+            let create = format!("CREATE OR REPLACE VIEW {} AS {}", quoted(&view.name), view.sql);
+            self.execute(&client, &format!("create view {}", view.name), &create).await?;
+        }
+        Ok(())
+    }
+
+    fn named(&self, error: SinkError) -> SinkError {
+        let named = |text: String| format!("clickhouse {}: {text}", self.url);
+        match error {
+            SinkError::Retry(text) => SinkError::Retry(named(text)),
+            SinkError::Fatal(text) => SinkError::Fatal(named(text)),
         }
     }
 
@@ -159,26 +188,12 @@ pub(crate) fn client(url: &str, user: Option<&str>, password: Option<&str>) -> C
 #[async_trait]
 impl TableSink for ClickHouseSink {
     async fn prepare(&mut self, tables: &[Table]) -> Result<(), SinkError> {
-        let create = format!("CREATE DATABASE IF NOT EXISTS {}", quoted(&self.database));
-        self.execute(&self.client, &format!("create database {}", self.database), &create).await?;
-        let client = self.inside();
-        self.claim(&client).await?;
-        for table in tables {
-            self.prepare_table(&client, table).await?;
-        }
-        for rollup in rollups::of(tables) {
-            self.prepare_rollup(&client, rollup).await?;
-        }
-        for view in views(tables, Dialect::ClickHouse) {
-            let create = format!("CREATE OR REPLACE VIEW {} AS {}", quoted(&view.name), view.sql);
-            self.execute(&client, &format!("create view {}", view.name), &create).await?;
-        }
-        Ok(())
+        self.prepare_all(tables).await.map_err(|error| self.named(error))
     }
 
     async fn ship(&mut self, range: CommitRange, rows: &[(Table, RecordBatch)]) -> Result<(), SinkError> {
         let server = Server { client: self.inside() };
-        self.shipping.ship(&server, range, rows).await
+        self.shipping.ship(&server, range, rows).await.map_err(|error| self.named(error))
     }
 
     async fn maintain(&mut self) -> Result<(), SinkError> {
@@ -256,7 +271,7 @@ async fn bounded<T>(
 ) -> Result<T, SinkError> {
     match tokio::time::timeout(timeout, call).await {
         Ok(result) => result.map_err(|error| classified(what, &error)),
-        Err(_) => Err(SinkError::Retry(format!("clickhouse: {what}: no answer within {} s", timeout.as_secs()))),
+        Err(_) => Err(SinkError::Retry(format!("{what}: no answer within {} s", timeout.as_secs()))),
     }
 }
 
@@ -264,7 +279,7 @@ async fn bounded<T>(
 fn classified(what: &str, error: &clickhouse::error::Error) -> SinkError {
     let text = readable(error);
     let Some(code) = exception_code(error) else {
-        return SinkError::Retry(format!("clickhouse: {what}: {text}")); // network, proxy, timeout
+        return SinkError::Retry(format!("{what}: {text}")); // network, proxy, timeout
     };
     let hint = match code {
         // Repaired by a person on the server, and nothing is lost until then.
@@ -278,11 +293,11 @@ fn classified(what: &str, error: &clickhouse::error::Error) -> SinkError {
         //  43, 44 wrong column or argument type; 53 type mismatch; 57 exists as something else; 62 syntax; 70 cannot
         //  convert; 80 incorrect query; 349 null into a column without nulls; 407 decimal overflow
         43 | 44 | 50 | 53 | 57 | 62 | 70 | 80 | 349 | 407 => {
-            return SinkError::Fatal(format!("clickhouse: {what}: {text}"));
+            return SinkError::Fatal(format!("{what}: {text}"));
         }
-        _ => return SinkError::Retry(format!("clickhouse: {what}: {text}")),
+        _ => return SinkError::Retry(format!("{what}: {text}")),
     };
-    SinkError::Retry(format!("clickhouse: {what}: {text}; {hint}"))
+    SinkError::Retry(format!("{what}: {text}; {hint}"))
 }
 
 /// The number in `Code: 60. DB::Exception: …`.

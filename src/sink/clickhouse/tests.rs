@@ -448,6 +448,7 @@ pub(super) mod real {
             user: None,
             password: None,
         };
-        assert!(matches!(query(&nobody, "SELECT 1").await, Err(QueryError::Unavailable(_))));
+        let refused = query(&nobody, "SELECT 1").await.expect_err("nobody listens");
+        assert!(matches!(&refused, QueryError::Unavailable(text) if text.contains("http://127.0.0.1:9")), "{refused}");
     }
 }
