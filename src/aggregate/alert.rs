@@ -98,9 +98,14 @@ impl AlertPlan {
         if self.is_count { sum as f64 } else { sum as f64 / 10f64.powi(i32::from(SCALE)) }
     }
 
-    /// Adds to a period; false where it is over. The first that comes begins the series.
-    pub fn add(&self, series: &mut Series, period: i64, sum: i128) -> bool {
-        let is_open = period >= *series.next.get_or_insert(period);
+    /// Adds to a period; false where it is over. The first that comes begins the series, or one before it that is not over at
+    /// `now`: what begins in the future does not wait until then.
+    pub fn add(&self, series: &mut Series, period: i64, sum: i128, now: TimeUs) -> bool {
+        let next = series.next.get_or_insert(period);
+        if !self.is_over(period, now) {
+            *next = period.min(*next);
+        }
+        let is_open = period >= *next;
         if is_open {
             let open = series.open.entry(period).or_default();
             *open = open.saturating_add(sum);
@@ -120,7 +125,11 @@ impl AlertPlan {
 
     /// Whether a period of it is over at `now`.
     pub fn is_due(&self, series: &Series, now: TimeUs) -> bool {
-        series.next.is_some_and(|next| self.end_of(next).saturating_add(self.wait_us) <= now)
+        series.next.is_some_and(|next| self.is_over(next, now))
+    }
+
+    fn is_over(&self, period: i64, now: TimeUs) -> bool {
+        self.end_of(period).saturating_add(self.wait_us) <= now
     }
 
     fn end_of(&self, period: i64) -> TimeUs {

@@ -34,7 +34,7 @@ fn alerts(plan: &AlertPlan, values: &[i128], parts: i128) -> Vec<(i64, bool)> {
     for (period, value) in values.iter().enumerate() {
         for part in 0..parts {
             let share = value / parts + if part == 0 { value % parts } else { 0 };
-            assert!(share == 0 || plan.add(&mut series, period as i64, share));
+            assert!(share == 0 || plan.add(&mut series, period as i64, share, period as i64 * HOUR_US));
         }
         let now = (period as i64 + 1) * HOUR_US + plan.wait_us;
         assert_eq!(plan.judge(&mut series, &mut past, now - 1), []);
@@ -75,11 +75,11 @@ fn what_comes_after_its_period_is_over_does_not_count_and_silence_is_zeros() {
     let plan = plan(1);
     let (mut series, mut past) = (Series::default(), Past::default());
     for period in 10..30 {
-        assert!(plan.add(&mut series, period, 100));
+        assert!(plan.add(&mut series, period, 100, 30 * HOUR_US));
     }
     assert_eq!(plan.judge(&mut series, &mut past, 30 * HOUR_US + plan.wait_us), []);
-    assert!(!plan.add(&mut series, 29, 1));
-    assert!(plan.add(&mut series, 31, 100));
+    assert!(!plan.add(&mut series, 29, 1, 30 * HOUR_US + plan.wait_us));
+    assert!(plan.add(&mut series, 31, 100, 30 * HOUR_US + plan.wait_us));
     // Hour 30 had none, which is only known when it is over.
     let told = plan.judge(&mut series, &mut past, 31 * HOUR_US + plan.wait_us);
     assert_eq!(told.len(), 1);
@@ -89,6 +89,21 @@ fn what_comes_after_its_period_is_over_does_not_count_and_silence_is_zeros() {
     // A year later: no more is gone through than is kept, and nothing is known any more.
     plan.judge(&mut series, &mut past, 10_000 * HOUR_US);
     assert!(past.values.len() == 100 && plan.is_forgotten(&series, &past));
+}
+
+#[test]
+fn a_series_that_begins_in_the_future_begins_with_what_is_there_before() {
+    let plan = plan(1);
+    let (mut series, mut past) = (Series::default(), Past::default());
+    let now = 10 * HOUR_US;
+    // A clock that is wrong by a century, then the others.
+    assert!(plan.add(&mut series, 900_000, 1, now));
+    assert!(plan.add(&mut series, 10, 100, now) && plan.add(&mut series, 11, 100, now));
+    // Long over: the zeros after it would be no past.
+    assert!(!plan.add(&mut series, 3, 1, now));
+    plan.judge(&mut series, &mut past, 12 * HOUR_US + plan.wait_us);
+    assert_eq!(past.values, [100.0, 100.0]);
+    assert_eq!((series.next, series.open.keys().copied().collect::<Vec<_>>()), (Some(12), vec![900_000]));
 }
 
 #[test]

@@ -74,8 +74,8 @@ impl Alerts {
         Ok(alerts)
     }
 
-    /// Takes in the partial rows of an aggregate.
-    pub fn take(&mut self, aggregate: &str, rows: &RecordBatch, writes: &mut WriteBatch) {
+    /// Takes in the partial rows of an aggregate at `now`.
+    pub fn take(&mut self, aggregate: &str, rows: &RecordBatch, now: TimeUs, writes: &mut WriteBatch) {
         for watched in self.watched.iter_mut().filter(|watched| watched.plan.aggregate == aggregate) {
             let mut touched = BTreeSet::new();
             for (group, period, sum) in watched.plan.read(rows) {
@@ -85,7 +85,7 @@ impl Alerts {
                     continue;
                 }
                 let (series, _) = watched.series.entry(group.clone()).or_default();
-                if watched.plan.add(series, period, sum) {
+                if watched.plan.add(series, period, sum, now) {
                     touched.insert(group);
                 }
             }

@@ -55,7 +55,7 @@ impl Core {
             let partial = aggregator
                 .run(&events.batch)
                 .map_err(|error| EngineError::Internal(format!("aggregate {}: {error}", table.name)))?;
-            self.alerts.take(table.aggregate_name().unwrap_or_default(), &partial, &mut staged.writes);
+            self.alerts.take(table.aggregate_name().unwrap_or_default(), &partial, self.record.now, &mut staged.writes);
             add(table, rows::aggregate(table, &partial, staged.commit)?, staged)?;
         }
         Ok(())
