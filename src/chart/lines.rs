@@ -127,11 +127,17 @@ impl Lines {
                     }
                 }
             }
+            let at = |time: i64, value: f64| {
+                let (x, y) = plot.map_coordinate(&(time as f64, value));
+                (x - origin_x, y - origin_y)
+            };
+            // All rings before the first label: none lies over one.
+            for (time, value, _) in &panel.marks {
+                pixels.draw(&Circle::new(at(*time, *value), 6, colour(1).stroke_width(2))).map_err(failed)?;
+            }
             let mut taken: Vec<(i32, i32)> = Vec::new();
             for (time, value, said) in &panel.marks {
-                let (x, y) = plot.map_coordinate(&(*time as f64, *value));
-                let (x, y) = (x - origin_x, y - origin_y);
-                pixels.draw(&Circle::new((x, y), 6, colour(1).stroke_width(2))).map_err(failed)?;
+                let (x, y) = at(*time, *value);
                 let room = width(said, SMALL) / 2 + 2;
                 let above = if y > 24 { y - 16 } else { y + 16 };
                 let x = x.clamp(room, (pixels.dim_in_pixel().0 as i32 - room).max(room));
