@@ -2,8 +2,10 @@
 //! random events for it. Used where thousands of runs are compared.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -561,12 +563,40 @@ fn place(rows: &RecordBatch, row: usize, batch: &str, seq: &str) -> (u64, u32) {
 /// Runs `body` for a row of seeds; `name` is the environment variable that begins elsewhere. The seed that fails is
 /// printed.
 pub fn for_seeds(name: &str, count: u64, body: impl Fn(u64)) {
-    let first: u64 = std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    for seed in first..first + count {
-        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(seed)));
-        if let Err(panic) = failed {
-            println!("repeat with {name}={seed}");
-            std::panic::resume_unwind(panic);
+    let first = first_seed(name);
+    (first..first + count).for_each(|seed| for_seed(name, seed, &body));
+}
+
+/// The same with a seed on each core, for seeds that take minutes.
+pub fn for_long_seeds(name: &str, count: u64, body: impl Fn(u64) + Sync) {
+    let first = first_seed(name);
+    let (next, end) = (AtomicU64::new(first), first + count);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Relaxed);
+            if seed >= end {
+                break;
+            }
+            let failed = std::panic::catch_unwind(AssertUnwindSafe(|| for_seed(name, seed, &body)));
+            if let Err(panic) = failed {
+                // The others end theirs and begin no more.
+                next.store(end, Relaxed);
+                std::panic::resume_unwind(panic);
+            }
         }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(work))));
+}
+
+fn first_seed(name: &str) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+fn for_seed(name: &str, seed: u64, body: &impl Fn(u64)) {
+    let failed = std::panic::catch_unwind(AssertUnwindSafe(|| body(seed)));
+    if let Err(panic) = failed {
+        println!("repeat with {name}={seed}");
+        std::panic::resume_unwind(panic);
     }
 }
