@@ -60,33 +60,33 @@ fn column(batch: &RecordBatch, name: &str, data_type: &DataType) -> Result<Array
 
 /// Rows of [`AttributionPlan`]'s statement → `model`, `channel`, `conversions`, `value`, `share` of the conversions.
 ///
-/// They come in order of people, of whom one at a time is held.
+/// A row is a person, of whom one at a time is held.
 async fn owed(plan: &AttributionPlan, mut rows: Rows) -> Result<RecordBatch, QueryError> {
     let failed = |error: arrow::error::ArrowError| QueryError::Sql(error.to_string());
     let mut credits = Credits::new(plan);
-    let (mut person, mut contacts): (String, Vec<Contact>) = Default::default();
     while let Some(batch) = rows.next().await? {
-        let column = |name: &str, data_type: DataType| column(&batch, name, &data_type);
-        let (people, channels) = (column("profile_id", DataType::Utf8)?, column("channel", DataType::Utf8)?);
-        let (people, channels) = (people.as_string::<i32>(), channels.as_string::<i32>());
-        let numbers = |name| column(name, DataType::Int64).map(|column| column.as_primitive::<Int64Type>().clone());
-        let (times, converts, touch) = (numbers("at_us")?, numbers("is_conversion")?, numbers("is_touch")?);
-        let values = column("value", DataType::Float64)?;
-        let values = values.as_primitive::<Float64Type>();
-        for row in 0..batch.num_rows() {
-            if people.value(row) != person {
-                touches(plan.lookback_us, &contacts).for_each(|one| credits.add(one));
-                contacts.clear();
-                person = people.value(row).to_string();
-            }
-            contacts.push(Contact {
-                at_us: times.value(row),
-                conversion: (converts.value(row) == 1).then(|| values.value(row)),
-                channel: (touch.value(row) == 1).then(|| channels.value(row).to_string()),
-            });
+        let lists = |name: &str, of: DataType| {
+            column(&batch, name, &DataType::new_list(of, true)).map(|lists| lists.as_list::<i32>().clone())
+        };
+        let (times, values) = (lists("at_us", DataType::Int64)?, lists("value", DataType::Float64)?);
+        let (converts, touched) = (lists("is_conversion", DataType::Boolean)?, lists("is_touch", DataType::Boolean)?);
+        let channels = lists("channel", DataType::Utf8)?;
+        for person in 0..batch.num_rows() {
+            let (times, values) = (times.value(person), values.value(person));
+            let (times, values) = (times.as_primitive::<Int64Type>(), values.as_primitive::<Float64Type>());
+            let (converts, touched) = (converts.value(person), touched.value(person));
+            let (converts, touched) = (converts.as_boolean(), touched.as_boolean());
+            let channels = channels.value(person);
+            let channels = channels.as_string::<i32>();
+            let contact = |at: usize| Contact {
+                at_us: times.value(at),
+                conversion: converts.value(at).then(|| values.value(at)),
+                channel: touched.value(at).then(|| channels.value(at)),
+            };
+            let contacts: Vec<Contact<'_>> = (0..times.len()).map(contact).collect();
+            touches(plan.lookback_us, &contacts).for_each(|one| credits.add(one));
         }
     }
-    touches(plan.lookback_us, &contacts).for_each(|one| credits.add(one));
     let (mut models, mut names) = (Vec::new(), Vec::new());
     let (mut counts, mut values, mut shares) = (Vec::new(), Vec::new(), Vec::new());
     for (model, credit) in credits.finish().map_err(QueryError::Sql)? {

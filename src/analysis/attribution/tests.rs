@@ -225,10 +225,10 @@ fn whatever_the_model_the_credit_is_the_conversions_and_their_value() {
 
 #[test]
 fn a_touch_counts_for_every_conversion_that_follows_in_time() {
-    let contact = |days: i64, conversion: Option<f64>, channel: Option<&str>| Contact {
+    let contact = |days: i64, conversion: Option<f64>, channel: Option<&'static str>| Contact {
         at_us: days * DAY_US,
         conversion,
-        channel: channel.map(str::to_string),
+        channel,
     };
     let contacts = [
         contact(0, None, Some("ads")),
@@ -264,7 +264,7 @@ fn touches_are_those_of_every_pair_in_time() {
             .map(|at_us| Contact {
                 at_us: *at_us,
                 conversion: (rng.u8(0..3) == 0).then(|| rng.f64()),
-                channel: rng.bool().then(|| ["", "ads", "mail"][rng.usize(0..3)].to_string()),
+                channel: rng.bool().then(|| ["", "ads", "mail"][rng.usize(0..3)]),
             })
             .collect();
         let lookback_us = rng.i64(0..8) * DAY_US;
@@ -272,14 +272,14 @@ fn touches_are_those_of_every_pair_in_time() {
         let mut expected: Vec<Touches> = Vec::new();
         for conversion in contacts.iter().filter(|contact| contact.conversion.is_some()) {
             let before = contacts.iter().filter(|touch| touch.channel.is_some() && follows(touch, conversion.at_us));
-            let touches = before.map(|t| (t.channel.as_deref().unwrap(), conversion.at_us - t.at_us)).collect();
+            let touches = before.map(|t| (t.channel.unwrap(), conversion.at_us - t.at_us)).collect();
             expected.push(Touches { converted: true, value: conversion.conversion.unwrap(), touches });
         }
         let lost = contacts.iter().filter(|touch| {
             let is_followed = |other: &Contact| other.conversion.is_some() && follows(touch, other.at_us);
             touch.channel.is_some() && !contacts.iter().any(is_followed)
         });
-        let lost: Vec<_> = lost.map(|touch| (touch.channel.as_deref().unwrap(), 0)).collect();
+        let lost: Vec<_> = lost.map(|touch| (touch.channel.unwrap(), 0)).collect();
         expected.extend((!lost.is_empty()).then(|| Touches { touches: lost, ..Touches::default() }));
         assert_eq!(touches(lookback_us, &contacts).collect::<Vec<_>>(), expected, "seed {seed}");
     }
