@@ -12,10 +12,6 @@
 
 mod support;
 
-/// As in the program: the oracle's statements are planned with very many small allocations.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 mod alerts;
 mod analyses;
 mod away;
