@@ -5,7 +5,7 @@
 # make fuzz    one fuzz target with coverage for as long as one likes: TARGET names it; needs nightly Rust and cargo-fuzz
 # make check   what must hold before a commit: formatting, lints, unit tests; no servers
 #
-# demo and test share one build: the dev profile, lightly optimised (see Cargo.toml). The first build takes minutes,
+# demo and test share the build of nearly all dependencies: the dev profile, lightly optimised (see Cargo.toml). The first build takes minutes,
 # later ones seconds.
 
 CARGO ?= cargo
