@@ -21,6 +21,9 @@ use datafusion::logical_expr::function::AccumulatorArgs;
 use datafusion::physical_expr::expressions::Literal;
 use datafusion::prelude::SessionContext;
 
+#[cfg(feature = "serve-sql")]
+pub use rewrite::call;
+
 pub fn register(context: &SessionContext) {
     for function in
         arrays::functions().into_iter().chain(convert::functions()).chain(time::functions()).chain([steps::function()])

@@ -282,7 +282,8 @@ fn and(left: Expr, right: Expr) -> Expr {
     Expr::BinaryOp { left: nested(left), op: BinaryOperator::And, right: nested(right) }
 }
 
-fn call(name: &str, args: Vec<Expr>) -> Expr {
+/// `name(args)`
+pub fn call(name: &str, args: Vec<Expr>) -> Expr {
     let args = args.into_iter().map(argument).collect();
     Expr::Function(Function {
         name: ObjectName::from(vec![Ident::new(name)]),

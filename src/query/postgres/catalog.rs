@@ -18,16 +18,15 @@ use datafusion::logical_expr::{
 };
 use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, Query,
-    SelectItem, SetExpr, Statement, Value, ValueWithSpan, Visit, visit_expressions, visit_expressions_mut,
-    visit_relations,
+    Expr, ObjectName, Query, SelectItem, SetExpr, Statement, Value, ValueWithSpan, Visit, visit_expressions,
+    visit_expressions_mut, visit_relations,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion_postgres::datafusion_pg_catalog::pg_catalog::context::EmptyContextProvider;
 use datafusion_postgres::datafusion_pg_catalog::setup_pg_catalog;
 
-use super::super::lake;
+use super::super::{functions, lake};
 use crate::sink::views::quoted;
 
 /// The PostgreSQL that tools are to take it for: drivers read a number out of it.
@@ -195,25 +194,11 @@ pub fn readied(statement: &Statement) -> Statement {
                 select.projection.as_mut_slice()
         {
             *order_by = None;
-            *value = least(value.clone());
+            *value = functions::call("min", vec![value.clone()]);
         }
         ControlFlow::<()>::Continue(())
     });
     readied
-}
-
-fn least(value: Expr) -> Expr {
-    let args = vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(value))];
-    Expr::Function(Function {
-        name: ObjectName::from(vec![Ident::new("min")]),
-        uses_odbc_syntax: false,
-        parameters: FunctionArguments::None,
-        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() }),
-        filter: None,
-        null_treatment: None,
-        over: None,
-        within_group: Vec::new(),
-    })
 }
 
 /// A statement with no rows in place of one over what there is none of.

@@ -181,6 +181,8 @@ with engine.begin() as connection:
             with connection.begin_nested(): connection.execute(sa.text(sql))
         except sa.exc.DBAPIError as error:
             assert "no column" in str(error), error
+        else:
+            assert "nothing" not in sql, sql
     assert connection.execute(sa.text("SELECT current_setting('server_version_num')")).scalar() == "160006"
 print("WELL")
 "#;
